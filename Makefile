@@ -1,0 +1,52 @@
+# make demo: see it work.  make test: all tests.  Both need root, and install what they need.
+PYTHON ?= /usr/bin/python3
+VENV ?= .venv
+BED = tests/testbed/testbed
+
+.PHONY: help demo demo-down test unit lint format clean
+
+help:
+	@echo "make demo       boot a Salt master and three hosts, and show files being synchronized (root)"
+	@echo "make demo-down  end what make demo left running"
+	@echo "make test       all tests: pure logic, Salt's loader, the promises on real hosts (root)"
+	@echo "make unit       only the tests of the pure logic"
+	@echo "make lint       ruff, yamllint, salt-lint"
+
+demo: root
+	$(PYTHON) tests/demo/demo.py
+
+demo-down: root
+	TESTBED_NAME=demo $(BED) down
+
+test: root $(VENV)/ready
+	$(VENV)/bin/python -m pytest tests $(ARGS)
+
+unit: $(VENV)/ready
+	$(VENV)/bin/python -m pytest tests/unit $(ARGS)
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/yamllint --strict .
+	$(VENV)/bin/salt-lint $$(find states -name '*.sls')
+
+format: $(VENV)/ready
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+.PHONY: root
+root:
+	@test "$$(id -u)" = 0 || { echo "This boots hosts, so it needs root: sudo make $(MAKECMDGOALS)" >&2; exit 2; }
+
+# Salt and the test tools, apart from the system's Python.
+$(VENV)/ready: setup.cfg
+	@echo "making $(VENV) (about a minute, once) ..."
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { apt-get -qq update && apt-get -qq install -y python3-venv; } \
+	  || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python tests/requirements.py | $(VENV)/bin/pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@touch $@
+
+clean: root
+	$(BED) down
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,1098 @@
+"""
+Keep the files of several hosts the same, with csync2.
+
+A *group* (one csync2 config, ``csync2 -C GROUP``) is a set of directories that its *hosts* share. This module
+computes from pillar and mine who is in a group, and pushes what changed on this host to the group's other
+hosts. It may call ``_utils/csync2`` and the ``csync2`` command; the states, the beacon and the runner call it.
+
+Nothing that this module returns, logs or sends as an event holds a key or a private key.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sqlite3
+import subprocess
+import time
+
+import csync2
+from salt.exceptions import CommandExecutionError
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    HAS_CRYPTOGRAPHY = True
+except ImportError:
+    HAS_CRYPTOGRAPHY = False
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "csyncsync"
+
+STATE_DIR = "/var/lib/csyncsync"
+DATABASE_DIR = "/var/lib/csync2"
+#: The one subject that all hosts' certificates share: csync2's server names its own subject as the only
+#: issuer that it accepts (LINBIT/csync2#38), so hosts with different subjects cannot talk.
+SUBJECT = "csyncsync"
+#: csync2.c: char *csync_port
+PORT = 30865
+
+#: Seconds after which a peer that may hang is asked whether it still answers, and how long that may take.
+ANSWER_AFTER, ANSWER_WITHIN = 2.0, 3.0
+#: Seconds without a sign of life from a running transfer after which it is ended (the peer answers others).
+STALLED_AFTER = 120.0
+#: Seconds until a peer that failed is tried again: doubles from the first to the second.
+PEER_RETRY = (10.0, 300.0)
+#: A push that would delete more than this share of a group, and more than this number of files, is held.
+HOLD_SHARE, HOLD_NUMBER = 0.5, 100
+#: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
+COMMAND_BYTES = 100_000
+
+
+def __virtual__():
+    if not HAS_CRYPTOGRAPHY:
+        return False, "csyncsync: Python's cryptography, which Salt's packages hold, cannot be imported"
+    return __virtualname__
+
+
+# --- Facts and membership --------------------------------------------------------------------------------
+
+
+def member():
+    """
+    The facts about this host that the others need, as they stand in the mine.
+
+    Returns ``{"name": host name, "addresses": {"": primary address, GROUP: address, …}, "certificate": PEM}``.
+    A group has an entry of its own if its pillar sets ``address``. Raises CommandExecutionError if this host
+    has no certificate yet, or no address that fits.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.member
+    """
+    certificate = _read(_certificate_path())
+    if not certificate:
+        raise CommandExecutionError(f"{_certificate_path()} is missing: run state.apply csyncsync.certificate first")
+    addresses = {"": _primary_address()}
+    for name, options in csync2.validate(_pillar_groups())["groups"].items():
+        if options["address"]:
+            with contextlib.suppress(CommandExecutionError):  # groups() names it; the others keep their facts
+                addresses[name] = _address(name, options["address"])
+    return {"name": _host_name(), "addresses": addresses, "certificate": certificate}
+
+
+def groups(group=None):
+    """
+    The groups of this host as pillar and mine have them now: who is in them, and what is wrong.
+
+    group
+        Only this one.
+
+    Returns ``{"groups": {GROUP: {"hosts": {minion id: {"name", "address", "certificate"}}, "unpublished": [minion
+    id, …], "options": {…}, "context": {…}}}, "errors": {GROUP: [message, …]}}``. Groups that this minion is no
+    member of are left out. ``unpublished`` are members without facts in the mine, whose last known line is kept.
+    No key is among the options.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.groups
+        salt web1 csyncsync.groups wwwdata
+    """
+    checked = csync2.validate(_pillar_groups())
+    result = {"groups": {}, "errors": {n: m for n, m in checked["errors"].items() if group in (None, n) or not n}}
+    for name, options in checked["groups"].items():
+        if group not in (None, name) or not csync2.matches(options["members"], __opts__["id"]):
+            continue
+        try:
+            found = _membership(name, options)
+        except (csync2.Csync2Error, CommandExecutionError) as err:
+            result["errors"][name] = [f"csyncsync:groups:{name} {err}"]
+            continue
+        context = csync2.context(name, options, found["hosts"], _key_path(name))
+        found["options"] = {option: value for option, value in options.items() if option != "key"}
+        result["groups"][name] = {**found, "context": context}
+    return result
+
+
+def _membership(name, options):
+    if options["address"]:
+        _address(name, options["address"])  # an address that this host lacks is an error here, not at a peer
+    published = __salt__["mine.get"](options["members"]["tgt"], "csyncsync.member", options["members"]["tgt_type"])
+    published = published if isinstance(published, dict) else {}
+    published[__opts__["id"]] = member()  # the mine may lag behind
+    accepted = ((__pillar__.get("csyncsync") or {}).get("accepted") or {}).get(name)
+    known = (_config(name) or {}).get("hosts")
+    return csync2.hosts(name, options, published, known, accepted)
+
+
+def _pillar_groups():
+    pillar = __pillar__.get("csyncsync")
+    if pillar is not None and not isinstance(pillar, dict):
+        raise CommandExecutionError("csyncsync of the pillar is not a mapping: it holds the key 'groups'")
+    return (pillar or {}).get("groups")
+
+
+def _host_name():
+    """As csync2 gets it: gethostname(), lower-cased."""
+    return socket.gethostname().lower()
+
+
+def _own_addresses():
+    """``{interface: [address, …]}`` without loopback and link-local ones."""
+    found = {}
+    for interface, data in __salt__["network.interfaces"]().items():
+        for entry in (data.get("inet") or []) + (data.get("inet6") or []):
+            ip = ipaddress.ip_address(entry["address"].split("%")[0])
+            if not ip.is_loopback and not ip.is_link_local:
+                found.setdefault(interface, []).append(str(ip))
+    return found
+
+
+def _primary_address():
+    """The address that faces the master; without one, the first that is not loopback."""
+    own = [address for addresses in _own_addresses().values() for address in addresses]
+    master = __opts__.get("master_ip") or ""
+    try:
+        family = socket.AF_INET6 if ":" in master else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((master.strip("[]"), PORT))  # sends nothing: asks the routing table
+            address = sock.getsockname()[0]
+        if address in own:
+            return address
+    except (OSError, ValueError):
+        pass
+    if not own:
+        raise CommandExecutionError("this host has no address that others could reach: set csyncsync:groups:…:address")
+    return own[0]
+
+
+def _address(name, wanted):
+    """This host's address for a group's ``address``: an interface, a network, or a literal address."""
+    own = _own_addresses()
+    if wanted in own:
+        return own[wanted][0]
+    for address in (address for addresses in own.values() for address in addresses):
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(address) in ipaddress.ip_network(wanted):
+                return address
+    raise CommandExecutionError(
+        f"csyncsync:groups:{name}:address {wanted} is on no interface of this host; it has {own or 'none'}"
+    )
+
+
+# --- Files of a group ------------------------------------------------------------------------------------
+
+
+def _system_dir():
+    """Where csync2 looks for its configs: a constant of its build."""
+    return "/etc/csync2" if __grains__.get("os_family") == "Suse" else "/etc"
+
+
+def _certificate_path():
+    return os.path.join(_system_dir(), "csync2_ssl_cert.pem")
+
+
+def _private_key_path():
+    return os.path.join(_system_dir(), "csync2_ssl_key.pem")
+
+
+def _key_path(group):
+    return os.path.join(_system_dir(), f"csync2_{group}.key")
+
+
+def _database_path(group):
+    return csync2.database(DATABASE_DIR, _host_name(), group)
+
+
+def _group_path(group, *names):
+    return os.path.join(STATE_DIR, group, *names)
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _read_json(path, default=None):
+    try:
+        return json.loads(_read(path) or "null") or default
+    except ValueError:
+        log.warning("%s is damaged; it is made anew", path)
+        return default
+
+
+def _write(path, content, mode=0o600):
+    """Write a file whole or not at all."""
+    temporary = f"{path}.tmp{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(fd, "w", encoding="utf-8") as file:
+        os.fchmod(fd, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+    os.replace(temporary, path)
+
+
+def _write_json(path, value):
+    _write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def _config(group):
+    """What group_present wrote down last, None if the group is not on this host."""
+    if not isinstance(group, str) or not group.isalnum():
+        return None
+    return _read_json(_group_path(group, "config.json"))
+
+
+def installed():
+    """
+    The groups that are installed on this host, whether the pillar still has them or not.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.installed
+    """
+    try:
+        names = sorted(os.listdir(STATE_DIR))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if os.path.isdir(os.path.join(STATE_DIR, name))]
+
+
+def paths(group):
+    """
+    Where csync2 and csyncsync keep a group on this host.
+
+    Returns ``{"config", "key", "database", "state"}``, all absolute paths.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.paths wwwdata
+    """
+    return {
+        "config": os.path.join(_system_dir(), f"csync2_{group}.cfg"),
+        "key": _key_path(group),
+        "database": _database_path(group),
+        "state": _group_path(group),
+    }
+
+
+def install(group, test=False):
+    """
+    Write down a group for the beacon and for ``push``, note its include roots, and pin its hosts' certificates.
+
+    ``group_present`` calls this after csync2's config and key are in place. An include root that was never seen
+    and does not exist is made, as a directory; one that was seen before is never made again, because it may be an
+    unmounted disk.
+
+    Returns ``{"changes": {…}, "problems": [message, …]}``. With ``test=True`` nothing is written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.install wwwdata test=True
+    """
+    wanted = groups(group)
+    if group not in wanted["groups"]:
+        raise CommandExecutionError("; ".join(sum(wanted["errors"].values(), [])) or f"no member of {group}")
+    found = wanted["groups"][group]
+    changes, old = {}, _config(group) or {}
+    new = {
+        "group": group,
+        "include": found["options"]["include"],
+        "exclude": found["options"]["exclude"],
+        "receive_only": csync2.receives_only(found["options"], __opts__["id"]),
+        "hosts": found["hosts"],
+        "unpublished": found["unpublished"],
+        "name": _host_name(),
+        "address": found["hosts"][__opts__["id"]]["address"],
+        "database": _database_path(group),
+        "tls": found["options"]["tls"],
+        "rules": found["context"],
+    }
+    if not test:
+        os.makedirs(_group_path(group, "journal"), mode=0o700, exist_ok=True)
+    problems = _note_roots(group, new["include"], changes, test)
+    for kind, added, gone in _differences(old, new):
+        changes[kind] = {**({"added": added} if added else {}), **({"removed": gone} if gone else {})}
+    if old != new and not test:
+        _write_json(_group_path(group, "config.json"), new)
+        if old and (old["rules"] != new["rules"] or old["include"] != new["include"]):
+            _mark_whole(group)
+    if old != new and not changes:
+        changes["facts"] = "updated"
+    changes.update(_pin(group, new, test))
+    return {"changes": changes, "problems": problems}
+
+
+def _differences(old, new):
+    """(kind, what is new, what is gone) of two written-down groups."""
+    lines = [
+        {f"{minion} {host['name']}@{host['address']}" for minion, host in config.get("hosts", {}).items()}
+        for config in (old, new)
+    ]
+    includes = [set(config.get("include", ())) for config in (old, new)]
+    for kind, (before, after) in (("hosts", lines), ("include", includes)):
+        if before != after:
+            yield kind, sorted(after - before), sorted(before - after)
+
+
+def _pin(group, config, test):
+    """Make the database's pinned certificates those of the config's hosts. Returns the changes."""
+    wanted = {
+        host["address"]: host["certificate"] for minion, host in config["hosts"].items() if minion != __opts__["id"]
+    }
+    path = _database_path(group)
+    if not os.path.exists(path):
+        if not test:
+            # Any listing makes the database with its tables; 2 is "nothing to list".
+            _csync2(group, "-M", fine=(0, 2))
+        elif wanted:
+            return {"certificates": {"pinned": sorted(wanted)}}
+    if not os.path.exists(path):
+        return {}
+    try:
+        with csync2.Database(path, timeout=20, write=not test) as database:
+            pinned = database.certificates()
+            if pinned == wanted:
+                return {}
+            if not test:
+                database.pin(wanted)
+    except sqlite3.Error as err:
+        raise CommandExecutionError(f"{path}: {err}") from err
+    return {
+        "certificates": {
+            "pinned": sorted(a for a in wanted if pinned.get(a) != wanted[a]),
+            "dropped": sorted(set(pinned) - set(wanted)),
+        }
+    }
+
+
+def remove(group, test=False):
+    """
+    Take a group off this host: csync2's config, key and database, and this module's notes on it.
+
+    The synchronized files stay as they are. Returns the list of what was removed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.remove wwwold test=True
+    """
+    if not isinstance(group, str) or not group.isalnum():
+        raise CommandExecutionError(f"{group!r} is no group name")
+    where, removed = paths(group), []
+    for path in (where["config"], where["key"], where["database"], where["database"] + "-journal"):
+        if os.path.lexists(path):
+            removed.append(path)
+            if not test:
+                os.unlink(path)
+    if os.path.isdir(where["state"]):
+        removed.append(where["state"])
+        if not test:
+            __salt__["file.remove"](where["state"])
+    return removed
+
+
+# --- The certificate -------------------------------------------------------------------------------------
+
+
+def certificate(create=False):
+    """
+    The TLS certificate of this host: whether it is there and can be used.
+
+    create
+        Make a key (P-256) and a self-signed certificate if there is none that can be used.
+
+    Returns ``{"valid": bool, "reason": why not, "fingerprint": SHA-256 in hexadecimal, "not_after": date}``.
+    csync2 pins certificates and looks at no date; the key never leaves the host.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.certificate
+    """
+    found = _check_certificate()
+    if create and not found["valid"]:
+        _make_certificate()
+        found = _check_certificate()
+    return found
+
+
+def _check_certificate():
+    result = {"valid": False, "reason": "", "fingerprint": None, "not_after": None}
+    pem, key = _read(_certificate_path()), _read(_private_key_path())
+    if not pem or not key:
+        return {**result, "reason": f"there is no {_certificate_path() if not pem else _private_key_path()}"}
+    try:
+        loaded = x509.load_pem_x509_certificate(pem.encode())
+        private = serialization.load_pem_private_key(key.encode(), None)
+    except (ValueError, TypeError):
+        return {**result, "reason": f"{_certificate_path()} or its key is damaged"}
+    spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if loaded.public_key().public_bytes(*spki) != private.public_key().public_bytes(*spki):
+        return {**result, "reason": "certificate and key do not belong together"}
+    if loaded.subject != _subject():
+        return {**result, "reason": f"the subject is {loaded.subject.rfc4514_string()}, not the shared CN={SUBJECT}"}
+    if os.stat(_private_key_path()).st_mode & 0o077:
+        return {**result, "reason": f"others can read {_private_key_path()}"}
+    return {
+        "valid": True,
+        "reason": "",
+        "fingerprint": loaded.fingerprint(hashes.SHA256()).hex(),
+        "not_after": loaded.not_valid_after_utc.date().isoformat()
+        if hasattr(loaded, "not_valid_after_utc")
+        else loaded.not_valid_after.date().isoformat(),
+    }
+
+
+def _subject():
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, SUBJECT)])
+
+
+def _make_certificate():
+    for path in (_private_key_path(), _certificate_path()):
+        if os.path.exists(path):
+            os.replace(path, path + ".old")
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(_subject())
+        .issuer_name(_subject())
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=7300))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    _write(_private_key_path(), private.decode())
+    _write(_certificate_path(), made.public_bytes(serialization.Encoding.PEM).decode(), 0o644)
+
+
+# --- Include roots: is the disk there? -------------------------------------------------------------------
+
+
+def _root_identity(path):
+    """
+    What an include root stands on: the mount it is in, and its device while this boot lasts.
+
+    Device numbers of many file systems differ from boot to boot, the mount point and its source do not.
+    Raises CommandExecutionError if the root is missing or reached through a symlink.
+    """
+    real = os.path.realpath(path)
+    if not os.path.lexists(path):
+        raise CommandExecutionError(f"include root {path} is missing: is its disk unmounted?")
+    if real != path:
+        raise CommandExecutionError(f"include root {path} is, or lies below, a symlink to {real}: csync2 would ignore it")
+    best = ("", "", "", "")
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            fields, (kind, source) = left.split(), right.split()[:2]
+            point = fields[4].encode().decode("unicode_escape", "replace") if "\\" in fields[4] else fields[4]
+            if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
+                best = (point, kind, source, fields[3])
+    boot = (_read("/proc/sys/kernel/random/boot_id") or "").strip()
+    return {"mount": list(best), "device": os.lstat(path).st_dev, "boot": boot}
+
+
+def _same_root(noted, now):
+    return noted["mount"] == now["mount"] and (noted["boot"] != now["boot"] or noted["device"] == now["device"])
+
+
+def _note_roots(group, includes, changes, test):
+    """Note the identity of roots that are new, forget those that left. Returns what is wrong with the others."""
+    path, problems = _group_path(group, "roots.json"), []
+    noted = _read_json(path, {})
+    now = {root: identity for root, identity in noted.items() if root in includes}
+    for root in includes:
+        if root in noted:
+            continue
+        if os.path.realpath(root) != root:
+            raise CommandExecutionError(
+                f"csyncsync:groups:{group}:include {root} is, or lies below, a symlink to"
+                f" {os.path.realpath(root)}: csync2 ignores such paths; name the real directory"
+            )
+        if not os.path.lexists(root):
+            changes.setdefault("made", []).append(root)
+            if test:
+                continue
+            os.makedirs(root, mode=0o755, exist_ok=True)
+        now[root] = _root_identity(root)
+    problems = _root_problems(now)
+    if now != noted and not test:
+        _write_json(path, now)
+    return problems
+
+
+def _root_problems(noted):
+    problems = []
+    for root, identity in sorted(noted.items()):
+        try:
+            if not _same_root(identity, _root_identity(root)):
+                problems.append(f"include root {root} is on another file system than before: is its disk unmounted?")
+        except CommandExecutionError as err:
+            problems.append(str(err))
+    return problems
+
+
+def _renew_roots(group):
+    """After a reboot the device number may have changed: note today's, if all else is the same."""
+    path = _group_path(group, "roots.json")
+    noted = _read_json(path, {})
+    now = {root: _root_identity(root) for root in noted}
+    if now != noted:
+        _write_json(path, now)
+
+
+# --- Push ------------------------------------------------------------------------------------------------
+
+
+def push(group, full=False, release=False, **kwargs):
+    """
+    Send what changed on this host to the group's other hosts, peer by peer.
+
+    full
+        Check the whole group, not only the paths in the journal.
+    release
+        Let a push through that is held because it would delete most of the group, or because an include root
+        is on another file system than before.
+
+    Returns ``{"group", "state", "checked": paths, "left": {peer: entries}, "seconds", "comment"}`` and sends the
+    same as the event ``csyncsync/GROUP/pushed``. ``state`` is one of
+
+    ========  ======================================================================
+    pushed    done; what could not be sent (dead peers, conflicts) stands in ``left``
+    joining   the host has recorded its files and waits to be admitted by the runner
+    held      a guard refused; ``comment`` says why, and nothing was sent
+    running   another push of the group is under way on this host
+    error     csync2 failed; ``comment`` says how
+    ========  ======================================================================
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.push wwwdata
+        salt web1 csyncsync.push wwwdata full=True
+    """
+    config = _require(group)
+    began = time.time()
+    result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "comment": ""}
+    with _locked(group) as mine:
+        if not mine:
+            result.update(state="running", comment="another push of this group is under way here")
+        else:
+            try:
+                _push(group, config, full, release, result)
+            except (CommandExecutionError, sqlite3.Error, OSError) as err:
+                result.update(state="error", comment=str(err))
+            result["seconds"] = round(time.time() - began, 3)
+            _note_push(group, result)
+    _send_event(group, "pushed", {**result, "jid": kwargs.get("__pub_jid")})
+    return result
+
+
+def _require(group):
+    config = _config(group)
+    if config is None:
+        raise CommandExecutionError(
+            f"group {group!r} is not on this host; it has {', '.join(installed()) or 'none'}. Run state.apply csyncsync"
+        )
+    return config
+
+
+@contextlib.contextmanager
+def _locked(group, wait=0.0):
+    """Hold the group's lock on this host; yields whether it could be had."""
+    with open(_group_path(group, "lock"), "w", encoding="utf-8") as file:
+        until = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= until:
+                    yield False
+                    return
+                time.sleep(0.1)
+        yield True
+
+
+def _push(group, config, full, release, result):
+    problems = _root_problems(_read_json(_group_path(group, "roots.json"), {}))
+    if problems and not release:
+        result.update(state="held", comment="; ".join(problems))
+        return
+    _renew_roots(group)
+    if _database_state(group) != csync2.Database.ESTABLISHED:
+        _record(group)
+        result.update(state="joining", comment="waits for the master to have an established host admit it")
+        return
+    result["checked"] = _check_journal(group, config, full)
+    vanished = _vanishing(group)
+    if vanished and not release:
+        result.update(state="held", comment=vanished)
+        return
+    _send(group, config)
+    result["left"] = _dirty_peers(group)
+
+
+def _note_push(group, result):
+    """Leave what the status shows, and ``left`` as the sign that this host has to ask again."""
+    _write_json(_group_path(group, "push.json"), {**result, "time": time.time()})
+    left = _group_path(group, "left")
+    if result["left"] or result["state"] not in ("pushed",):
+        _write(left, "")
+    elif os.path.exists(left):
+        os.unlink(left)
+
+
+def _send_event(group, what, data):
+    """Tell the master; without one (salt-call --local) there is nobody to tell."""
+    if __opts__.get("file_client") != "local" and __opts__.get("master_uri"):
+        __salt__["event.send"](f"csyncsync/{group}/{what}", data)
+
+
+# A journal file is one flush of the beacon: NUL-terminated paths, "/" at the end for a whole tree.
+
+
+def _mark_whole(group):
+    with open(_group_path(group, "journal", "whole"), "w", encoding="utf-8"):
+        pass
+
+
+def _take_journal(group):
+    """Returns (journal files, {path: whole tree?}, whole group?). The mark of the whole group is renamed, so
+    that one that comes while the check runs is not taken for done."""
+    directory = _group_path(group, "journal")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(os.path.join(directory, "whole"), os.path.join(directory, "whole.taken"))
+    names = [name for name in sorted(os.listdir(directory)) if not name.startswith(".")]
+    entries = {}
+    for name in names:
+        if name.endswith(".paths"):
+            with open(os.path.join(directory, name), "rb") as file:
+                for path in file.read().split(b"\0"):
+                    if path.startswith(b"/"):
+                        tree = path.endswith(b"/")
+                        path = path.rstrip(b"/")
+                        entries[path] = entries.get(path, False) or tree
+    files = [os.path.join(directory, name) for name in names]
+    return files, entries, "whole.taken" in names
+
+
+def _check_journal(group, config, full):
+    """Let csync2's check take in what changed; then the journal has done its work. Returns how many paths."""
+    files, entries, whole = _take_journal(group)
+    check, trees, mark = _sort_paths(group, config, entries)
+    if full or whole:
+        _csync2(group, "-cr", "/")
+    else:
+        _csync2_paths(group, ["-c"], check)
+        _csync2_paths(group, ["-cr"], trees)
+    _csync2_paths(group, ["-m"], mark)
+    for path in files:
+        os.unlink(path)
+    return len(entries)
+
+
+def _sort_paths(group, config, entries):
+    """
+    Given the journal's paths, return (paths to check, trees to check, paths to mark).
+
+    A parent that csync2 has not recorded is checked too: csync2 does not send the parents of a path by itself.
+    A file whose recorded state equals its state now was rewritten within one second, which csync2 cannot see:
+    it is marked, and csync2's comparison with the peer decides.
+    """
+    check, trees, mark = [], [], []
+    roots = [os.fsencode(root) for root in config["include"]]
+    seen = set()
+    with _open_database(group) as database:
+        for path, tree in sorted(entries.items()):
+            for parent in _parents(path, roots):
+                if parent not in seen and database.record(parent) is None and os.path.isdir(parent):
+                    check.append(parent)
+                seen.add(parent)
+            try:
+                status = os.lstat(path)
+            except OSError:
+                (trees if tree or database.has_below(path) else check).append(path)
+                continue
+            record = database.record(path)
+            if tree or (os.path.isdir(path) and not os.path.islink(path) and record is None):
+                trees.append(path)
+            elif record is not None and record == csync2.check_text(path, status):
+                mark.append(path)
+            else:
+                check.append(path)
+    return check, trees, mark
+
+
+def _parents(path, roots):
+    """The directories above a path, from its include root downwards."""
+    result = []
+    while path not in roots and len(path) > 1:
+        path = os.path.dirname(path)
+        result.append(path)
+    return reversed(result) if path in roots else []
+
+
+def _vanishing(group):
+    """Why the entries to be sent look like a lost disk ("" if they do not)."""
+    with _open_database(group) as database:
+        entries = {path for path, _, _ in database.dirty()}
+        gone = sum(1 for path in entries if not os.path.lexists(path))
+        if gone <= HOLD_NUMBER:
+            return ""
+        total = database.count() + gone
+    if gone <= HOLD_SHARE * total:
+        return ""
+    return (
+        f"{gone} of {total} files have vanished here: nothing is deleted on the other hosts until you put them back,"
+        f" or run: salt-run csyncsync.release {group}"
+    )
+
+
+def _send(group, config):
+    """csync2 -u, peer by peer, so that one peer's trouble is its own."""
+    path = _group_path(group, "peers.json")
+    failed = _read_json(path, {})
+    addresses = {host["address"] for minion, host in config["hosts"].items() if minion != __opts__["id"]}
+    for peer in sorted(set(_dirty_peers(group)) & addresses, key=lambda peer: (peer in failed, peer)):
+        if failed.get(peer, {}).get("again", 0) > time.time():
+            continue
+        problem = _send_to(group, peer)
+        if problem:
+            wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
+            failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait}
+        else:
+            failed.pop(peer, None)
+    _write_json(path, {peer: entry for peer, entry in failed.items() if peer in addresses})
+
+
+def _send_to(group, peer):
+    """Send to one peer. Returns why it could not be reached ("" if it answered, whatever it refused)."""
+    for _ in range(2):  # the first run of a removed tree leaves directories that the second one removes
+        before = _dirty_peers(group).get(peer)
+        output = _csync2(group, "-u", "-P", peer, peer=peer, fine=(0, 1))
+        after = _dirty_peers(group).get(peer)
+        if not after:
+            return ""
+        if after == before:
+            break
+    problem = [line for line in output.splitlines() if "onnect" in line or "SSL" in line or "TLS" in line or "cetrif" in line]
+    return problem[0][:200] if problem else ""
+
+
+def _open_database(group, write=False):
+    return csync2.Database(_database_path(group), timeout=20, write=write)
+
+
+def _dirty_peers(group):
+    with _open_database(group) as database:
+        return database.dirty_peers()
+
+
+def _database_state(group):
+    if not os.path.exists(_database_path(group)):
+        _pin(group, _require(group), False)
+    with _open_database(group) as database:
+        if database.state() != csync2.Database.NEW:
+            return database.state()
+    # A new or replaced database: without the pins csync2 would trust whoever comes first.
+    _pin(group, _require(group), False)
+    return csync2.Database.NEW
+
+
+# --- The first content of a host -------------------------------------------------------------------------
+
+
+def _record(group):
+    """
+    Take this host's files into csync2's database, once, all of them marked as changed here.
+
+    The marks are what protects them: csync2 refuses to overwrite a file that is also marked on the receiver.
+    """
+    if _database_state(group) == csync2.Database.NEW:
+        _csync2(group, "-cr", "/")
+        with _open_database(group, write=True) as database:
+            database.set_state(csync2.Database.RECORDED)
+
+
+def join(group, source=None, keep=False, admitted=False):
+    """
+    Take this host into a group, in two steps around ``admit`` on the source. The runner calls it.
+
+    source
+        Minion id of an established host; None for the first host of a group.
+    keep
+        This host's own files count (first content of a group): what differs becomes a conflict. Otherwise the
+        source's version replaces them.
+    admitted
+        The source has sent what it has; from now on this host pushes.
+
+    Returns ``{"group", "state": "recorded" or "established"}``. Raises CommandExecutionError.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web3 csyncsync.join wwwdata source=web1
+    """
+    config = _require(group)
+    with _locked(group, wait=60) as mine:
+        if not mine:
+            raise CommandExecutionError(f"another push of {group} is under way on this host")
+        problems = _root_problems(_read_json(_group_path(group, "roots.json"), {}))
+        if problems:
+            raise CommandExecutionError("; ".join(problems))
+        _record(group)
+        if source is None:
+            _establish(group, lambda path, peer: False)
+            return {"group": group, "state": "established"}
+        peer = _peer_address(config, source)
+        if not admitted:
+            differing, only_here = _compare(group, config, peer) if keep else (set(), set())
+            with _open_database(group, write=True) as database:
+                database.keep_dirty(
+                    lambda path, to: path in only_here or (path in differing and to == peer)
+                )
+            return {"group": group, "state": "recorded"}
+        _, only_here = _compare(group, config, peer)
+        _csync2_paths(group, ["-m"], sorted(only_here))
+        _establish(group, None)
+    return {"group": group, "state": "established", "only_here": len(only_here)}
+
+
+def _establish(group, wanted):
+    with _open_database(group, write=True) as database:
+        if wanted:
+            database.keep_dirty(wanted)
+        database.set_state(csync2.Database.ESTABLISHED)
+    _mark_whole(group)
+
+
+def admit(group, host):
+    """
+    Send to a host that joins all that it lacks, or has otherwise. The runner calls it on an established host.
+
+    host
+        Minion id of the host that joins.
+
+    Returns ``{"group", "marked": entries, "left": entries that the host refused}``. Raises CommandExecutionError.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.admit wwwdata web3
+    """
+    config = _require(group)
+    peer = _peer_address(config, host)
+    with _locked(group, wait=60) as mine:
+        if not mine:
+            raise CommandExecutionError(f"another push of {group} is under way on this host")
+        problems = _root_problems(_read_json(_group_path(group, "roots.json"), {}))
+        if problems or _database_state(group) != csync2.Database.ESTABLISHED:
+            raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
+        differing, only_here = _compare(group, config, peer, mark=True)
+        problem = _send_to(group, peer)
+        if problem:
+            raise CommandExecutionError(f"{host}: {problem}")
+        return {"group": group, "marked": len(differing | only_here), "left": _dirty_peers(group).get(peer, 0)}
+
+
+def _peer_address(config, minion):
+    if minion not in config["hosts"]:
+        raise CommandExecutionError(f"{minion} is not in this host's config of {config['group']} yet")
+    return config["hosts"][minion]["address"]
+
+
+def _compare(group, config, peer, mark=False):
+    """
+    Compare csync2's records with a peer's. Returns (paths that differ, paths only here), as sets of bytes.
+
+    mark
+        Mark both for that peer. An empty include root is no content, and never replaces what a peer has there.
+    """
+    me = config["address"]
+    modifiers = ["-TIU"] if mark else ["-T"]
+    output = _csync2(group, *modifiers, me, peer, peer=peer, fine=(0, 2), raw=True)
+    found = _read_comparison(output, me, peer)
+    empty = {os.fsencode(root) for root in config["include"] if _is_empty_directory(root)}
+    if mark and empty & found[b"X"]:
+        with _open_database(group, write=True) as database:
+            database.keep_dirty(lambda path, to: to != peer or path not in empty)
+    return found[b"X"] - empty, found[b"L"]
+
+
+def _read_comparison(output, me, peer):
+    """Given what csync2 -T printed, return {b"L": paths only here, b"X": paths that differ}."""
+    found = {b"L": set(), b"R": set(), b"X": set()}
+    prefix = b"\t%s\t%s\t" % (me.encode(), peer.encode())
+    kind, path = None, b""
+    for line in [*output.removesuffix(b"\n").split(b"\n"), b"L" + prefix]:
+        if line[:1] in found and line[1:].startswith(prefix):
+            if kind:
+                found[kind].add(path)
+            kind, path = line[:1], line[1 + len(prefix) :]
+        else:
+            path += b"\n" + line  # csync2 prints names as they are: this one holds a newline
+    return found
+
+
+def _is_empty_directory(path):
+    try:
+        return os.path.isdir(path) and not os.listdir(path)
+    except OSError:
+        return False
+
+
+# --- Running csync2 --------------------------------------------------------------------------------------
+
+
+def _csync2_paths(group, flags, paths_):
+    """csync2 with many paths: as many commands as their length asks for."""
+    batch, size = [], 0
+    for path in paths_:
+        if size + len(path) > COMMAND_BYTES:
+            _csync2(group, *flags, *batch)
+            batch, size = [], 0
+        batch.append(path)
+        size += len(path) + 1
+    if batch:
+        _csync2(group, *flags, *batch)
+
+
+def _csync2(group, *args, peer=None, fine=(0,), raw=False):
+    """
+    Run ``csync2 -C group …`` and return what it printed. Paths are bytes, so no shell and no decoding.
+
+    With a peer, the run is ended when that peer no longer answers. Raises CommandExecutionError for an exit
+    code that is not fine.
+    """
+    command = ["csync2", "-C", group, *args]
+    log.debug("csync2 -C %s %s … (%d arguments)", group, args[0], len(args))
+    try:
+        process = subprocess.Popen(  # bytes as arguments: Salt's cmd.run knows strings only
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/"
+        )
+    except FileNotFoundError as err:
+        raise CommandExecutionError("csync2 is not installed: run state.apply csyncsync.package") from err
+    output, ended = _wait(process, peer)
+    if ended:
+        return output if raw else f"{ended}\n" + output.decode("utf-8", "backslashreplace")
+    text = output.decode("utf-8", "backslashreplace")
+    if process.returncode not in fine:
+        raise CommandExecutionError(f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text.strip()[-400:]}")
+    return output if raw else text
+
+
+def _wait(process, peer):
+    """Wait for csync2. Returns (its output, why it had to be ended)."""
+    moved, switches = time.monotonic(), None
+    while True:
+        try:
+            return process.communicate(timeout=ANSWER_AFTER if peer else None)[0], ""
+        except subprocess.TimeoutExpired:
+            pass
+        now = _switches(process.pid)
+        if now != switches:
+            moved, switches = time.monotonic(), now
+            continue
+        stalled = time.monotonic() - moved > STALLED_AFTER
+        if stalled or not _answers(peer):
+            process.kill()
+            why = "stalled" if stalled else "does not answer"
+            return process.communicate()[0], f"Connection to {peer} ended: it {why}"
+
+
+def _switches(pid):
+    """How often the process has waited for something and gone on: it stands still while csync2 hangs."""
+    status = _read(f"/proc/{pid}/status") or ""
+    return [line for line in status.splitlines() if line.startswith("voluntary_ctxt_switches")]
+
+
+def _answers(peer):
+    """Tell whether csync2 on the peer still greets: "SSL" is answered before anything is asked of us."""
+    try:
+        with socket.create_connection((peer, PORT), timeout=ANSWER_WITHIN) as sock:
+            sock.sendall(b"SSL\n")
+            return sock.recv(64).startswith(b"OK")
+    except OSError:
+        return False
+
+
+# --- Status ----------------------------------------------------------------------------------------------
+
+
+def status(group=None):
+    """
+    How far this host is, for each of its groups.
+
+    Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "unreachable": {minion id: why},
+    "held": why, "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "in_sync": bool}}``.
+    ``state`` is new, recorded or established (see ``push``); ``in_sync`` says that nothing of this host waits to be
+    sent.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.status
+        salt '*' csyncsync.status wwwdata
+    """
+    return {name: _group_status(name) for name in installed() if group in (None, name) and _config(name)}
+
+
+def _group_status(group):
+    config, last = _config(group), _read_json(_group_path(group, "push.json"), {})
+    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
+    result = {"state": "unknown", "dirty": {}, "error": ""}
+    try:
+        with csync2.Database(_database_path(group), timeout=2) as database:
+            result["state"] = ("new", "recorded", "established")[min(database.state(), 2)]
+            result["dirty"] = {minions.get(peer, peer): n for peer, n in database.dirty_peers().items()}
+    except sqlite3.Error as err:
+        result["error"] = f"{_database_path(group)}: {err}"
+    watch = _read_json(_group_path(group, "watch.json"), {})
+    journal = [name for name in os.listdir(_group_path(group, "journal")) if not name.startswith(".")]
+    failed = _read_json(_group_path(group, "peers.json"), {})
+    return {
+        **result,
+        "journal": len(journal),
+        "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
+        "held": last.get("comment", "") if last.get("state") == "held" else "",
+        "last_push": last,
+        "watching": bool(watch.get("ready")) and not watch.get("error"),
+        "watch": watch,
+        "unpublished": config["unpublished"],
+        "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
+        "in_sync": result["state"] == "established" and not journal and not result["dirty"],
+    }

@@ -1,0 +1,89 @@
+"""
+Give each group of csyncsync a key, and the key to the group's members alone.
+
+Master config; the file has the form of ``pillar.example`` and is plain YAML:
+
+.. code-block:: yaml
+
+    ext_pillar:
+      - csyncsync:
+          groups: /srv/pillar/csyncsync.yaml
+
+A minion that a group's ``members`` cover gets the group with its key as pillar ``csyncsync:groups:GROUP``; no other
+minion sees it, so the file needs no line in ``top.sls``. A ``key`` that stands in the file is left alone; otherwise
+it is made once and kept in ``<pki_dir>/csyncsync/GROUP.key``, mode 0600.
+
+Nothing but the minion's id, which the master has verified, and that file decide: the pillar that is passed in can be
+shaped by the minion's own request (``pillar_override``), so it is never read.
+"""
+
+import logging
+import os
+import secrets
+import string
+
+import csync2
+import salt.utils.files
+import salt.utils.yaml
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "csyncsync"
+
+#: csync2.c, create_keyfile(): 64 characters out of 64
+_ALPHABET = string.ascii_letters + string.digits + "._"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def ext_pillar(minion_id, pillar, groups=None):
+    """
+    Given a minion's id, return ``{"csyncsync": {"groups": {GROUP: options with "key"}}}`` of its groups.
+
+    A group that cannot be used is passed on without a key, so that the minion's state says what is wrong with it.
+    Never raises: that would block every state of the minion. If the file cannot be read, nothing is returned, and what
+    is on the hosts stays.
+    """
+    try:
+        return _pillar_of(minion_id, groups)
+    except Exception as err:  # pylint: disable=broad-except
+        # Only the kind of error: the text of a YAML error quotes the file, which may hold keys.
+        log.error("csyncsync ext_pillar: %s cannot be used (%s): no groups for %s", groups, type(err).__name__, minion_id)
+        return {}
+
+
+def _pillar_of(minion_id, path):
+    with salt.utils.files.fopen(path, "r", encoding="utf-8") as file:
+        given = (salt.utils.yaml.safe_load(file) or {})["csyncsync"]["groups"]
+    checked = csync2.validate(given)
+    result = {}
+    for name, options in (given or {}).items():
+        if name in checked["groups"]:
+            if csync2.matches(checked["groups"][name]["members"], minion_id):
+                result[name] = {**options, "key": options.get("key") or _key(name)}
+        elif csync2.may_match(options, minion_id):
+            result[name] = {k: v for k, v in options.items() if k != "key"} if isinstance(options, dict) else options
+    return {"csyncsync": {"groups": result}}
+
+
+def _key(group):
+    """The group's key: read, or made once. Two masters that share the directory agree on one."""
+    directory = os.path.join(__opts__["pki_dir"], "csyncsync")
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, f"{group}.key")
+    if not os.path.exists(path):
+        temporary = f"{path}.{secrets.token_hex(4)}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write("".join(secrets.choice(_ALPHABET) for _ in range(64)) + "\n")
+            file.flush()
+            os.fsync(fd)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        os.unlink(temporary)
+    with salt.utils.files.fopen(path, "r", encoding="ascii") as file:
+        return file.read().strip()

@@ -1,0 +1,442 @@
+"""
+Decide, on the master, who pushes when.
+
+In each group one host pushes at a time: csync2's hosts hinder each other when they push at once. The group's *lease*,
+a file below the master's cache directory, names the host that pushes now and those that wait. The reactor calls
+``sync`` when a host has something to push, ``pushed`` when it is done, ``apply`` when facts changed; none of them
+waits for a minion, so the reactor's few threads stay free. ``join`` waits, and runs as a process of its own.
+
+The lease is for speed. No promise hangs on it: a host that nobody calls asks again, and pushes by itself at last.
+
+What events say is a hint: whoever is in a group is what the master's pillar and its accepted keys say.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import time
+
+import csync2
+import salt.client
+import salt.runner
+import salt.utils.minions
+from salt.exceptions import CommandExecutionError, SaltException
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "csyncsync"
+
+#: Seconds after which the holder of a lease is asked whether it still pushes, and how long that may take.
+LEASE_CHECK, LEASE_ANSWER = 60, 5
+#: Seconds that what the pillar says about a minion's groups is kept.
+PILLAR_AGE = 20
+#: Seconds that a step of a join may take: recording and comparing large groups are among them.
+JOIN_STEP = 3600
+
+_groups_of = {}
+
+
+def __virtual__():
+    return __virtualname__
+
+
+# --- Groups and members, as the master knows them --------------------------------------------------------
+
+
+def _groups(minion):
+    """``{GROUP: validated options without the key}`` of one accepted minion; kept for a short while."""
+    age, groups = _groups_of.get(minion, (0, {}))
+    if time.time() - age > PILLAR_AGE:
+        pillar = __salt__["pillar.show_pillar"](minion)
+        raw = pillar.get("csyncsync") if isinstance(pillar, dict) else None
+        checked = csync2.validate(raw.get("groups") if isinstance(raw, dict) else None)
+        groups = {
+            name: {**options, "key": None}
+            for name, options in checked["groups"].items()
+            if csync2.matches(options["members"], minion)
+        }
+        _groups_of[minion] = (time.time(), groups)
+    return groups
+
+
+def _accepted(tgt, tgt_type):
+    return sorted(salt.utils.minions.CkMinions(__opts__).check_minions(tgt, tgt_type).get("minions", []))
+
+
+def _member(group, host):
+    """The group's options if this host is an accepted member of it, else None (and a line in the log)."""
+    if isinstance(group, str) and isinstance(host, str) and host and host in _accepted([host], "list"):
+        options = _groups(host).get(group)
+        if options:
+            return options
+    log.warning("csyncsync: minion %.80r asks for group %.80r, which it is no member of", host, group)
+    return None
+
+
+def _members(options):
+    return _accepted(options["members"]["tgt"], options["members"]["tgt_type"])
+
+
+def _all_groups():
+    """``{GROUP: options}`` of all hosts that have published their facts."""
+    groups = {}
+    for minion in __salt__["mine.get"]("*", "csyncsync.member"):
+        if minion in _accepted([minion], "list"):
+            for name, options in _groups(minion).items():
+                groups.setdefault(name, options)
+    return groups
+
+
+def _known(group):
+    groups = _all_groups()
+    if group is not None and group not in groups:
+        raise CommandExecutionError(f"there is no group {group!r}; there are: {', '.join(sorted(groups)) or 'none'}")
+    return {group: groups[group]} if group else groups
+
+
+@contextlib.contextmanager
+def _record(group):
+    """The group's file, under a lock: ``lease``, ``founders``, ``admitted``. Written back if it changed."""
+    directory = os.path.join(__opts__["cachedir"], "csyncsync")
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, f"{group}.json")
+    with open(f"{path}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            record = json.loads(text)
+        except (FileNotFoundError, ValueError):
+            text, record = "", {"lease": None, "waiting": [], "founders": None, "admitted": []}
+        yield record
+        new = json.dumps(record, indent=1, sort_keys=True)
+        if new != text:
+            with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+                file.write(new)
+            os.replace(f"{path}.tmp", path)
+
+
+def _client():
+    return salt.client.get_local_client(mopts=dict(__opts__))
+
+
+# --- Flow 2: one pusher at a time ------------------------------------------------------------------------
+
+
+def sync(group=None, host=None):
+    """
+    Have a group pushed: by the host that asks for it, or (from the command line) by every member in turn.
+
+    group
+        One group; without it, all.
+    host
+        Minion id of a host that has something to push. The reactor gives it. It is called as soon as no other host
+        of the group pushes, and this function does not wait.
+
+    Returns, without ``host``, ``{GROUP: {minion id: what csyncsync.push returned}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.sync
+        salt-run csyncsync.sync wwwdata
+    """
+    if host is not None:
+        return _ask(group, host)
+    result = {}
+    for name, options in sorted(_known(group).items()):
+        result[name] = {}
+        for minion in _members(options):
+            answer = _call([minion], "csyncsync.push", [name, "full=True"], JOIN_STEP)
+            result[name][minion] = answer.get(minion, "did not answer")
+            _progress(f"{name} {minion}: {_short(result[name][minion])}")
+    return result
+
+
+def _ask(group, host):
+    options = _member(group, host)
+    if options is None:
+        return False
+    with _record(group) as record:
+        if record["founders"] is None:
+            record["founders"] = _members(options)
+        if host not in record["waiting"]:
+            record["waiting"].append(host)
+        stale = record["lease"] and time.time() - record["lease"]["checked"] > LEASE_CHECK
+        if stale:
+            record["lease"]["checked"] = time.time()
+            holder = dict(record["lease"])
+        else:
+            _next(group, record)
+    if stale and not _holds(holder):
+        _release(group, holder["jid"])
+    return True
+
+
+def _next(group, record):
+    """If nobody pushes, call the host that has waited longest."""
+    if record["lease"] or not record["waiting"]:
+        return
+    host = record["waiting"].pop(0)
+    job = _client().run_job([host], "csyncsync.push", [group], tgt_type="list", ret="")
+    if job and job.get("jid"):
+        now = time.time()
+        record["lease"] = {"host": host, "jid": job["jid"], "since": now, "checked": now}
+
+
+def _holds(lease):
+    """Ask the holder of an old lease whether it is still at work."""
+    running = _client().cmd(
+        [lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER
+    )
+    if lease.get("pid"):  # a join: a process here
+        return os.path.exists(f"/proc/{lease['pid']}")
+    return bool(running.get(lease["host"]))
+
+
+def _release(group, jid):
+    with _record(group) as record:
+        if record["lease"] and record["lease"]["jid"] == jid:
+            record["lease"] = None
+        _next(group, record)
+
+
+def pushed(group, host, jid=None, state=None):
+    """
+    Take in that a host has ended its push, and call the next. The reactor calls it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.pushed wwwdata web1 jid=20261122100000000000
+    """
+    if _member(group, host) is None:
+        return False
+    if state == "joining":
+        with _record(group) as record:
+            ours = record["lease"] and record["lease"]["jid"] == jid
+            if ours:
+                # The join goes on under this lease, as a process of its own: it waits for hosts.
+                record["lease"].update(checked=time.time(), pid=os.getpid())
+        if ours:
+            client = salt.runner.RunnerClient(dict(__opts__))
+            client.asynchronous("csyncsync.join", {"arg": [group, host], "kwarg": {"jid": jid}})
+            return True
+    elif state == "pushed":
+        with _record(group) as record:
+            record["admitted"] = sorted({*record["admitted"], host})
+            record["founders"] = [minion for minion in record["founders"] or [] if minion != host]
+    _release(group, jid)
+    return True
+
+
+# --- Hosts that join -------------------------------------------------------------------------------------
+
+
+def join(group, host, jid=None):
+    """
+    Have a host that has recorded its files admitted to its group. Started by ``pushed``; waits for the hosts.
+
+    The first host of a new group is established at once (the ``seed``, if the pillar names one). A host that was there
+    when the group was made keeps its files: what differs becomes a conflict. Any other receives what the group has, and
+    pushes only after that.
+
+    Returns what was done, in words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.join wwwdata web4
+    """
+    options = _member(group, host)
+    if options is None:
+        return f"{host} is no member of {group}"
+    if jid:
+        with _record(group) as record:
+            if record["lease"] and record["lease"]["jid"] == jid:
+                record["lease"].update(checked=time.time(), pid=os.getpid())
+    done = "failed"
+    try:
+        done = _join(group, host, options)
+    except (CommandExecutionError, SaltException) as err:
+        done = f"not yet: {err}"
+    finally:
+        log.info("csyncsync: %s joins %s: %s", host, group, done)
+        if jid:
+            with _record(group) as record:
+                if done == "joined" and host not in record["waiting"]:
+                    record["waiting"].insert(0, host)
+            _release(group, jid)
+    return done
+
+
+def _join(group, host, options):
+    members = _members(options)
+    states = {
+        minion: (answer.get(group) or {}).get("state")
+        for minion, answer in _call(members, "csyncsync.status", [group], 10).items()
+        if isinstance(answer, dict)
+    }
+    with _record(group) as record:
+        founders, admitted = list(record["founders"] or members), list(record["admitted"])
+    established = [minion for minion in sorted(states) if states[minion] == "established" and minion != host]
+    if states.get(host) == "established":
+        return "joined"
+    if not established:
+        silent = [minion for minion in admitted if minion in members and minion not in states]
+        if silent:
+            raise CommandExecutionError(f"no established host answers; {', '.join(silent)} may hold newer files")
+        if options["seed"] in members and host != options["seed"]:
+            raise CommandExecutionError(f"waits for the seed, {options['seed']}")
+        _step(host, "csyncsync.join", [group])
+    else:
+        source = options["seed"] if options["seed"] in established else established[0]
+        keep = host in founders and not options["seed"]
+        _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}"])
+        _step(source, "csyncsync.admit", [group, host])
+        _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
+    with _record(group) as record:
+        record["admitted"] = sorted({*record["admitted"], host})
+        record["founders"] = [minion for minion in founders if minion != host]
+    return "joined"
+
+
+def _step(minion, function, arguments):
+    answer = _call([minion], function, arguments, JOIN_STEP).get(minion)
+    if not isinstance(answer, dict):
+        raise CommandExecutionError(f"{minion}: {answer or 'did not answer'}")
+
+
+def _call(minions, function, arguments, timeout):
+    """``{minion id: return}``; whoever is silent is left out. ``timeout`` is for a job that runs on: a minion
+    that no longer answers whether it does is given up long before."""
+    answers = {}
+    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", timeout=timeout):
+        for minion, answer in part.items():
+            answers[minion] = answer.get("ret")
+    return answers
+
+
+# --- Flow 1: facts ---------------------------------------------------------------------------------------
+
+
+def apply(group=None, host=None):
+    """
+    Have the hosts of a group read pillar and mine again: ``state.apply csyncsync.groups``, without waiting.
+
+    group
+        One group; without it, all.
+    host
+        Only on this host, and only if it has published its facts before.
+
+    Returns the minion ids that were called.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.apply
+        salt-run csyncsync.apply wwwdata
+    """
+    published = __salt__["mine.get"]("*", "csyncsync.member")
+    if host is not None:
+        groups = _groups(host) if host in published and host in _accepted([host], "list") else {}
+    else:
+        groups = _known(group)
+    accepted = {name: _members(options) for name, options in groups.items()}
+    minions = sorted({m for members in accepted.values() for m in members if m in published and host in (None, m)})
+    if minions:
+        # A queue of one: a run that waits will read what is newest anyway.
+        _client().run_job(
+            minions,
+            "state.apply",
+            ["csyncsync.groups", "queue=1"],
+            tgt_type="list",
+            kwarg={"pillar": {"csyncsync": {"accepted": accepted}}},
+            ret="",
+        )
+    return minions
+
+
+def release(group, host=None):
+    """
+    Let a push through that a host holds back because most of the group vanished there, or a disk was exchanged.
+
+    host
+        Only on this minion; without it, on every member that holds one.
+
+    Returns ``{minion id: what csyncsync.push returned}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.release wwwdata
+    """
+    members = _members(_known(group)[group])
+    states = _call(members if host is None else [host], "csyncsync.status", [group], 10)
+    held = [m for m, answer in states.items() if isinstance(answer, dict) and (answer.get(group) or {}).get("held")]
+    return {m: _call([m], "csyncsync.push", [group, "release=True"], JOIN_STEP).get(m) for m in sorted(held)}
+
+
+# --- Status ----------------------------------------------------------------------------------------------
+
+
+def status(group=None):
+    """
+    A table of hosts and groups: in sync, or what is left to do.
+
+    Returns ``{GROUP: {minion id: text}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.status
+        salt-run csyncsync.status wwwdata
+    """
+    groups = _known(group)
+    minions = sorted({minion for options in groups.values() for minion in _members(options)})
+    answers = _call(minions, "csyncsync.status", [], 10) if minions else {}
+    return {
+        name: {minion: _short_status(answers.get(minion), name) for minion in _members(options)}
+        for name, options in sorted(groups.items())
+    }
+
+
+def _short_status(answer, group):
+    if not isinstance(answer, dict):
+        return f"no answer{': ' + str(answer) if answer else ''}"
+    found = answer.get(group)
+    if not found:
+        return "not set up: run state.apply csyncsync there"
+    if found["held"]:
+        return f"HELD: {found['held']}"
+    parts = [found["error"]] if found["error"] else []
+    if found["state"] != "established":
+        parts.append(f"joining ({found['state']})")
+    parts += [f"{n} to send to {minion}" for minion, n in found["dirty"].items()]
+    parts += [f"{minion} unreachable" for minion in found["unreachable"]]
+    if found["journal"]:
+        parts.append(f"{found['journal']} flushes to check")
+    if not found["watching"]:
+        parts.append(f"not watching{': ' + found['watch']['error'] if found['watch'].get('error') else ''}")
+    if found["last_push"].get("state") == "error":
+        parts.append(f"last push failed: {found['last_push']['comment']}")
+    return ", ".join(parts) or "in sync"
+
+
+def _short(answer):
+    if not isinstance(answer, dict):
+        return str(answer)
+    left = sum(answer.get("left", {}).values())
+    return answer["state"] + (f", {left} entries left" if left else "") + (f": {answer['comment']}" if answer["comment"] else "")
+
+
+def _progress(text):
+    __jid_event__.fire_event({"message": text}, "progress")

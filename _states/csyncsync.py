@@ -1,0 +1,171 @@
+"""
+The states of csyncsync: this host's certificate, its published facts, and the groups that it is in.
+
+A state reads, compares, returns early when nothing is to do, writes, and reads again. It may call the execution
+module ``csyncsync`` and ``file.managed``, which lays the files out and shows their differences (never a key's).
+"""
+
+import os
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "csyncsync"
+
+
+def __virtual__():
+    if "csyncsync.groups" in __salt__:
+        return __virtualname__
+    return False, "csyncsync: its execution module is not loaded (salt '*' saltutil.sync_all)"
+
+
+def _result(name, result=True, comment="", changes=None):
+    return {"name": name, "result": result, "comment": comment, "changes": changes or {}}
+
+
+def certificate_present(name):
+    """
+    Make sure that this host has a key and a certificate of its own that csync2 can use.
+
+    .. code-block:: yaml
+
+        This host has a certificate for csync2:
+          csyncsync.certificate_present: []
+    """
+    before = __salt__["csyncsync.certificate"]()
+    if before["valid"]:
+        return _result(name, comment=f"The certificate is there, valid until {before['not_after']}.")
+    changes = {"certificate": {"old": before["reason"], "new": "a P-256 key and a self-signed certificate"}}
+    if __opts__["test"]:
+        return _result(name, None, f"A certificate would be made: {before['reason']}.", changes)
+    after = __salt__["csyncsync.certificate"](create=True)
+    if not after["valid"]:
+        return _result(name, False, f"The new certificate cannot be used: {after['reason']}.")
+    changes["certificate"]["new"] = f"SHA-256 {after['fingerprint']}, valid until {after['not_after']}"
+    return _result(name, comment="A certificate was made.", changes=changes)
+
+
+def member_published(name):
+    """
+    Make sure that the mine holds this host's facts (``csyncsync.member``) as they are now.
+
+    When they changed, the event ``csyncsync/GROUP/facts`` makes the master have the group's other hosts read them.
+
+    .. code-block:: yaml
+
+        The other hosts know this host:
+          csyncsync.member_published: []
+    """
+    try:
+        facts = __salt__["csyncsync.member"]()
+    except CommandExecutionError as err:
+        if __opts__["test"]:
+            return _result(name, None, "The facts would be published.", {"mine": {"new": "csyncsync.member"}})
+        return _result(name, False, str(err))
+    minion = __opts__["id"]
+    old = (__salt__["mine.get"](minion, "csyncsync.member") or {}).get(minion)
+    if old == facts:
+        return _result(name, comment="The mine holds this host's facts.")
+    changes = {"mine": {"old": _shown(old), "new": _shown(facts)}}
+    if __opts__["test"]:
+        return _result(name, None, "The facts would be published.", changes)
+    __salt__["mine.send"]("csyncsync.member")
+    if (__salt__["mine.get"](minion, "csyncsync.member") or {}).get(minion) != facts:
+        return _result(name, False, "The mine did not take the facts: does the master answer, and allow the mine?")
+    for group in __salt__["csyncsync.groups"]()["groups"]:
+        __salt__["event.send"](f"csyncsync/{group}/facts", {"group": group})
+    return _result(name, comment="The facts were published.", changes=changes)
+
+
+def _shown(facts):
+    """Facts for a diff: the certificate is long and says nothing to a reader."""
+    if not isinstance(facts, dict):
+        return None
+    return {key: value for key, value in facts.items() if key != "certificate"}
+
+
+def group_present(name):
+    """
+    Make sure that this host is in a group as pillar and mine have it: key, config, pinned certificates.
+
+    name
+        The group, as under ``csyncsync:groups`` of the pillar.
+
+    If the pillar or a published fact cannot be used, the state fails, names it, and what stood before stays. A host
+    that the group's ``members`` do not cover leaves the group.
+
+    .. code-block:: yaml
+
+        The group wwwdata is on this host:
+          csyncsync.group_present:
+            - name: wwwdata
+    """
+    if __opts__["test"] and not __salt__["csyncsync.certificate"]()["valid"]:
+        return _result(name, None, "The group would be set up.", {"group": {"new": name}})
+    found = __salt__["csyncsync.groups"](name)
+    if found["errors"]:
+        return _result(name, False, "\n".join(line for lines in found["errors"].values() for line in lines))
+    if name not in found["groups"]:
+        return group_absent(name)
+    group, where = found["groups"][name], __salt__["csyncsync.paths"](name)
+    key = __pillar__["csyncsync"]["groups"][name].get("key")
+    if not key:
+        return _result(
+            name, False, f"csyncsync:groups:{name}:key is missing: set it, or let the csyncsync ext_pillar make the key"
+        )
+    changes, comments = {}, []
+    for what, result in (("key", _key_file(where["key"], key)), ("config", _config_file(where["config"], group))):
+        if result["result"] is False:
+            return _result(name, False, f"{what}: {result['comment']}", changes)
+        if result["changes"]:
+            changes[what] = "changed (not shown)" if what == "key" else result["changes"]
+    try:
+        done = __salt__["csyncsync.install"](name, test=__opts__["test"])
+    except CommandExecutionError as err:
+        return _result(name, False, str(err), changes)
+    changes.update(done["changes"])
+    if group["unpublished"]:
+        comments.append("Without facts in the mine, kept as known last: " + ", ".join(group["unpublished"]) + ".")
+    if done["problems"]:
+        comments.append("No push before this is mended: " + "; ".join(done["problems"]) + ".")
+        return _result(name, False, " ".join(comments), changes)
+    others = len(group["hosts"]) - 1
+    comments.insert(0, f"The group is shared with {others} other host{'s' if others != 1 else ''}.")
+    return _result(name, None if changes and __opts__["test"] else True, " ".join(comments), changes)
+
+
+def _key_file(path, key):
+    return __states__["file.managed"](path, contents=key, mode="0600", user="root", show_changes=False)
+
+
+def _config_file(path, group):
+    return __states__["file.managed"](
+        path,
+        source="salt://csyncsync/files/csync2.cfg.jinja",
+        template="jinja",
+        context={"group": group["context"]},
+        mode="0600",
+        user="root",
+    )
+
+
+def group_absent(name):
+    """
+    Make sure that a group is not on this host. The files that it synchronized stay as they are.
+
+    .. code-block:: yaml
+
+        The group wwwold is gone:
+          csyncsync.group_absent:
+            - name: wwwold
+    """
+    present = __salt__["csyncsync.remove"](name, test=True)
+    if not present:
+        return _result(name, comment="The group is not on this host.")
+    changes = {"removed": present}
+    if __opts__["test"]:
+        return _result(name, None, "The group would be taken off this host; its files would stay.", changes)
+    __salt__["csyncsync.remove"](name)
+    left = [path for path in present if os.path.lexists(path)]
+    if left:
+        return _result(name, False, f"Still there: {', '.join(left)}.", changes)
+    return _result(name, comment="The group was taken off this host; its files stayed.", changes=changes)

@@ -1,0 +1,731 @@
+"""
+What csync2 and the ``csyncsync`` pillar mean, in plain Python.
+
+This room knows csync2's grammar and limits, the schema of a group, the template's context, and csync2's
+database. It may call the standard library only: no Salt, no commands, so that it runs (and is tested)
+anywhere, on the minion and on the master alike.
+
+Paths of synchronized files are ``bytes`` everywhere, because a file name need not be UTF-8.
+"""
+
+import fnmatch
+import ipaddress
+import os
+import re
+import sqlite3
+import ssl
+import stat
+
+__virtualname__ = "csync2"
+
+#: Option -> csync2's meaning; the keys of a group in the pillar. Hyphens may stand for underscores.
+OPTIONS = (
+    "members",
+    "include",
+    "exclude",
+    "auto",
+    "action",
+    "backup_directory",
+    "backup_generations",
+    "receive_only",
+    "address",
+    "seed",
+    "tls",
+    "key",
+)
+ACTION_OPTIONS = ("pattern", "exec", "logfile", "do_local", "do_local_only")
+TARGET_TYPES = ("glob", "list", "pcre")
+#: csync2's cfgfile_parser.y, set_auto()
+AUTO_METHODS = ("none", "first", "younger", "older", "bigger", "smaller", "left", "right")
+
+#: csync2.c: "Config names are limited to [a-z0-9]+"; the length keeps host_group.db3 below NAME_MAX.
+_GROUP_NAME = re.compile(r"[a-z0-9]{1,64}\Z")
+#: cfgfile_parser.y, set_key(): read by fgets() into 1024 bytes, at least 32 characters.
+_KEY = re.compile(r"[A-Za-z0-9._]{32,1022}\Z")
+#: csync2 compares lower-cased names and keeps 255 characters (myhostname[256]); Linux allows 64.
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z")
+_MINION_ID = re.compile(r"[^\s/\\\x00-\x1f\x7f\"']{1,255}\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+#: Trees that csync2 must never carry: virtual file systems and its own, and our, state.
+_NEVER_BELOW = ("/proc", "/sys", "/dev", "/run", "/etc/csync2", "/var/lib/csync2", "/var/lib/csyncsync")
+_NEVER_ABOVE = (*_NEVER_BELOW, "/etc/csync2.cfg")
+
+#: db_api/urlencode.c: the bytes that csync2 writes as %XX.
+_ENCODED = bytes(range(1, 0x21)) + b"\x7f\"'%$:|\\"
+_ENCODE_TABLE = {byte: b"%%%02X" % byte for byte in _ENCODED}
+
+
+class Csync2Error(ValueError):
+    """Something that csync2, or this project, cannot accept. The message names the thing and the way out."""
+
+
+# --- The pillar ------------------------------------------------------------------------------------------
+
+
+def validate(groups):
+    """
+    Given ``csyncsync:groups`` of the pillar, return the groups that are usable and what is wrong with the rest.
+
+    groups
+        What stands in the pillar: any type, from any hand.
+
+    Returns ``{"groups": {name: options}, "errors": {name: [message, …]}}``. Options are complete (every key of
+    OPTIONS is there, with its default) and their values have one shape each: lists for ``include``,
+    ``exclude``, ``receive_only`` and ``action``; ``{"tgt": …, "tgt_type": …}`` for ``members``. Each message
+    begins with the pillar path. An error of the whole (not a mapping) stands under the name ``""``.
+    Never raises.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.groups
+    """
+    result = {"groups": {}, "errors": {}}
+    if groups is None:
+        return result
+    if not isinstance(groups, dict):
+        result["errors"][""] = [f"csyncsync:groups is a {_kind(groups)}, not a mapping of group names to options"]
+        return result
+    for name, options in groups.items():
+        problems = _Problems(f"csyncsync:groups:{_shown(name)}")
+        checked = _validate_group(name, options, problems)
+        if problems.messages:
+            result["errors"].setdefault(_text(name), []).extend(problems.messages)
+        else:
+            result["groups"][name] = checked
+    for name, messages in _overlaps(groups).items():
+        result["errors"].setdefault(name, []).extend(messages)
+    for name in result["errors"]:
+        result["groups"].pop(name, None)
+    return result
+
+
+class _Problems:
+    """Messages below one pillar path."""
+
+    def __init__(self, path):
+        self.path = path
+        self.messages = []
+
+    def add(self, where, text):
+        self.messages.append(f"{self.path}{':' + where if where else ''} {text}")
+
+
+def _kind(value):
+    return {dict: "mapping", list: "list", str: "string", bool: "boolean", type(None): "null"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def _text(value):
+    """Any value as text, even a number of 5000 digits or a tree that is too deep for repr()."""
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):
+        return f"(a {_kind(value)})"
+
+
+def _shown(value, limit=80):
+    """Any value, short and printable, for an error message."""
+    text = _text(value).encode("unicode_escape", "backslashreplace").decode("ascii")
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _validate_group(name, options, problems):
+    if not isinstance(name, str) or not _GROUP_NAME.match(name):
+        problems.add("", "is no group name: csync2 takes only [a-z0-9]+ (quote a name of digits), up to 64 characters")
+    if not isinstance(options, dict):
+        problems.add("", f"is a {_kind(options)}, not a mapping of options")
+        return None
+    given = {}
+    for option, value in options.items():
+        known = option.replace("-", "_") if isinstance(option, str) else option
+        if known not in OPTIONS:
+            problems.add(_shown(option), f"is no option; there are: {', '.join(OPTIONS)}")
+        elif known in given:
+            problems.add(_shown(option), "stands there twice")
+        else:
+            given[known] = value
+    for needed in ("members", "include"):
+        if needed not in given:
+            problems.add(needed, "is missing")
+    return {
+        option: check(given[option], problems) if option in given else default
+        for option, (check, default) in _CHECKS.items()
+    }
+
+
+def _members(value, problems):
+    if isinstance(value, dict):
+        unknown = set(value) - {"tgt", "tgt_type"}
+        if unknown or "tgt" not in value:
+            problems.add("members", "takes 'tgt' and 'tgt_type', and needs 'tgt'")
+            return None
+        tgt, tgt_type = value["tgt"], value.get("tgt_type", "glob")
+    else:
+        tgt, tgt_type = value, "list" if isinstance(value, list) else "glob"
+    if tgt_type not in TARGET_TYPES:
+        problems.add(
+            "members:tgt_type",
+            f"{_shown(tgt_type)!r} is none of {', '.join(TARGET_TYPES)}"
+            " (grains and pillar are shaped by the minion itself, so they cannot decide who is a member)",
+        )
+        return None
+    if tgt_type == "list":
+        tgt = tgt.split(",") if isinstance(tgt, str) else tgt
+        if not isinstance(tgt, list) or not tgt:
+            problems.add("members", "is an empty list of minion ids" if tgt == [] else "is no list of minion ids")
+            return None
+        for i, minion in enumerate(tgt):
+            if not isinstance(minion, str) or not _MINION_ID.match(minion):
+                problems.add(f"members:{i}", f"{_shown(minion)!r} is no minion id")
+        return {"tgt": tgt, "tgt_type": "list"}
+    if not isinstance(tgt, str) or not tgt or _CONTROL.search(tgt):
+        problems.add("members", f"{_shown(tgt)!r} is no {tgt_type} of minion ids")
+        return None
+    if tgt_type == "pcre":
+        try:
+            re.compile(tgt)
+        except (re.error, OverflowError, RecursionError) as err:
+            problems.add("members:tgt", f"{_shown(tgt)!r} is no regular expression: {_shown(str(err))}")
+            return None
+    return {"tgt": tgt, "tgt_type": tgt_type}
+
+
+def _strings(option, value, problems, what):
+    """A list of quotable strings; one string stands for a list of one."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list):
+        problems.add(option, f"is a {_kind(value)}, not a list of {what}")
+        return []
+    good = []
+    for i, item in enumerate(values):
+        where = f"{option}:{i}" if isinstance(value, list) else option
+        if not isinstance(item, str):
+            problems.add(where, f"{_shown(item)!r} is a {_kind(item)}, not a string")
+        elif problem := _unquotable(item):
+            problems.add(where, f"{_shown(item)!r} {problem}")
+        else:
+            good.append((where, item))
+    return good
+
+
+def _unquotable(text):
+    """Why csync2's config cannot carry this string between quotes ("" if it can)."""
+    if not text.strip():
+        return "is empty"
+    if '"' in text:
+        return 'holds a ", and csync2 knows no escape for it'
+    if _CONTROL.search(text):
+        return "holds a newline or another control character"
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "is no valid Unicode"
+    return "is longer than 4000 bytes" if size > 4000 else ""
+
+
+def _path_problem(path):
+    """Why this is no plain absolute path ("" if it is one)."""
+    if not path.startswith("/"):
+        return "is not an absolute path"
+    if path.strip("/") == "":
+        return "is the whole file system: name the directories to synchronize"
+    if any(part in ("", ".", "..") for part in path.rstrip("/")[1:].split("/")):
+        return "is not a normal path: leave out '//', '.' and '..'"
+    return ""
+
+
+def _below(path, top):
+    return path == top or path.startswith(top + "/")
+
+
+def _include(value, problems):
+    paths = []
+    for where, item in _strings("include", value, problems, "paths"):
+        problem, path = _path_problem(item), item.rstrip("/")
+        if not problem and re.search(r"[*?\[\]\\]", item):
+            problem = "holds one of * ? [ ] \\, which csync2 takes for a pattern: name the directory itself"
+        if not problem and any(_below(path, top) for top in _NEVER_BELOW):
+            problem = "belongs to the system or to csync2 itself, and must not be synchronized"
+        if not problem and re.match(r"/etc/csync2[._]", path):
+            problem = "is a file of csync2's own configuration"
+        if not problem and (inner := next((p for p in _NEVER_ABOVE if _below(p, path)), "")):
+            problem = f"would synchronize {inner} too: name the directories below it"
+        if problem:
+            problems.add(where, f"{_shown(item)!r} {problem}")
+        elif path not in paths:
+            paths.append(path)
+    if not paths and not problems.messages:
+        problems.add("include", "is empty: name at least one directory")
+    return paths
+
+
+def _exclude(value, problems):
+    patterns = []
+    for where, item in _strings("exclude", value, problems, "patterns"):
+        if item.startswith("%"):
+            problems.add(where, f"{_shown(item)!r} begins with %, which csync2 takes for a prefix")
+        elif not item.startswith("/") and "/" in item.rstrip("/"):
+            problems.add(
+                where,
+                f"{_shown(item)!r} would never match: write a name without '/', or a pattern that begins with '/'",
+            )
+        else:
+            patterns.append(item)
+    return patterns
+
+
+def _auto(value, problems):
+    if value not in AUTO_METHODS:
+        problems.add("auto", f"{_shown(value)!r} is none of {', '.join(AUTO_METHODS)}")
+    return value
+
+
+def _actions(value, problems):
+    actions = [value] if isinstance(value, dict) else value
+    if not isinstance(actions, list):
+        problems.add("action", f"is a {_kind(value)}, not a list of actions")
+        return []
+    return [_action(f"action:{i}", action, problems) for i, action in enumerate(actions)]
+
+
+def _action(where, action, problems):
+    if not isinstance(action, dict):
+        problems.add(where, f"is a {_kind(action)}, not a mapping of options")
+        return None
+    given = {}
+    for option, value in action.items():
+        known = option.replace("-", "_") if isinstance(option, str) else option
+        if known not in ACTION_OPTIONS:
+            problems.add(f"{where}:{_shown(option)}", f"is no option; there are: {', '.join(ACTION_OPTIONS)}")
+        elif known in given:
+            problems.add(f"{where}:{_shown(option)}", "stands there twice")
+        else:
+            given[known] = value
+    if given.get("exec") == []:
+        problems.add(f"{where}:exec", "is empty: name at least one command")
+    if "exec" not in given:
+        problems.add(f"{where}:exec", "is missing")
+    for flag in ("do_local", "do_local_only"):
+        if not isinstance(given.get(flag, False), bool):
+            problems.add(f"{where}:{flag}", "is neither true nor false")
+    logfile = given.get("logfile")
+    if logfile is not None and (not isinstance(logfile, str) or _unquotable(logfile) or _path_problem(logfile)):
+        problems.add(f"{where}:logfile", f"{_shown(logfile)!r} is not an absolute path")
+    return {
+        "pattern": _action_patterns(f"{where}:pattern", given.get("pattern", []), problems),
+        "exec": [c for _, c in _strings(f"{where}:exec", given.get("exec", []), problems, "commands")],
+        "logfile": logfile,
+        "do_local": given.get("do_local", False),
+        "do_local_only": given.get("do_local_only", False),
+    }
+
+
+def _action_patterns(option, value, problems):
+    """csync2 compares an action's patterns with whole paths, and strips no '/' from their end (action.c)."""
+    patterns = []
+    for where, item in _strings(option, value, problems, "patterns"):
+        if item.startswith("/") or item == "*" or (item.startswith("*") and "**" in item):
+            patterns.append(item.rstrip("/") or item)
+        else:
+            problems.add(where, f"{_shown(item)!r} would never match: begin it with '/', or with '**'")
+    return patterns
+
+
+def _backup_directory(value, problems):
+    problem = "is not a string" if not isinstance(value, str) else _unquotable(value) or _path_problem(value)
+    if problem:
+        problems.add("backup_directory", f"{_shown(value)!r} {problem}")
+        return None
+    return value.rstrip("/")
+
+
+def _backup_generations(value, problems):
+    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 10000:
+        problems.add("backup_generations", f"{_shown(value)!r} is no number from 2 to 10000 (csync2 keeps one less)")
+    return value
+
+
+def _receive_only(value, problems):
+    minions = []
+    for where, item in _strings("receive_only", value, problems, "minion ids"):
+        if not _MINION_ID.match(item):
+            problems.add(where, f"{_shown(item)!r} is no minion id")
+        minions.append(item)
+    return minions
+
+
+def _address(value, problems):
+    """An interface name, a network in CIDR notation, or a literal address."""
+    if isinstance(value, str) and re.match(r"[A-Za-z0-9_.@-]{1,15}\Z", value) and not value[0].isdigit():
+        return value
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        return str(ipaddress.ip_network(value, strict=False) if "/" in value else ipaddress.ip_address(value))
+    except ValueError:
+        problems.add("address", f"{_shown(value)!r} is no interface, no network such as 10.1.0.0/24, and no address")
+        return None
+
+
+def _seed(value, problems):
+    if not isinstance(value, str) or not _MINION_ID.match(value):
+        problems.add("seed", f"{_shown(value)!r} is no minion id")
+    return value
+
+
+def _tls(value, problems):
+    if not isinstance(value, bool):
+        problems.add("tls", f"{_shown(value)!r} is neither true nor false")
+    return value
+
+
+def _group_key(value, problems):
+    # The value is a secret: never put it into a message.
+    if not isinstance(value, str) or not _KEY.match(value):
+        problems.add(
+            "key",
+            "is no csync2 key: 32 to 1022 characters of [A-Za-z0-9._] (csync2 -k FILE makes one; not shown here)",
+        )
+    return value
+
+
+#: option -> (its check, its default)
+_CHECKS = {
+    "members": (_members, None),
+    "include": (_include, []),
+    "exclude": (_exclude, []),
+    "auto": (_auto, "none"),
+    "action": (_actions, []),
+    "backup_directory": (_backup_directory, None),
+    "backup_generations": (_backup_generations, None),
+    "receive_only": (_receive_only, []),
+    "address": (_address, None),
+    "seed": (_seed, None),
+    "tls": (_tls, True),
+    "key": (_group_key, None),
+}
+
+
+def _overlaps(groups):
+    """Given the raw groups, return {name: [message]} for includes that two groups share."""
+    seen, messages = [], {}
+    for name, options in groups.items():
+        paths = options.get("include") if isinstance(options, dict) else None
+        for i, path in enumerate([paths] if isinstance(paths, str) else paths if isinstance(paths, list) else []):
+            if isinstance(path, str) and path.startswith("/"):
+                seen.append((_text(name), i, path.rstrip("/") or "/"))
+    for name, i, path in seen:
+        for other, j, theirs in seen:
+            if other != name and (_below(path, theirs) or _below(theirs, path)):
+                messages.setdefault(name, []).append(
+                    f"csyncsync:groups:{_shown(name)}:include:{i} {_shown(path)!r} overlaps"
+                    f" csyncsync:groups:{_shown(other)}:include:{j} {_shown(theirs)!r}: a path can be in one group only"
+                )
+    return messages
+
+
+# --- Membership ------------------------------------------------------------------------------------------
+
+
+def matches(members, minion):
+    """
+    Given a group's validated ``members`` and a minion id, tell whether the target covers that id.
+
+    The same rules as the master's (glob, list, pcre): used where no master is asked.
+    """
+    tgt, tgt_type = members["tgt"], members["tgt_type"]
+    if tgt_type == "list":
+        return minion in tgt
+    if tgt_type == "pcre":
+        return re.match(tgt, minion) is not None
+    return fnmatch.fnmatchcase(minion, tgt)
+
+
+def may_match(options, minion):
+    """
+    Given a group's options as they stand in the pillar, tell whether a minion may be meant, if nobody can know.
+
+    A broken group must show its error where it was meant to be.
+    """
+    if not isinstance(options, dict) or "members" not in options:
+        return True
+    problems = _Problems("")
+    members = _members(options["members"], problems)
+    return bool(problems.messages) or matches(members, minion)
+
+
+def receives_only(options, minion):
+    """Given a group's validated options, tell whether this minion only receives (csync2's slave hosts)."""
+    return any(fnmatch.fnmatchcase(minion, pattern) for pattern in options["receive_only"])
+
+
+def hosts(name, options, published, known=None, accepted=None):
+    """
+    Given what the mine answered for one group, return the hosts that belong into its config.
+
+    name, options
+        The group and its validated options.
+    published
+        ``{minion id: facts}`` as the mine returned it; every value is suspect.
+    known
+        ``{minion id: host}`` of the config that stands now. Whoever is still a target but has not published
+        keeps that line.
+    accepted
+        The minion ids that the master has accepted and that match the target, if the master said so. Whoever is
+        not among them has left.
+
+    Returns ``{"hosts": {minion id: {"name", "address", "certificate"}}, "unpublished": [minion id, …]}``, the
+    hosts sorted by minion id. Raises Csync2Error, naming the minion, if a published value cannot be used.
+    """
+    result = {}
+    for minion in sorted(published):
+        if (accepted is None or minion in accepted) and matches(options["members"], minion):
+            result[minion] = _host(name, minion, published[minion])
+    unpublished = []
+    for minion, host in sorted((known or {}).items()):
+        if minion in result or not matches(options["members"], minion):
+            continue
+        if accepted is None or minion in accepted:
+            result[minion] = host
+            unpublished.append(minion)
+    for field in ("name", "address"):
+        owners = {}
+        for minion, host in result.items():
+            first = owners.setdefault(host[field], minion)
+            if first != minion:
+                raise Csync2Error(
+                    f"minions {_shown(first)} and {_shown(minion)} both publish the {field}"
+                    f" {host[field]}: csync2 cannot tell them apart; correct one of them"
+                )
+    return {"hosts": dict(sorted(result.items())), "unpublished": unpublished}
+
+
+def _host(group, minion, facts):
+    """Given one minion's published facts, return its host entry, or raise Csync2Error."""
+    if not _MINION_ID.match(minion) or not isinstance(facts, dict):
+        raise Csync2Error(
+            f"minion {_shown(minion)} publishes no csyncsync.member facts: run state.apply csyncsync there"
+        )
+    name, addresses = facts.get("name"), facts.get("addresses")
+    if not isinstance(name, str) or not _HOST_NAME.match(name):
+        raise Csync2Error(f"minion {_shown(minion)} publishes {_shown(name)!r}, which is no host name")
+    address = addresses.get(group, addresses.get("")) if isinstance(addresses, dict) else None
+    try:
+        ip = ipaddress.ip_address(address if isinstance(address, str) else None)
+    except ValueError:
+        raise Csync2Error(f"minion {_shown(minion)} publishes {_shown(address)!r}, which is no address") from None
+    ip = getattr(ip, "ipv4_mapped", None) or ip  # ::ffff:10.0.0.1 is 10.0.0.1
+    if ip.is_unspecified or ip.is_multicast or ip.is_loopback or getattr(ip, "scope_id", None):
+        raise Csync2Error(f"minion {_shown(minion)} publishes {ip}, which the other hosts cannot reach")
+    try:
+        certificate = certificate_data(facts.get("certificate"))
+    except Csync2Error as err:
+        raise Csync2Error(f"minion {_shown(minion)} {err}") from None
+    return {"name": name, "address": str(ip), "certificate": certificate}
+
+
+def certificate_data(pem):
+    """
+    Given a certificate in PEM, return it as csync2 keeps it: the DER form in upper-case hexadecimal.
+
+    Raises Csync2Error if it is none. (conn.c, conn_check_peer_cert())
+    """
+    if not isinstance(pem, str) or len(pem) > 16384 or pem.count("-----BEGIN") != 1:
+        raise Csync2Error("publishes no certificate")
+    try:
+        der = ssl.PEM_cert_to_DER_cert(pem.strip() + "\n")
+    except (ValueError, TypeError) as err:
+        raise Csync2Error("publishes a certificate that is none") from err
+    if not _is_der_certificate(der):
+        raise Csync2Error("publishes a certificate that is none")
+    return der.hex().upper()
+
+
+def _is_der_certificate(der):
+    """OpenSSL is asked; but it lets something follow the certificate, so the length that DER begins with has to fit."""
+    start = {b"\x81": 3, b"\x82": 4}.get(der[1:2], 0)
+    if int.from_bytes(der[2:start], "big") != len(der) - start:
+        return False
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der)
+    except (ssl.SSLError, ValueError):
+        return False
+    return True
+
+
+# --- The config ------------------------------------------------------------------------------------------
+
+
+def context(name, options, members, key_file):
+    """
+    Given a group, its options and its hosts, return what the config template lays out.
+
+    Returns ``{"name", "tls", "key_file", "hosts": [{"name", "address", "receive_only"}], "include", "exclude",
+    "auto", "actions", "backup_directory", "backup_generations"}``; every string in it can stand between quotes.
+    The hosts stand in the order of their minion ids, the same on every host (csync2's ``auto: left`` needs that).
+    """
+    return {
+        "name": name,
+        "tls": options["tls"],
+        "key_file": key_file,
+        "hosts": [
+            {
+                "name": host["name"],
+                "address": host["address"],
+                "receive_only": receives_only(options, minion),
+            }
+            for minion, host in sorted(members.items())
+        ],
+        "include": options["include"],
+        "exclude": options["exclude"],
+        "auto": options["auto"],
+        "actions": options["action"],
+        "backup_directory": options["backup_directory"],
+        "backup_generations": options["backup_generations"],
+    }
+
+
+# --- File names and states, as csync2 writes them --------------------------------------------------------
+
+
+def encode(raw):
+    """Given bytes, return them as csync2 writes them into its database (urlencode.c)."""
+    return b"".join(_ENCODE_TABLE.get(byte) or bytes((byte,)) for byte in raw)
+
+
+def decode(text):
+    """The reverse of encode()."""
+    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes((int(match.group(1), 16),)), text)
+
+
+def check_text(path, status):
+    """
+    Given a path (bytes) and its lstat, return the state that csync2 would record (checktxt.c, version 1).
+
+    Two states of one file that differ only within a second, at the same size, have the same text.
+    """
+    mode = status.st_mode
+    text = "v1"
+    if not stat.S_ISLNK(mode) and not stat.S_ISDIR(mode):
+        text += f":mtime={int(status.st_mtime_ns // 10**9)}"
+    text += f":mode={mode}:uid={_as_int(status.st_uid)}:gid={_as_int(status.st_gid)}"
+    if stat.S_ISREG(mode):
+        text += f":type=reg:size={status.st_size}"
+    elif stat.S_ISDIR(mode):
+        text += ":type=dir"
+    elif stat.S_ISCHR(mode):
+        text += f":type=chr:dev={_as_int(status.st_rdev)}"
+    elif stat.S_ISBLK(mode):
+        text += f":type=blk:dev={_as_int(status.st_rdev)}"
+    elif stat.S_ISFIFO(mode):
+        text += ":type=fifo"
+    elif stat.S_ISSOCK(mode):
+        text += ":type=sock"
+    raw = text.encode()
+    if stat.S_ISLNK(mode):
+        raw += b":type=lnk:target=" + encode(os.readlink(path)[:4095])
+    return raw
+
+
+def _as_int(number):
+    """A number as C's ``%d`` prints it: an id above 2147483647 is negative there."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+# --- csync2's database -----------------------------------------------------------------------------------
+
+
+def database(directory, host, group):
+    """The path of a group's database: csync2 builds it from the host's own name (db.c, db_default_database())."""
+    return os.path.join(directory, f"{host.lower()}_{group}.db3")
+
+
+class Database:
+    """
+    csync2's database of one group, opened for as short as possible.
+
+    A reader that stays makes csync2 give up, so use it as a context manager around one question. Raises
+    sqlite3.Error where the file is missing, locked by a running transaction, or damaged.
+    """
+
+    #: PRAGMA user_version of a database that has not taken in this host's files, has recorded them, and is
+    #: established (may push). csync2 itself leaves it at 0, so a database that was lost is never taken for ours.
+    NEW, RECORDED, ESTABLISHED = 0, 1, 2
+
+    def __init__(self, path, timeout=0.0, write=False):
+        mode = "rw" if write else "ro"
+        quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        self._db = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, timeout=timeout, isolation_level=None)
+        self._db.text_factory = bytes
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._db.close()
+
+    def _rows(self, query, *values):
+        return self._db.execute(query, values).fetchall()
+
+    def state(self):
+        """NEW, RECORDED or ESTABLISHED."""
+        return self._rows("PRAGMA user_version")[0][0]
+
+    def set_state(self, state):
+        self._db.execute(f"PRAGMA user_version = {int(state)}")
+
+    def count(self):
+        """How many files are recorded."""
+        return self._rows("SELECT count(*) FROM file")[0][0]
+
+    def record(self, path):
+        """The recorded state (as check_text() gives it) of a path in bytes, None if there is none."""
+        rows = self._rows("SELECT checktxt FROM file WHERE filename = CAST(? AS TEXT)", encode(path))
+        return decode(rows[0][0]) if rows else None
+
+    def has_below(self, path):
+        """Tell whether anything is recorded below this directory."""
+        name = encode(path)
+        return bool(
+            self._rows(
+                "SELECT 1 FROM file WHERE filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT) LIMIT 1",
+                name + b"/",
+                name + b"0",
+            )
+        )
+
+    def dirty(self):
+        """What is still to be sent: ``[(path in bytes, peer's address, forced), …]``."""
+        rows = self._rows("SELECT filename, peername, forced FROM dirty ORDER BY filename")
+        return [(decode(name), decode(peer).decode(), forced in (1, b"1")) for name, peer, forced in rows]
+
+    def dirty_peers(self):
+        """``{peer's address: how many entries}``."""
+        rows = self._rows("SELECT peername, count(*) FROM dirty GROUP BY peername")
+        return {decode(peer).decode(): number for peer, number in rows}
+
+    def keep_dirty(self, wanted):
+        """Drop what is to be sent but for the (path, peer) pairs for which wanted(path, peer) is true."""
+        drop = [(encode(path), encode(peer.encode())) for path, peer, _ in self.dirty() if not wanted(path, peer)]
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)", drop)
+        self._db.execute("COMMIT")
+
+    def certificates(self):
+        """The pinned certificates: ``{peer's address: certificate as certificate_data() gives it}``."""
+        rows = self._rows("SELECT peername, certdata FROM x509_cert")
+        return {decode(peer).decode(): data.decode() for peer, data in rows}
+
+    def pin(self, certificates):
+        """Make the pinned certificates exactly these: ``{peer's address: certificate}``."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("DELETE FROM x509_cert")
+        self._db.executemany(
+            "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), ?)",
+            [(encode(peer.encode()), data) for peer, data in sorted(certificates.items())],
+        )
+        self._db.execute("COMMIT")

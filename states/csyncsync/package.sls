@@ -1,0 +1,3 @@
+csync2 is installed:
+  pkg.installed:
+    - name: csync2

@@ -1,0 +1,4 @@
+The hosts of a group read each other's facts:
+  runner.csyncsync.apply:
+    - args:
+      - group: {{ (data.get('data') or {}).get('group') | tojson }}

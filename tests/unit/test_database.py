@@ -1,0 +1,403 @@
+"""File names, states and databases: as csync2 itself writes and reads them, so it is asked."""
+
+import contextlib
+import os
+import sqlite3
+import stat
+from types import SimpleNamespace
+
+import csync2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+names = st.binary(min_size=1, max_size=30).map(lambda raw: raw.replace(b"\x00", b"\n"))
+
+# --- Without csync2 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"", b""),
+        (b"/srv/data-1_2.x~", b"/srv/data-1_2.x~"),
+        (b"a b", b"a%20b"),
+        (b"\x01\t\n\x1f\x7f", b"%01%09%0A%1F%7F"),
+        (b"\"'%$:|\\", b"%22%27%25%24%3A%7C%5C"),
+        (b"%41", b"%2541"),
+        ("dätä".encode(), "dätä".encode()),
+        (b"\x80\xff", b"\x80\xff"),
+        (b"#;@(){}*?[]<>&!`", b"#;@(){}*?[]<>&!`"),
+    ],
+)
+def test_a_name_is_encoded_as_csync2_does(raw, text):
+    assert csync2.encode(raw) == text
+    assert csync2.decode(text) == raw
+
+
+@given(st.binary())
+def test_decoding_gives_back_what_was_encoded(raw):
+    encoded = csync2.encode(raw)
+    assert csync2.decode(encoded) == raw
+    assert not set(encoded.replace(b"%", b"")) & set(csync2._ENCODED)
+
+
+@given(st.binary())
+def test_anything_can_be_decoded(text):
+    csync2.decode(text)
+
+
+def status(mode, **changes):
+    fields = {"st_mtime_ns": 1_700_000_000_999_999_999, "st_uid": 0, "st_gid": 0, "st_size": 0, "st_rdev": 0}
+    return SimpleNamespace(st_mode=mode, **{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("given_status", "text"),
+    [
+        (status(0o100644, st_size=2**40), b"v1:mtime=1700000000:mode=33188:uid=0:gid=0:type=reg:size=1099511627776"),
+        (status(0o100644, st_mtime_ns=-1), b"v1:mtime=-1:mode=33188:uid=0:gid=0:type=reg:size=0"),
+        (status(0o100644, st_mtime_ns=0), b"v1:mtime=0:mode=33188:uid=0:gid=0:type=reg:size=0"),
+        (status(0o041777, st_uid=33, st_gid=34), b"v1:mode=17407:uid=33:gid=34:type=dir"),
+        (status(0o040755, st_uid=2**32 - 2, st_gid=2**31), b"v1:mode=16877:uid=-2:gid=-2147483648:type=dir"),
+        (status(0o010600), b"v1:mtime=1700000000:mode=4480:uid=0:gid=0:type=fifo"),
+        (status(0o140755), b"v1:mtime=1700000000:mode=49645:uid=0:gid=0:type=sock"),
+        (status(0o020666, st_rdev=259), b"v1:mtime=1700000000:mode=8630:uid=0:gid=0:type=chr:dev=259"),
+        (status(0o060660, st_rdev=2**31 + 1), b"v1:mtime=1700000000:mode=25008:uid=0:gid=0:type=blk:dev=-2147483647"),
+    ],
+)
+def test_a_state_has_csync2s_text(given_status, text):
+    assert csync2.check_text(b"/nowhere", given_status) == text
+
+
+def test_two_writes_within_a_second_have_one_text():
+    one, two = (status(0o100644, st_mtime_ns=1_700_000_000_000_000_000 + n) for n in (1, 2))
+    assert csync2.check_text(b"/x", one) == csync2.check_text(b"/x", two)
+
+
+def test_a_database_is_named_after_the_host_and_the_group():
+    assert csync2.database("/var/lib/csync2", "Web1", "data") == "/var/lib/csync2/web1_data.db3"
+
+
+@pytest.mark.parametrize("name", ["x.db3", "a?b#c%41 d.db3"])
+def test_a_missing_database_is_not_made(tmp_path, name):
+    for write in (False, True):
+        with pytest.raises(sqlite3.Error):
+            csync2.Database(str(tmp_path / name), write=write).count()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"nonsense" * 1000, b""])
+def test_a_damaged_database_is_a_database_error(tmp_path, content):
+    path = tmp_path / "x.db3"
+    path.write_bytes(content)
+    with csync2.Database(str(path)) as database, pytest.raises(sqlite3.Error):
+        database.count()
+
+
+# --- With csync2 ------------------------------------------------------------------------------------------
+
+PEERS = {"web2": "10.0.0.2", "web3": "fd00::3"}
+
+
+class Tree:
+    """A directory that a group on this host includes, with two peers that never answer."""
+
+    def __init__(self, csync2_in, path):
+        self.csync2, self.path = csync2_in, os.fsencode(path)
+        os.mkdir(self.path)
+        options = csync2.validate({"data": {"members": "*", "include": os.fsdecode(self.path)}})["groups"]["data"]
+        assert options
+        peers = "".join(f'  host "{name}"@"{address}";\n' for name, address in PEERS.items())
+        self.csync2.configure(
+            "data",
+            f'group "data" {{\n  host "web1"@"10.0.0.1";\n{peers}  key "{csync2_in.key_file}";\n'
+            f'  include "{os.fsdecode(self.path)}";\n}}\n',
+        )
+
+    def __truediv__(self, name):
+        return os.path.join(self.path, name)
+
+    def write(self, name, content=b""):
+        path = self / name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(content)
+        return path
+
+    def check(self, *options):
+        done = self.csync2("data", *(options or ("-cr", "/")))
+        assert done.returncode == 0, done.stdout
+
+    @contextlib.contextmanager
+    def database(self, write=False):
+        path = csync2.database(str(self.csync2.directory), "web1", "data")
+        with csync2.Database(path, timeout=5, write=write) as database:
+            yield database
+
+
+@pytest.fixture
+def tree(csync2_in, tmp_path):
+    return Tree(csync2_in, tmp_path / "tree")
+
+
+ODD_NAMES = [
+    b"plain",
+    b"new\nline",
+    b"tab\tcr\r",
+    b"quote'double\"",
+    b"percent%41%",
+    b"dollar$HOME",
+    b"back\\slash\\",
+    b"colon:pipe|",
+    b" blanks ",
+    b"-rf",
+    b"--",
+    b"*?[a]",
+    b"semi;hash#at@(){}<>&!`",
+    "dätä\u2028🐟".encode(),
+    b"latin-1 \xe4\xff\xfe",
+    b"\x01\x1f\x7f\x80",
+    b"n" * 255,
+    b"%" * 255,
+]
+
+
+def assert_recorded(tree, *paths):
+    with tree.database() as database:
+        for path in paths:
+            assert database.record(path) == csync2.check_text(path, os.lstat(path)), path
+
+
+def test_the_recorded_states_of_odd_names_are_those_that_are_computed(tree):
+    made = [tree.path]
+    for number, name in enumerate(ODD_NAMES):
+        made.append(tree.write(name, b"x" * number))
+        made.append(tree.write(os.path.join(b"directories", name, b"inner " + name[:100])))
+        made.append(os.path.dirname(made[-1]))
+        for kind in (b"links", b"pipes"):
+            os.makedirs(tree / kind, exist_ok=True)
+        made.append(os.path.join(tree / b"links", name))
+        os.symlink(name, made[-1])
+        made.append(os.path.join(tree / b"pipes", name))
+        os.mkfifo(made[-1])
+    tree.check()
+    assert_recorded(tree, *made)
+    with tree.database() as database:
+        assert database.count() == sum(len(d) + len(f) for _, d, f in os.walk(tree.path)) + 1
+        assert database.record(tree / b"missing") is None
+
+
+@pytest.mark.parametrize(
+    "target", [*ODD_NAMES, b"/nowhere/\xff", b".", b"..", b"t" * 4095, b"%" * 4095, b":type=reg:size=0"]
+)
+def test_a_link_is_recorded_with_its_target(tree, target):
+    os.symlink(target, tree / b"link")
+    tree.check()
+    assert_recorded(tree, tree / b"link")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o644, 0o777, 0o1777, 0o2755, 0o4755, 0o7777])
+def test_a_mode_is_recorded(tree, mode):
+    os.chmod(tree.write(b"file"), mode)
+    os.mkdir(tree / b"directory")
+    os.chmod(tree / b"directory", mode | 0o500)
+    tree.check()
+    assert_recorded(tree, tree / b"file", tree / b"directory")
+
+
+@pytest.mark.parametrize("seconds", [-2.5, -1, -0.1, 0, 0.9, 1_700_000_000.999, 2**31 - 1, 2**31, 2**32 + 0.5])
+def test_a_time_is_recorded_in_whole_seconds(tree, seconds):
+    path = tree.write(b"file")
+    os.utime(path, (seconds, seconds))
+    tree.check()
+    assert_recorded(tree, path)
+
+
+def test_a_socket_is_recorded(tree):
+    os.mknod(tree / b"socket", stat.S_IFSOCK | 0o600)
+    tree.check()
+    assert_recorded(tree, tree / b"socket")
+
+
+def test_a_large_file_is_recorded(tree):
+    path = tree.write(b"sparse")
+    os.truncate(path, 5 * 2**32 + 1)
+    tree.check()
+    assert_recorded(tree, path)
+
+
+if os.geteuid() == 0:  # only root may
+
+    @pytest.mark.parametrize("owner", [0, 33, 2**31 - 1, 2**31, 2**32 - 2])
+    def test_an_owner_is_recorded(tree, owner):
+        path = tree.write(b"file")
+        os.lchown(path, owner, owner)
+        tree.check()
+        assert_recorded(tree, path)
+
+    @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK])
+    @pytest.mark.parametrize("numbers", [(1, 3), (259, 70000), (4095, 1048575)])
+    def test_a_device_is_recorded(tree, kind, numbers):
+        try:
+            os.mknod(tree / b"device", kind | 0o600, os.makedev(*numbers))
+        except PermissionError:  # in a container; the text is tested above
+            return
+        tree.check()
+        assert_recorded(tree, tree / b"device")
+
+
+def test_a_state_that_changed_differs_from_the_record(tree):
+    path = tree.write(b"file", b"1")
+    tree.check()
+    tree.write(b"file", b"12")
+    with tree.database() as database:
+        assert database.record(path) != csync2.check_text(path, os.lstat(path))
+
+
+def test_what_is_to_be_sent_is_listed_for_each_peer(tree):
+    tree.check("-cIr", "/")
+    paths = sorted(tree.write(name) for name in ODD_NAMES)
+    with tree.database() as database:
+        assert database.dirty() == []
+        assert database.dirty_peers() == {}
+    tree.check()
+    with tree.database() as database:
+        found = database.dirty()
+        assert sorted(found) == sorted((path, peer, False) for path in paths for peer in PEERS.values())
+        assert database.dirty_peers() == dict.fromkeys(PEERS.values(), len(paths))
+
+
+def test_a_forced_path_is_listed_as_forced(tree):
+    path = tree.write(b"it's %")
+    tree.check("-cIr", "/")
+    tree.check("-m", os.fsdecode(path))
+    with tree.database() as database:
+        assert set(database.dirty()) == {(path, peer, False) for peer in PEERS.values()}
+    tree.check("-f", os.fsdecode(path))
+    with tree.database() as database:
+        assert set(database.dirty()) == {(path, peer, True) for peer in PEERS.values()}
+
+
+def test_what_is_not_wanted_is_not_sent(tree):
+    keep, drop = tree.write(b"keep '%' \xff"), tree.write(b"drop '%' \xff")
+    tree.check()
+    with tree.database(write=True) as database:
+        database.keep_dirty(lambda path, peer: path == keep and peer == PEERS["web3"])
+        assert database.dirty() == [(keep, PEERS["web3"], False)]
+        assert database.record(drop) is not None
+    done = tree.csync2("data", "-M")
+    assert done.returncode == 0
+    assert done.stdout.count("chary") == 1
+
+
+def test_to_want_everything_changes_nothing(tree):
+    tree.write(b"file")
+    tree.check()
+    with tree.database(write=True) as database:
+        before = database.dirty()
+        database.keep_dirty(lambda path, peer: True)
+        assert database.dirty() == before != []
+
+
+def test_only_what_is_below_a_directory_counts_as_below_it(tree):
+    for name in (b"a b/inner", b"a bc/inner", b"empty0", b"odd'%\xff/x"):
+        tree.write(name)
+    os.mkdir(tree / b"empty")
+    tree.check()
+    with tree.database() as database:
+        below = {
+            name: database.has_below(tree / name)
+            for name in (b"a b", b"a bc", b"a", b"a b/inner", b"empty", b"odd'%\xff", b"missing")
+        }
+        assert database.has_below(tree.path)
+    assert [name for name, yes in below.items() if yes] == [b"a b", b"a bc", b"odd'%\xff"]
+
+
+def test_the_count_is_of_all_recorded_paths(tree):
+    for name in (b"a", b"b/c"):
+        tree.write(name)
+    tree.check()
+    with tree.database() as database:
+        assert database.count() == 4
+    os.unlink(tree / b"a")
+    tree.check()
+    with tree.database() as database:
+        assert database.count() == 3
+
+
+def test_a_database_that_csync2_made_is_new(tree):
+    tree.check()
+    with tree.database() as database:
+        assert database.state() == csync2.Database.NEW
+
+
+@pytest.mark.parametrize("state", [csync2.Database.RECORDED, csync2.Database.ESTABLISHED])
+def test_a_databases_state_outlives_what_csync2_does_with_it(tree, state):
+    tree.check()
+    with tree.database(write=True) as database:
+        database.set_state(state)
+    tree.write(b"file")
+    for arguments in (("-cr", "/"), ("-cIr", "/"), ("-M",), ("-L",), ("-R",)):
+        tree.csync2("data", *arguments)
+        with tree.database() as database:
+            assert database.state() == state
+            assert database.record(tree / b"file") is not None
+
+
+def test_a_reader_cannot_write(tree):
+    tree.check()
+    with tree.database() as database:
+        assert database.dirty()
+        for write in (
+            lambda: database.set_state(1),
+            lambda: database.pin({}),
+            lambda: database.keep_dirty(lambda *_: False),
+        ):
+            with pytest.raises(sqlite3.Error):
+                write()
+
+
+def test_pinned_certificates_are_exactly_those_given(tree):
+    tree.check()
+    with tree.database(write=True) as database:
+        assert database.certificates() == {}
+        database.pin({"10.0.0.2": "3082AA", "fd00::3": "3082BB"})
+        database.pin({"10.0.0.2": "3082CC", "fd00::3": "3082BB"})
+    tree.check()
+    with tree.database(write=True) as database:
+        assert database.certificates() == {"10.0.0.2": "3082CC", "fd00::3": "3082BB"}
+        database.pin({"fd00::3": "3082BB"})
+        assert database.certificates() == {"fd00::3": "3082BB"}
+    # csync2 looks a peer up by its address as it encodes it, and compares text (conn.c, conn_check_peer_cert()).
+    path = csync2.database(str(tree.csync2.directory), "web1", "data")
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        assert raw.execute(
+            "SELECT peername, typeof(peername), certdata, typeof(certdata) FROM x509_cert"
+        ).fetchall() == [("fd00%3A%3A3", "text", "3082BB", "text")]
+
+
+def test_a_failed_change_leaves_everything_as_it_was(tree):
+    tree.write(b"file")
+    tree.check()
+    with tree.database(write=True) as database:
+        database.pin({"10.0.0.2": "3082AA"})
+    with pytest.raises(sqlite3.Error), tree.database(write=True) as database:
+        database.pin({"10.0.0.2": object()})
+    with tree.database() as database:
+        assert database.certificates() == {"10.0.0.2": "3082AA"}
+
+
+def test_a_locked_database_is_an_error_and_not_a_wait(tree):
+    tree.check()
+    path = csync2.database(str(tree.csync2.directory), "web1", "data")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with csync2.Database(path) as database, pytest.raises(sqlite3.OperationalError):
+            database.count()
+
+
+@given(names)
+def test_every_name_can_be_asked_for(name):
+    with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+        assert raw.execute("SELECT CAST(? AS TEXT) = CAST(? AS TEXT)", [csync2.encode(name)] * 2).fetchone() == (1,)
