@@ -110,6 +110,7 @@ def groups(group=None):
         salt web1 csyncsync.groups wwwdata
     """
     checked = csync2.validate(_pillar_groups())
+    checked["errors"].update((__pillar__.get("csyncsync") or {}).get("errors") or {})
     result = {"groups": {}, "errors": {n: m for n, m in checked["errors"].items() if group in (None, n) or not n}}
     for name, options in checked["groups"].items():
         if group not in (None, name) or not csync2.matches(options["members"], __opts__["id"]):

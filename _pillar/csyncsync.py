@@ -42,30 +42,34 @@ def ext_pillar(minion_id, pillar, groups=None):
     """
     Given a minion's id, return ``{"csyncsync": {"groups": {GROUP: options with "key"}}}`` of its groups.
 
-    A group that cannot be used is passed on without a key, so that the minion's state says what is wrong with it.
-    Never raises: that would block every state of the minion. If the file cannot be read, nothing is returned, and what
-    is on the hosts stays.
+    A group that cannot be used comes as ``csyncsync:errors:GROUP`` instead, a list of messages, so that the minion's
+    state says what is wrong with it; nothing that stands in it is passed on. If the file cannot be read, only
+    ``csyncsync:errors`` is returned, and what is on the hosts stays. Never raises: that would block every state.
     """
     try:
         return _pillar_of(minion_id, groups)
     except Exception as err:  # pylint: disable=broad-except
         # Only the kind of error: the text of a YAML error quotes the file, which may hold keys.
-        log.error("csyncsync ext_pillar: %s cannot be used (%s): no groups for %s", groups, type(err).__name__, minion_id)
-        return {}
+        kind = type(err).__name__
+        log.error("csyncsync ext_pillar: %s cannot be used (%s): no groups for %s", groups, kind, minion_id)
+        message = f"csyncsync:groups cannot be read by the master: {kind} with {groups}, which its ext_pillar names"
+        return {"csyncsync": {"errors": {"": [message]}}}
 
 
 def _pillar_of(minion_id, path):
     with salt.utils.files.fopen(path, "r", encoding="utf-8") as file:
         given = (salt.utils.yaml.safe_load(file) or {})["csyncsync"]["groups"]
     checked = csync2.validate(given)
-    result = {}
+    groups, errors = {}, {}
+    if not isinstance(given, (dict, type(None))):
+        raise TypeError("groups is no mapping")
     for name, options in (given or {}).items():
         if name in checked["groups"]:
             if csync2.matches(checked["groups"][name]["members"], minion_id):
-                result[name] = {**options, "key": options.get("key") or _key(name)}
+                groups[name] = {**options, "key": options.get("key") or _key(name)}
         elif csync2.may_match(options, minion_id):
-            result[name] = {k: v for k, v in options.items() if k != "key"} if isinstance(options, dict) else options
-    return {"csyncsync": {"groups": result}}
+            errors[str(name)] = checked["errors"].get(str(name), [f"csyncsync:groups:{name} cannot be used"])
+    return {"csyncsync": {"groups": groups, **({"errors": errors} if errors else {})}}
 
 
 def _key(group):

@@ -2,9 +2,19 @@
 include:
   - csyncsync.mine
 
-{%- set groups = (pillar.get('csyncsync') or {}).get('groups') %}
-{%- if groups is mapping %}
-{%- for group in groups %}
+{#- csyncsync:errors is what the key provider says of groups that cannot be used: they fail, and what stands stays. #}
+{%- set csyncsync = pillar.get('csyncsync') or {} %}
+{%- set groups = csyncsync.get('groups') %}
+{%- set broken = csyncsync.get('errors') or {} %}
+{%- if '' in broken or (groups is not none and groups is not mapping) %}
+
+The groups of the pillar can be read:
+  test.fail_without_changes:
+    - name: {{ broken.get('', ['csyncsync:groups is no mapping of group names to options']) | join(' ') | tojson }}
+
+{%- else %}
+{%- set groups = groups or {} %}
+{%- for group in (groups.keys() | list + broken.keys() | list) | unique %}
 
 {{ ("The group " ~ group ~ " is on this host") | tojson }}:
   csyncsync.group_present:
@@ -12,15 +22,12 @@ include:
     - require:
       - csyncsync: The other hosts know this host
 {%- endfor %}
-{%- for group in (salt['csyncsync.installed']() if 'csyncsync.installed' in salt else []) if group not in groups %}
+{%- if 'groups' in csyncsync and 'csyncsync.installed' in salt %}
+{%- for group in salt['csyncsync.installed']() if group not in groups and group not in broken %}
 
 The group {{ group }} is no longer on this host:
   csyncsync.group_absent:
     - name: {{ group | tojson }}
 {%- endfor %}
-{%- elif groups is not none %}
-
-csyncsync:groups of the pillar is a mapping of group names to options:
-  test.fail_without_changes:
-    - name: "csyncsync:groups is no mapping of group names to options: see pillar.example"
+{%- endif %}
 {%- endif %}

@@ -228,8 +228,6 @@ def test_settings_of_the_minions_jinja_do_not_change_what_csync2_reads(name, tri
     options = csync2.validate(golden_groups())["groups"][name]
     context = csync2.context(name, options, HOSTS, "/etc/csync2.key")
     found = scan(render(context, trim_blocks=trim, lstrip_blocks=strip))
-    if trim and not options["tls"] and found != expected(context):
-        pytest.xfail("with trim_blocks, nossl is joined to the comment before it")
     assert found == expected(context)
 
 

@@ -40,6 +40,9 @@ class Provider:
     def groups(self, minion, pillar=None):
         return self.pillar(minion, pillar)["csyncsync"]["groups"]
 
+    def errors(self, minion):
+        return self.pillar(minion)["csyncsync"].get("errors", {})
+
     def keys(self):
         """The files with keys."""
         return sorted((self.directory / "pki/csyncsync").glob("*"))
@@ -160,24 +163,32 @@ def test_what_a_minions_request_brings_along_is_not_read_and_not_changed(provide
         KEY.encode() + b"\xff\xfe\x00",
     ],
 )
-def test_a_broken_file_gives_nothing_and_its_error_shows_no_key(provider, caplog, content):
+def test_a_broken_file_gives_no_groups_and_its_error_shows_no_key(provider, caplog, content):
     provider.write(content)
-    assert provider.pillar("web1") == {}
+    assert_unreadable(provider.pillar("web1"))
     assert str(provider.file) in caplog.text
     assert "no groups for web1" in caplog.text
     assert KEY[:20] not in caplog.text
 
 
-def test_a_missing_file_gives_nothing(provider, caplog):
-    assert provider.pillar("web1") == {}
+def assert_unreadable(pillar):
+    """There are no groups, not even none of them (that would take all down), and a message says why."""
+    ((message,),) = pillar["csyncsync"].pop("errors").values()
+    assert pillar == {"csyncsync": {}}
+    assert message.startswith("csyncsync:groups cannot be read by the master")
+    assert KEY[:20] not in message
+
+
+def test_a_missing_file_gives_no_groups(provider, caplog):
+    assert_unreadable(provider.pillar("web1"))
     assert "FileNotFoundError" in caplog.text
-    assert provider.module.ext_pillar("web1", {}) == {}
+    assert_unreadable(provider.module.ext_pillar("web1", {}))
 
 
-def test_no_place_for_keys_gives_nothing(provider, caplog):
+def test_no_place_for_keys_gives_no_groups(provider, caplog):
     (provider.directory / "pki").write_text("a file", encoding="ascii")
     provider.write({"data": DATA})
-    assert provider.pillar("web1") == {}
+    assert_unreadable(provider.pillar("web1"))
     assert "no groups for web1" in caplog.text
 
 
@@ -195,37 +206,38 @@ def test_a_file_without_groups_is_no_error(provider, caplog):
 @pytest.mark.parametrize(
     "change", [{"include": ["srv"]}, {"typo": 1}, {"auto": "newest"}, {"tls": "no"}, {"include": ["/srv/shared/x"]}]
 )
-def test_a_broken_group_reaches_its_members_alone_and_without_its_key(provider, change):
-    broken = {**DATA, **change}
-    provider.write({"data": {**broken, "key": KEY}, "shared": SHARED})
-    assert provider.groups("web2")["data"] == broken
-    assert "data" not in provider.groups("db1")
+def test_a_broken_group_reaches_its_members_alone_and_as_messages(provider, change):
+    provider.write({"data": {**DATA, **change, "key": KEY}, "shared": SHARED})
+    assert "data" not in provider.groups("web2")
+    assert provider.errors("web2")["data"][0].startswith("csyncsync:groups:data:")
+    assert "data" not in provider.errors("db1")
     assert KEY not in repr([provider.pillar(minion) for minion in ("web1", "web2", "db1", "db2")])
 
 
 @pytest.mark.parametrize(
     "members", [None, 7, {"tgt": "os:Debian", "tgt_type": "grain"}, {"tgt": "(", "tgt_type": "pcre"}]
 )
-def test_a_group_with_broken_members_reaches_everybody_without_its_key(provider, members):
+def test_a_group_with_broken_members_is_told_to_everybody(provider, members):
     provider.write({"data": {**DATA, "members": members, "key": KEY}})
     for minion in ("web1", "db1"):
-        assert provider.groups(minion) == {"data": {**DATA, "members": members}}
+        assert provider.groups(minion) == {}
+        assert provider.errors(minion)["data"][0].startswith("csyncsync:groups:data:members")
     assert provider.keys() == []
 
 
 @pytest.mark.parametrize("key", [KEY + "-", KEY + "\n", KEY[:31], [KEY], {"value": KEY}])
 def test_a_malformed_key_reaches_nobody(provider, caplog, key):
     provider.write({"data": {**DATA, "key": key}})
-    assert provider.groups("web1") == {"data": DATA}
-    assert provider.groups("db1") == {}
+    assert provider.groups("web1") == {}
+    assert list(provider.errors("web1")) == ["data"]
+    assert provider.errors("db1") == {}
     assert KEY[:31] not in caplog.text
 
 
 def test_a_broken_group_does_not_take_the_others_away(provider):
     provider.write({"data": {**DATA, "include": []}, "shared": SHARED, "7": None, "Bad": DATA})
-    groups = provider.groups("web1")
-    assert sorted(groups) == ["7", "Bad", "data", "shared"]
-    assert [name for name, options in groups.items() if "key" in (options or {})] == ["shared"]
+    assert list(provider.groups("web1")) == ["shared"]
+    assert sorted(provider.errors("web1")) == ["7", "Bad", "data"]
 
 
 json_like = st.recursive(
