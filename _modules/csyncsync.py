@@ -584,8 +584,9 @@ def push(group, full=False, release=False, **kwargs):
         Let a push through that is held because it would delete most of the group, or because an include root
         is on another file system than before.
 
-    Returns ``{"group", "state", "checked": paths, "left": {peer: entries}, "seconds", "comment"}`` and sends the
-    same as the event ``csyncsync/GROUP/pushed``. ``state`` is one of
+    Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]}, "seconds",
+    "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same, without paths. ``refused`` are the first paths that
+    hosts which answered did not take, because the same file was changed there too. ``state`` is one of
 
     ========  ======================================================================
     pushed    done; what could not be sent (dead peers, conflicts) stands in ``left``
@@ -615,7 +616,8 @@ def push(group, full=False, release=False, **kwargs):
                 result.update(state="error", comment=str(err))
             result["seconds"] = round(time.time() - began, 3)
             _note_push(group, result)
-    _send_event(group, "pushed", {**result, "jid": kwargs.get("__pub_jid")})
+    told = {key: value for key, value in result.items() if key not in ("refused", "comment")}
+    _send_event(group, "pushed", {**told, "jid": kwargs.get("__pub_jid")})
     return result
 
 
@@ -662,6 +664,21 @@ def _push(group, config, full, release, result):
         return
     _send(group, config)
     result["left"] = _dirty_peers(group)
+    result["refused"] = _refused(group, config)
+
+
+def _refused(group, config, most=20):
+    """``{minion id: [path, …]}`` of what hosts that answered did not take: conflicts, in the main."""
+    unreachable = _read_json(_group_path(group, "peers.json"), {})
+    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
+    refused = {}
+    with _open_database(group) as database:
+        for path, peer, _ in database.dirty():
+            if peer in minions and peer not in unreachable:
+                paths_ = refused.setdefault(minions[peer], [])
+                if len(paths_) < most:
+                    paths_.append(path.decode("utf-8", "backslashreplace"))
+    return refused
 
 
 def _note_push(group, result):
@@ -1057,8 +1074,8 @@ def status(group=None):
     """
     How far this host is, for each of its groups.
 
-    Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "unreachable": {minion id: why},
-    "held": why, "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "in_sync": bool}}``.
+    Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
+    "unreachable": {minion id: why}, "held": why, "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "in_sync": bool}}``.
     ``state`` is new, recorded or established (see ``push``); ``in_sync`` says that nothing of this host waits to be
     sent.
 
@@ -1088,6 +1105,7 @@ def _group_status(group):
     return {
         **result,
         "journal": len(journal),
+        "refused": last.get("refused") or {},
         "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
         "held": last.get("comment", "") if last.get("state") == "held" else "",
         "last_push": last,

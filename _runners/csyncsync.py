@@ -325,7 +325,7 @@ def _call(minions, function, arguments, timeout):
 # --- Flow 1: facts ---------------------------------------------------------------------------------------
 
 
-def apply(group=None, host=None):
+def apply(group=None, host=None, reporter=None):
     """
     Have the hosts of a group read pillar and mine again: ``state.apply csyncsync.groups``, without waiting.
 
@@ -333,6 +333,8 @@ def apply(group=None, host=None):
         One group; without it, all.
     host
         Only on this host, and only if it has published its facts before.
+    reporter
+        Minion id of the host whose facts changed. The reactor gives it; it has to be a member of the group.
 
     Returns the minion ids that were called.
 
@@ -343,6 +345,8 @@ def apply(group=None, host=None):
         salt-run csyncsync.apply
         salt-run csyncsync.apply wwwdata
     """
+    if reporter is not None and _member(group, reporter) is None:
+        return []
     published = __salt__["mine.get"]("*", "csyncsync.member")
     if host is not None:
         groups = _groups(host) if host in published and host in _accepted([host], "list") else {}
@@ -404,12 +408,28 @@ def status(group=None):
     minions = sorted({minion for options in groups.values() for minion in _members(options)})
     answers = _call(minions, "csyncsync.status", [], 10) if minions else {}
     return {
-        name: {minion: _short_status(answers.get(minion), name) for minion in _members(options)}
+        name: {minion: _short_status(minion, answers, name) for minion in _members(options)}
         for name, options in sorted(groups.items())
     }
 
 
-def _short_status(answer, group):
+def _conflicts(minion, answers, group):
+    """``{path: minion id}``: what this host and another both changed, and refuse from each other."""
+    refused = {
+        host: (answer.get(group) or {}).get("refused") or {}
+        for host, answer in answers.items()
+        if isinstance(answer, dict)
+    }
+    return {
+        path: other
+        for other, paths in refused.get(minion, {}).items()
+        for path in paths
+        if path in refused.get(other, {}).get(minion, ())
+    }
+
+
+def _short_status(minion, answers, group):
+    answer = answers.get(minion)
     if not isinstance(answer, dict):
         return f"no answer{': ' + str(answer) if answer else ''}"
     found = answer.get(group)
@@ -420,8 +440,10 @@ def _short_status(answer, group):
     parts = [found["error"]] if found["error"] else []
     if found["state"] != "established":
         parts.append(f"joining ({found['state']})")
-    parts += [f"{n} to send to {minion}" for minion, n in found["dirty"].items()]
-    parts += [f"{minion} unreachable" for minion in found["unreachable"]]
+    conflicts = _conflicts(minion, answers, group)
+    parts += [f"CONFLICT with {other}: {path}" for path, other in sorted(conflicts.items())]
+    parts += [f"{n} to send to {other}" for other, n in found["dirty"].items()]
+    parts += [f"{other} unreachable" for other in found["unreachable"]]
     if found["journal"]:
         parts.append(f"{found['journal']} flushes to check")
     if not found["watching"]:

@@ -151,10 +151,14 @@ def _validate_group(name, options, problems):
     for needed in ("members", "include"):
         if needed not in given:
             problems.add(needed, "is missing")
-    return {
+    checked = {
         option: check(given[option], problems) if option in given else default
         for option, (check, default) in _CHECKS.items()
     }
+    backup = checked["backup_directory"]
+    if backup and any(_below(backup, path) for path in checked["include"]):
+        problems.add("backup_directory", f"{_shown(backup)!r} lies in an include: the backups would be synchronized")
+    return checked
 
 
 def _members(value, problems):

@@ -1,0 +1,346 @@
+"""The promises on real hosts: a testbed for all tests, and the questions that they ask it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "testbed"))
+
+from bed.cluster import Testbed
+from bed.install import install, wait_in_sync
+
+#: What changes least comes first; what boots, kills and adds hosts comes last.
+ORDER = "flow states mine tls secrets first_content guards faults join".split()
+
+SHARED = "/var/www/shared"
+PILLAR = "/srv/pillar/csyncsync.sls"
+
+#: Runs on the master: prints each event of its bus as a line of JSON, with the time of its arrival.
+LISTEN = """
+import json, sys, time
+import salt.config, salt.utils.event
+options = salt.config.master_config("/etc/salt/master")
+with salt.utils.event.get_event("master", sock_dir=options["sock_dir"], opts=options, listen=True) as bus:
+    bus.connect_pub(timeout=10)
+    print(json.dumps(["ready", {}, time.time()]), flush=True)
+    while True:
+        event = bus.get_event(wait=1, full=True, auto_reconnect=True)
+        if event:
+            print(json.dumps([event["tag"], event["data"], time.time()], default=repr), flush=True)
+"""
+
+
+def pytest_collection_modifyitems(items):
+    """Bring the files of this directory into ORDER."""
+
+    def rank(item):
+        name = item.path.stem.removeprefix("test_")
+        return ORDER.index(name) if item.path.parent == Path(__file__).parent and name in ORDER else -1
+
+    items.sort(key=rank)
+
+
+class Hosts:
+    """The hosts of the testbed, and what the tests do with them and want to know of them."""
+
+    def __init__(self, bed, names):
+        self.bed, self.names = bed, names
+
+    # ---- commands
+
+    def exec(self, host, *command, **options):
+        """Run a command on a host."""
+        return self.bed.exec(host, *command, **options)
+
+    def shell(self, host, script, **options):
+        """Run a script on a host; its output."""
+        return self.bed.exec(host, "sh", "-c", script, **options).stdout
+
+    def ask(self, host, function, *arguments):
+        """What a function of one host's minion returns."""
+        answers = self.bed.salt_json(host, function, *arguments, timeout=60)
+        assert host in answers, f"{host} did not answer {function}"
+        return answers[host]
+
+    def run(self, *arguments):
+        """What a runner returns."""
+        return json.loads(self.bed.salt_run("--out=json", *arguments).stdout)
+
+    def status(self, host, group):
+        """csyncsync.status of a group on a host, {} if it has none."""
+        return self.ask(host, "csyncsync.status", group).get(group) or {}
+
+    def push_wholly(self, host, group):
+        """Have a host push the whole group now; what csyncsync.push returned."""
+
+        def pushed():
+            answer = self.ask(host, "csyncsync.push", group, "full=True")
+            assert isinstance(answer, dict), answer
+            assert answer["state"] != "running"
+            return answer
+
+        return self.eventually(pushed, 60)
+
+    def apply(self, *hosts, sls="csyncsync", test=False, may_fail=False):
+        """state.apply on these hosts (all); {host: {state's id: what it returned}}."""
+        hosts = hosts or self.names
+        answers = self.bed.salt_json(
+            "-L", ",".join(hosts), "state.apply", sls, "queue=True", f"test={test}", timeout=300
+        )
+        result = {}
+        for host in hosts:
+            assert isinstance(answers.get(host), dict), f"{host}: {answers.get(host, 'no answer')}"
+            result[host] = {states["__id__"]: states for states in answers[host].values()}
+            failed = [f"{name}: {found['comment']}" for name, found in result[host].items() if found["result"] is False]
+            assert may_fail or not failed, f"{host}: {failed}"
+        return result
+
+    # ---- files
+
+    def path(self, host, path):
+        """Where a host's file is reached from here."""
+        root = self.bed.root(host)
+        if isinstance(path, bytes):
+            return os.path.join(os.fsencode(root), path.lstrip(b"/"))
+        return root / path.lstrip("/")
+
+    def write(self, host, path, content):
+        """Write a file on a host, and the directories above it."""
+        file = Path(os.fsdecode(self.path(host, path)))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return file
+
+    def read(self, host, path):
+        """A file's content, None if it is not there."""
+        try:
+            return Path(os.fsdecode(self.path(host, path))).read_bytes().decode()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def tree(self, host, top=SHARED, skip=()):
+        """Everything below a directory: {path: (type, mode, uid, gid, hash of the content or link's target)}."""
+        start, result = os.fsencode(self.path(host, top)), {}
+        for directory, names, files in os.walk(start):
+            for name in [b"."] * (directory == start) + names + files:
+                if name not in skip:
+                    path = os.path.join(directory, name)
+                    result[os.path.relpath(path, start)] = _described(path)
+        return result
+
+    def equal(self, *tops, hosts=None, seconds=30):
+        """Wait until these directories are the same on all hosts; the tree of the last one."""
+        hosts = hosts or self.names
+
+        def same():
+            for top in tops or (SHARED,):
+                first = self.tree(hosts[0], top)
+                for host in hosts[1:]:
+                    assert not _difference(first, self.tree(host, top)), f"{top} differs on {hosts[0]} and {host}"
+            return first
+
+        return self.eventually(same, seconds)
+
+    def others(self, origin):
+        """All hosts but this one."""
+        return [host for host in self.names if host != origin]
+
+    def everywhere(self, path, content, hosts=None, seconds=30):
+        """Wait until a file has this content (None: is not there) on all of these hosts."""
+
+        def arrived():
+            for host in hosts or self.names:
+                found = self.read(host, path)
+                assert found == content, f"{path} on {host} is {found!r:.200}, not {content!r:.200}"
+
+        self.eventually(arrived, seconds)
+
+    # ---- csync2's files
+
+    def config(self, host, group):
+        """csync2's config of a group, None if it is not there."""
+        return self.read(host, f"/etc/csync2_{group}.cfg")
+
+    def named_in(self, host, group):
+        """The hosts that a host's config of a group names."""
+        return [name for name in [*self.names, "web4"] if f'"{name}"@' in (self.config(host, group) or "")]
+
+    def settled(self, *groups, hosts=None, seconds=60):
+        """Wait until each of these groups (all) is in sync on each of these hosts, as the hosts see it."""
+        hosts = hosts or self.names
+
+        def in_sync():
+            answers = self.bed.salt_json("-L", ",".join(hosts), "csyncsync.status")
+            for host in hosts:
+                assert isinstance(answers.get(host), dict), f"{host}: {answers.get(host)}"
+                for group in groups or ("wwwdata", "wwwshared"):
+                    found = answers[host].get(group)
+                    assert found, f"{host} does not have {group}"
+                    assert found["in_sync"], f"{host}: {group}: {found}"
+                    assert found["watching"], f"{host}: {group}: {found}"
+
+        self.eventually(in_sync, seconds)
+
+    # ---- pillar
+
+    def groups(self):
+        """The groups of the pillar on the master, as they stand in its file."""
+        return yaml.safe_load(self.path("master", PILLAR).read_text(encoding="utf-8"))["csyncsync"]["groups"]
+
+    def set_groups(self, groups):
+        """Write the groups into the master's pillar file, as an administrator's editor would."""
+        file = self.path("master", PILLAR)
+        temporary = file.with_suffix(".new")
+        temporary.write_text(yaml.safe_dump({"csyncsync": {"groups": groups}}), encoding="utf-8")
+        temporary.chmod(0o600)
+        temporary.replace(file)
+
+    @contextlib.contextmanager
+    def pillar(self, **changes):
+        """Change groups of the pillar (None takes one out); they are what they were afterwards, on the hosts too."""
+        before = self.groups()
+        groups = {**before, **changes}
+        self.set_groups({name: options for name, options in groups.items() if options is not None})
+        try:
+            yield
+        finally:
+            self.set_groups(before)
+            self.apply()
+
+    # ---- events
+
+    @contextlib.contextmanager
+    def bus(self):
+        """Listen on the master's bus; yields an Events."""
+        process = subprocess.Popen(
+            self.bed.find("master").enter("/opt/salt/bin/python", "-c", LISTEN),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            events = Events(process.stdout)
+            self.eventually(lambda: bool(events.all()), 30, "the ear on the bus opens")
+            yield events
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+    # ---- waiting
+
+    def eventually(self, probe, seconds=30, what=""):
+        """
+        Call the probe until it neither raises AssertionError nor returns False; what it returned.
+
+        A probe that does not come true in time fails the test, with the last objection and the state of the hosts.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                result = probe()
+                if result is not False:
+                    return result
+                objection = "not yet"
+            except (AssertionError, OSError) as err:
+                objection = str(err)
+            if time.monotonic() > until:
+                pytest.fail(f"not within {seconds} s: {what} {objection}\n{self.diagnosis()}", pytrace=True)
+            time.sleep(0.05)
+
+    def diagnosis(self):
+        """What the master thinks of the groups, and the ends of the logs."""
+        parts = []
+        with contextlib.suppress(Exception):
+            done = self.bed.salt_run("csyncsync.status", check=False, timeout=60)
+            parts.append("salt-run csyncsync.status:\n" + done.stdout + done.stderr[-500:])
+        for host, _, state, _, _ in self.bed.status():
+            log = "master" if host == "master" else "minion"
+            with contextlib.suppress(OSError):
+                text = (self.bed.root(host) / "var/log/salt" / log).read_text("utf-8", "replace")
+                lines = [line for line in text.splitlines() if not any(noise in line for noise in NOISE)]
+                parts.append(f"{host} ({state}), end of its log:\n" + "\n".join(line[:400] for line in lines[-15:]))
+        return "\n".join(parts)
+
+
+#: Salt's own complaints about itself.
+NOISE = ("Task was destroyed", "task: <Task", "unclosed ", "salt.loaded.int.beacons", "cached the public key")
+
+
+class Events:
+    """What a listener on the bus has heard so far."""
+
+    def __init__(self, pipe):
+        self._pipe, self._heard = pipe, []
+        os.set_blocking(pipe.fileno(), False)
+        self._rest = b""
+
+    def all(self):
+        """[(tag, data, time), …]; the first one says that the listener is ready."""
+        while chunk := self._pipe.read():
+            self._rest += chunk
+        *lines, self._rest = self._rest.split(b"\n")
+        self._heard += [tuple(json.loads(line)) for line in lines]
+        return self._heard
+
+    def tagged(self, *parts):
+        """The events whose tag is one of these or begins with one of these."""
+        return [event for event in self.all() if event[0].startswith(parts)]
+
+
+def _described(path):
+    try:
+        status = os.lstat(path)
+        kind = stat.S_IFMT(status.st_mode)
+        content = None
+        if stat.S_ISREG(kind):
+            with open(path, "rb") as file:
+                content = hashlib.sha256(file.read()).hexdigest()
+        elif stat.S_ISLNK(kind):
+            content = os.readlink(path)
+    except OSError:
+        return "vanished while it was read"
+    return (oct(kind), oct(stat.S_IMODE(status.st_mode)), status.st_uid, status.st_gid, content)
+
+
+def _difference(first, second):
+    keys = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)]
+    return {key: (first.get(key), second.get(key)) for key in keys[:10]}
+
+
+@pytest.fixture(scope="session")
+def _bed():
+    os.environ.setdefault("TESTBED_NAME", "test")
+    keep = bool(os.environ.get("TESTBED_KEEP"))  # for work on a test: neither begin anew nor clean up
+    bed = Testbed()
+    if not keep:
+        bed.down()
+    try:
+        bed.up(3)
+        install(bed, ["web1", "web2", "web3"])
+        yield bed
+    finally:
+        if not keep:
+            bed.down()
+
+
+@pytest.fixture(scope="session")
+def hosts(_bed):
+    """Three hosts on which the formula is installed, in sync."""
+    return Hosts(_bed, ["web1", "web2", "web3"])
+
+
+@pytest.fixture
+def in_sync(hosts):
+    """The hosts, when both groups of pillar.example are in sync on all of them."""
+    wait_in_sync(hosts.bed, hosts.names)
+    return hosts
