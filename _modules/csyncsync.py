@@ -314,7 +314,9 @@ def install(group, test=False):
     """
     wanted = groups(group)
     if group not in wanted["groups"]:
-        raise CommandExecutionError("; ".join(sum(wanted["errors"].values(), [])) or f"no member of {group}")
+        raise CommandExecutionError(
+            "; ".join(m for ms in wanted["errors"].values() for m in ms) or f"no member of {group}"
+        )
     found = wanted["groups"][group]
     changes, old = {}, _config(group) or {}
     new = {
@@ -509,7 +511,9 @@ def _root_identity(path):
     if not os.path.lexists(path):
         raise CommandExecutionError(f"include root {path} is missing: is its disk unmounted?")
     if real != path:
-        raise CommandExecutionError(f"include root {path} is, or lies below, a symlink to {real}: csync2 would ignore it")
+        raise CommandExecutionError(
+            f"include root {path} is, or lies below, a symlink to {real}: csync2 would ignore it"
+        )
     best = ("", "", "", "")
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -584,9 +588,9 @@ def push(group, full=False, release=False, **kwargs):
         Let a push through that is held because it would delete most of the group, or because an include root
         is on another file system than before.
 
-    Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]}, "seconds",
-    "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same, without paths. ``refused`` are the first paths that
-    hosts which answered did not take, because the same file was changed there too. ``state`` is one of
+    Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]},
+    "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same, without paths. ``refused`` are the
+    first paths that hosts which answered did not take, because the same file was changed there too. ``state`` is one of
 
     ========  ======================================================================
     pushed    done; what could not be sent (dead peers, conflicts) stands in ``left``
@@ -713,14 +717,13 @@ def _take_journal(group):
         os.replace(os.path.join(directory, "whole"), os.path.join(directory, "whole.taken"))
     names = [name for name in sorted(os.listdir(directory)) if not name.startswith(".")]
     entries = {}
-    for name in names:
-        if name.endswith(".paths"):
-            with open(os.path.join(directory, name), "rb") as file:
+    for file_name in names:
+        if file_name.endswith(".paths"):
+            with open(os.path.join(directory, file_name), "rb") as file:
                 for path in file.read().split(b"\0"):
                     if path.startswith(b"/"):
-                        tree = path.endswith(b"/")
-                        path = path.rstrip(b"/")
-                        entries[path] = entries.get(path, False) or tree
+                        name = path.rstrip(b"/")
+                        entries[name] = entries.get(name, False) or path.endswith(b"/")
     files = [os.path.join(directory, name) for name in names]
     return files, entries, "whole.taken" in names
 
@@ -824,7 +827,9 @@ def _send_to(group, peer):
             return ""
         if after == before:
             break
-    problem = [line for line in output.splitlines() if "onnect" in line or "SSL" in line or "TLS" in line or "cetrif" in line]
+    problem = [
+        line for line in output.splitlines() if "onnect" in line or "SSL" in line or "TLS" in line or "cetrif" in line
+    ]
     return problem[0][:200] if problem else ""
 
 
@@ -898,9 +903,7 @@ def join(group, source=None, keep=False, admitted=False):
         if not admitted:
             differing, only_here = _compare(group, config, peer) if keep else (set(), set())
             with _open_database(group, write=True) as database:
-                database.keep_dirty(
-                    lambda path, to: path in only_here or (path in differing and to == peer)
-                )
+                database.keep_dirty(lambda path, to: path in only_here or (path in differing and to == peer))
             return {"group": group, "state": "recorded"}
         _, only_here = _compare(group, config, peer)
         _csync2_paths(group, ["-m"], sorted(only_here))
@@ -1028,7 +1031,9 @@ def _csync2(group, *args, peer=None, fine=(0,), raw=False):
         return output if raw else f"{ended}\n" + output.decode("utf-8", "backslashreplace")
     text = output.decode("utf-8", "backslashreplace")
     if process.returncode not in fine:
-        raise CommandExecutionError(f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text.strip()[-400:]}")
+        raise CommandExecutionError(
+            f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text.strip()[-400:]}"
+        )
     return output if raw else text
 
 
@@ -1075,7 +1080,8 @@ def status(group=None):
     How far this host is, for each of its groups.
 
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
-    "unreachable": {minion id: why}, "held": why, "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "in_sync": bool}}``.
+    "unreachable": {minion id: why}, "held": why, "last_push": {…}, "watching": bool, "watch": {…}, "unpublished":
+    [minion id, …], "hosts": {minion id: name@address}, "in_sync": bool, "error": text}}``.
     ``state`` is new, recorded or established (see ``push``); ``in_sync`` says that nothing of this host waits to be
     sent.
 

@@ -189,9 +189,7 @@ def _next(group, record):
 
 def _holds(lease):
     """Ask the holder of an old lease whether it is still at work."""
-    running = _client().cmd(
-        [lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER
-    )
+    running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
     if lease.get("pid"):  # a join: a process here
         return os.path.exists(f"/proc/{lease['pid']}")
     return bool(running.get(lease["host"]))
@@ -457,7 +455,11 @@ def _short(answer):
     if not isinstance(answer, dict):
         return str(answer)
     left = sum(answer.get("left", {}).values())
-    return answer["state"] + (f", {left} entries left" if left else "") + (f": {answer['comment']}" if answer["comment"] else "")
+    return (
+        answer["state"]
+        + (f", {left} entries left" if left else "")
+        + (f": {answer['comment']}" if answer["comment"] else "")
+    )
 
 
 def _progress(text):

@@ -113,6 +113,10 @@ def group_present(name):
             name, False, f"csyncsync:groups:{name}:key is missing: set it, or let the csyncsync ext_pillar make the key"
         )
     changes, comments = {}, []
+    try:
+        __salt__["csyncsync.install"](name, test=True)  # what it refuses must not get into csync2's config
+    except CommandExecutionError as err:
+        return _result(name, False, str(err))
     for what, result in (("key", _key_file(where["key"], key)), ("config", _config_file(where["config"], group))):
         if result["result"] is False:
             return _result(name, False, f"{what}: {result['comment']}", changes)

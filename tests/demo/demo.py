@@ -31,7 +31,9 @@ def everywhere(bed, hosts, path, wanted):
             if host not in seconds and content(file) == wanted:
                 seconds[host] = time.monotonic() - began
         if time.monotonic() - began > PATIENCE:
-            raise TestbedError(f"/{path} is not the same everywhere after {PATIENCE} s; see: testbed salt-run csyncsync.status")
+            raise TestbedError(
+                f"/{path} is not the same everywhere after {PATIENCE} s; see: testbed salt-run csyncsync.status"
+            )
         time.sleep(0.005)
     return seconds
 
@@ -81,7 +83,9 @@ def main():
     bed.up(3)
     hosts = bed.hosts()[:3]
     install(bed, hosts)
-    print("\nThree web servers, two groups (pillar.example), one `state.apply`. From any host to any other:\n", flush=True)
+    print(
+        "\nThree web servers, two groups (pillar.example), one `state.apply`. From any host to any other:\n", flush=True
+    )
     for origin in hosts:
         path = SHARED / f"from-{origin}.txt"
         show(bed, hosts, path, origin, "appear", "hello\n")

@@ -10,6 +10,7 @@ import pytest
 SHARED = "/var/www/shared"
 HOSTS = ("web1", "web2", "web3")
 
+
 @pytest.fixture(params=HOSTS)
 def origin(request):
     """The host on which the change is made."""

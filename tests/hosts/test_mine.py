@@ -69,7 +69,7 @@ def test_facts_that_are_no_mapping_change_no_config(hosts, facts):
 def test_an_empty_mine_takes_nobody_out_of_a_config(hosts, facts):
     before = {group: hosts.config("web1", group) for group in GROUPS}
     assert before["wwwshared"]
-    hosts.bed.salt_json("*", "mine.flush")
+    hosts.call(hosts.names, "mine.flush")
     states = hosts.apply("web1", sls="csyncsync.groups")["web1"]
     for group in GROUPS:
         assert hosts.config("web1", group) == before[group]
@@ -85,7 +85,7 @@ def test_an_empty_mine_takes_nobody_out_of_a_config(hosts, facts):
 
 def test_publishing_puts_nobody_into_a_group(hosts):
     """The target decides: a host that publishes but is no member appears nowhere, and gets no key."""
-    with hosts.pillar(wwwtwo={"members": ["web1", "web2"], "include": ["/var/www/two"]}):
+    with hosts.pillar({"wwwtwo": {"members": ["web1", "web2"], "include": ["/var/www/two"]}}):
         hosts.apply()
         assert hosts.named_in("web1", "wwwtwo") == ["web1", "web2"]
         assert hosts.named_in("web3", "wwwtwo") == []

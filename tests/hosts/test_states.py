@@ -1,6 +1,7 @@
 """One `state.apply` brings the pillar onto the hosts; a second one changes nothing; what cannot be, changes nothing."""
 
 import shutil
+import time
 
 import pytest
 
@@ -10,7 +11,10 @@ SHARED = {"members": "web*", "include": ["/var/www/shared"], "exclude": [".*.swp
 
 def changed(answers):
     """{host: the ids of the states that changed something, or would}."""
-    return {host: sorted(name for name, found in states.items() if found["changes"]) for host, states in answers.items()}
+    return {
+        host: sorted(name for name, found in states.items() if found["changes"] or found["result"] is None)
+        for host, states in answers.items()
+    }
 
 
 def test_a_second_state_apply_changes_nothing(hosts):
@@ -41,7 +45,7 @@ def test_what_test_mode_predicts_is_what_happens(hosts):
 
 def test_a_group_added_to_the_pillar_works_and_goes_with_it(hosts):
     """All that the group needs is made, on all hosts, and taken down again; the files stay."""
-    with hosts.pillar(wwwnew={"members": "web*", "include": ["/var/www/new"]}):
+    with hosts.pillar({"wwwnew": {"members": "web*", "include": ["/var/www/new"]}}):
         hosts.apply()
         hosts.settled("wwwnew")
         for host in HOSTS:
@@ -53,7 +57,7 @@ def test_a_group_added_to_the_pillar_works_and_goes_with_it(hosts):
         for path in where.values():
             assert hosts.path("web1", path).exists()
         timers = {host: timer(hosts, host) for host in HOSTS}
-        assert timers == {host: "active enabled" for host in HOSTS}
+        assert timers == dict.fromkeys(HOSTS, "active enabled")
         assert changed(hosts.apply()) == {host: [] for host in HOSTS}
     for host in HOSTS:
         for path in hosts.ask(host, "csyncsync.paths", "wwwnew").values():
@@ -89,7 +93,7 @@ def test_options_that_are_changed_work_after_the_next_state_apply(hosts):
     }
     for host in HOSTS:  # files that are there before csync2 knows the directory
         hosts.write(host, f"/var/www/added/before-{host}", host)
-    with hosts.pillar(wwwshared=options):
+    with hosts.pillar({"wwwshared": options}):
         hosts.apply()
         for host in HOSTS:
             hosts.everywhere(f"/var/www/added/before-{host}", host)
@@ -122,7 +126,7 @@ def the_younger_wins(hosts):
     hosts.bed.cut("web3")
     try:
         file = hosts.write("web3", "/var/www/added/both", "from web3, the older\n")
-        hosts.eventually(lambda: file.stat().st_mtime < __import__("time").time() - 1.1, 10)
+        hosts.eventually(lambda: file.stat().st_mtime < time.time() - 1.1, 10)
         hosts.write("web1", "/var/www/added/both", "from web1, the younger\n")
         hosts.everywhere("/var/www/added/both", "from web1, the younger\n", hosts=["web1", "web2"])
     finally:
@@ -143,39 +147,39 @@ BAD = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def with_bad_groups(hosts):
     """Groups that cannot be, beside those that can: what `state.apply` says on web1."""
     hosts.path("web1", "/var/link").symlink_to("/var/www")
     groups = {name: {"members": "web*", "include": [f"/var/www/bad-{name}"], **bad} for name, (bad, _) in BAD.items()}
-    with hosts.pillar(**groups):
+    with hosts.pillar(groups):
         yield hosts.apply("web1", may_fail=True)["web1"]
     hosts.path("web1", "/var/link").unlink()
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_group_that_cannot_be_is_named_with_its_pillar_path(hosts, with_bad_groups, name):
-    state = with_bad_groups[f"The group {name} is on this host"]
-    assert state["result"] is False
-    assert BAD[name][1].format(name) in state["comment"]
-    assert "geheim" not in str(with_bad_groups), "a key is never shown"
-    assert hosts.config("web1", name) is None
+class TestAGroupThatCannotBe:
+    @pytest.mark.parametrize("name", BAD)
+    def test_is_named_with_its_pillar_path(self, hosts, with_bad_groups, name):
+        state = with_bad_groups[f"The group {name} is on this host"]
+        assert state["result"] is False
+        assert BAD[name][1].format(name) in state["comment"]
+        assert "geheim" not in str(with_bad_groups), "a key is never shown"
+        assert hosts.config("web1", name) is None
 
-
-def test_a_group_that_cannot_be_does_not_disturb_the_others(hosts, with_bad_groups):
-    assert with_bad_groups["The group wwwdata is on this host"]["result"] is True
-    assert not with_bad_groups["The group wwwdata is on this host"]["changes"]
-    # What it overlaps is at fault as much as itself: it fails too, and stays as it is.
-    assert with_bad_groups["The group wwwshared is on this host"]["result"] is False
-    hosts.write("web1", "/var/www/data/ini/beside-bad-groups", "x\n")
-    hosts.everywhere("/var/www/data/ini/beside-bad-groups", "x\n")
-    hosts.write("web1", "/var/www/shared/beside-bad-groups", "x\n")
-    hosts.everywhere("/var/www/shared/beside-bad-groups", "x\n")
+    def test_does_not_disturb_the_others(self, hosts, with_bad_groups):
+        assert with_bad_groups["The group wwwdata is on this host"]["result"] is True
+        assert not with_bad_groups["The group wwwdata is on this host"]["changes"]
+        # What it overlaps is at fault as much as itself: it fails too, and stays as it is.
+        assert with_bad_groups["The group wwwshared is on this host"]["result"] is False
+        hosts.write("web1", "/var/www/data/ini/beside-bad-groups", "x\n")
+        hosts.everywhere("/var/www/data/ini/beside-bad-groups", "x\n")
+        hosts.write("web1", "/var/www/shared/beside-bad-groups", "x\n")
+        hosts.everywhere("/var/www/shared/beside-bad-groups", "x\n")
 
 
 def test_a_group_that_breaks_stays_as_it_was_and_goes_on(hosts):
     before = {host: hosts.config(host, "wwwshared") for host in HOSTS}
-    with hosts.pillar(wwwshared={**SHARED, "include": ["/var/www/shared", "relative"]}):
+    with hosts.pillar({"wwwshared": {**SHARED, "include": ["/var/www/shared", "relative"]}}):
         answers = hosts.apply(may_fail=True)
         for host in HOSTS:
             state = answers[host]["The group wwwshared is on this host"]

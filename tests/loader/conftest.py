@@ -6,7 +6,7 @@ their config says ``test: true``: no state that they apply writes anything.
 """
 
 import glob
-import os
+import json
 import shutil
 import time
 from contextlib import contextmanager
@@ -16,10 +16,14 @@ import jinja2
 import pytest
 import yaml
 from hypothesis import settings
+from saltfactories.plugins.event_listener import EventListener
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: What an administrator's file_roots hold of the repository.
+#: What of the repository the master serves.
 SERVED = ("_beacons", "_modules", "_pillar", "_runners", "_states", "_utils", "states")
+#: Where csyncsync and csync2 would write on this machine.
+WRITTEN = ("/etc/csync2*", "/etc/csync2/*", "/var/lib/csync2/*", "/var/lib/csyncsync/*", "/var/lib/csyncsync/*/*")
+UNITS = ("/etc/systemd/system/csync2*", "/etc/systemd/system/*/csync2*", "/etc/systemd/system/csyncsync*")
 
 # The same examples on every run; no example is judged by how long it took.
 settings.register_profile("csyncsync", deadline=None, derandomize=True, database=None)
@@ -27,8 +31,33 @@ settings.load_profile("csyncsync")
 
 
 @pytest.fixture(scope="session")
+def repository():
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def event_listener():
+    """What hears the daemons' events, on 127.0.0.1 (the factories' own listens on all addresses)."""
+    listener = EventListener()
+    listener.host = "127.0.0.1"
+    with listener:
+        yield listener
+
+
+@pytest.fixture(scope="session")
+def salt_factories_config(request):
+    """The same for what collects the daemons' logs; and nobody waits for daemons to end in peace."""
+    server = request.config.pluginmanager.get_plugin("saltfactories-log-server")
+    if server.log_host != "127.0.0.1":
+        server.stop()
+        server.log_host = "127.0.0.1"
+        server.start()
+    return {"log_server_host": "127.0.0.1", "slow_stop": False}
+
+
+@pytest.fixture(scope="session")
 def salt_factories_default_root_dir(tmp_path_factory):
-    """Where the factories put the daemons' directories. Short: the paths of sockets have a limit."""
+    """Where the daemons' directories are; short, because the paths of sockets have a limit."""
     return tmp_path_factory.mktemp("salt")
 
 
@@ -42,21 +71,22 @@ def tree(tmp_path_factory):
 
 
 class GroupsFile:
-    """The file that the master's ext_pillar reads: pillar.example, if a test does not say otherwise."""
+    """The file that the master's ext_pillar reads: pillar.example, while no test says otherwise."""
 
     def __init__(self, path):
         self.path = path
-        self.path.write_text(self.example, encoding="utf-8")
-
-    example = (REPOSITORY / "pillar.example").read_text(encoding="utf-8")
+        shutil.copyfile(REPOSITORY / "pillar.example", path)
 
     @contextmanager
-    def holding(self, text):
-        self.path.write_text(text, encoding="utf-8")
+    def holding(self, content):
+        """Something else in the file: text, or ``csyncsync:groups`` as data."""
+        if not isinstance(content, str):
+            content = json.dumps({"csyncsync": {"groups": content}})  # JSON is YAML
+        self.path.write_text(content, encoding="utf-8")
         try:
-            yield self
+            yield
         finally:
-            self.path.write_text(self.example, encoding="utf-8")
+            shutil.copyfile(REPOSITORY / "pillar.example", self.path)
 
 
 @pytest.fixture(scope="session")
@@ -66,16 +96,15 @@ def groups_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def master(salt_factories, tree, groups_file):
-    """A master as the README sets it up: file_roots, states/csyncsync/files/master.conf.jinja, sync_all, start."""
-    template = jinja2.Environment(autoescape=False).from_string(
-        (tree / "states/csyncsync/files/master.conf.jinja").read_text(encoding="utf-8")
-    )
+    """A master as an administrator sets it up: file_roots, the config that csyncsync.master writes, sync_all, start."""
+    config = (tree / "states/csyncsync/files/master.conf.jinja").read_text(encoding="utf-8")
+    config = jinja2.Template(config).render(groups_file=str(groups_file.path))
     daemon = salt_factories.salt_master_daemon(
         "master",
         overrides={
-            **yaml.safe_load(template.render(groups_file=str(groups_file.path))),
-            "file_roots": {"base": [str(tree), str(tree / "states")], "prod": []},
-            "worker_threads": 2,
+            **yaml.safe_load(config),
+            "file_roots": {"base": [str(tree), str(tree / "states")]},
+            "auto_accept": True,
         },
     )
     synced = daemon.salt_run_cli().run("saltutil.sync_all")
@@ -84,30 +113,88 @@ def master(salt_factories, tree, groups_file):
         yield daemon
 
 
-def _minion(master, name):
-    return master.salt_minion_daemon(name, overrides={"test": True})
-
-
 @pytest.fixture(scope="session")
 def cold_minion(master):
     """web1, which the groups of pillar.example cover. It has never synced anything."""
-    with _minion(master, "web1").started() as daemon:
+    with master.salt_minion_daemon("web1", overrides={"test": True}).started() as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="session")
 def outsider(master):
-    """db1, accepted by the master, and in no group."""
-    with _minion(master, "db1").started() as daemon:
+    """db1, which the master has accepted, and which is in no group."""
+    with master.salt_minion_daemon("db1", overrides={"test": True}).started() as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="session")
 def call(master):
-    """``call(minion id, function, *arguments, **keywords)``: what the minion returns for a job of the master."""
+    """``call(minion id, function, *arguments, **keywords)``: a job of the master, and what the minion returned."""
     client = master.salt_client()
 
     def _call(minion, function, *arguments, **keywords):
         return client.run(function, *arguments, minion_tgt=minion, timeout=60, **keywords)
 
     return _call
+
+
+class Applied:
+    """What a minion returned for ``state.apply``, by the states' ids."""
+
+    def __init__(self, returned):
+        assert isinstance(returned, dict), f"it did not render: {returned}"
+        self.text = json.dumps(returned)
+        self.states = {state["__id__"]: state for state in returned.values()}
+        self.failed = {name: state["comment"] for name, state in self.states.items() if state["result"] is False}
+
+    def __getitem__(self, name):
+        return self.states[name]
+
+
+@pytest.fixture(scope="session")
+def apply(call):
+    """``apply(sls)``: ``state.apply`` on web1, with ``test=True``."""
+
+    def _apply(sls):
+        return Applied(call("web1", "state.apply", sls, test=True))
+
+    return _apply
+
+
+def _files_on_this_machine():
+    return sorted(path for pattern in (*WRITTEN, *UNITS) for path in glob.glob(pattern))
+
+
+@pytest.fixture(scope="session")
+def cold_run(cold_minion, call, apply):
+    """The first ``state.apply csyncsync test=True`` of a minion that has never synced, with what changed on disk."""
+    if Path("/etc/csync2_ssl_cert.pem").exists():
+        pytest.skip("this machine is itself a host of csyncsync, so its states have nothing to announce")
+    assert call("web1", "sys.list_functions", "csyncsync") == []
+    before = _files_on_this_machine()
+    applied = apply("csyncsync")
+    applied.written = sorted(set(_files_on_this_machine()) ^ set(before))
+    applied.log = Path(cold_minion.config["log_file"]).read_text(encoding="utf-8", errors="replace")
+    return applied
+
+
+@pytest.fixture(scope="session")
+def minion(cold_minion, cold_run, call):
+    """web1 with csyncsync's modules, which that run has synced; it loads them a moment later."""
+    until = time.monotonic() + 20
+    while "csyncsync.member" not in call("web1", "sys.list_functions", "csyncsync"):
+        assert time.monotonic() < until, "the minion does not load what it has synced"
+    return cold_minion
+
+
+@pytest.fixture
+def published(event_listener, master):
+    """``published()``: the functions of the jobs that the master has published since the test began."""
+    began = time.time()
+
+    def _published():
+        time.sleep(1)  # events come a moment later
+        jobs = event_listener.get_events([(master.id, "salt/job/*/new")], after_time=began)
+        return sorted(job.data["fun"] for job in jobs)
+
+    return _published

@@ -31,8 +31,8 @@ def set_up_master(bed):
     bed.exec("master", "sh", "-c", "cat >/etc/salt/master.d/roots.conf", input=ROOTS)
     bed.exec("master", "install", "-D", "-m", "600", "/srv/csyncsync/pillar.example", "/srv/pillar/csyncsync.sls")
     bed.exec(
-        *"master salt-call --local --file-root=/srv/csyncsync/states --retcode-passthrough".split(),
-        *"state.apply csyncsync.master".split(),
+        *("master", "salt-call", "--local", "--file-root=/srv/csyncsync/states", "--retcode-passthrough"),
+        *("state.apply", "csyncsync.master"),
     )
     bed.exec("master", "salt-run", "saltutil.sync_all")
     bed.exec("master", "systemctl", "restart", "salt-master")

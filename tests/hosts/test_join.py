@@ -1,0 +1,132 @@
+"""Hosts come, lose what they knew, and leave: the group's content is what counts, and nobody tells the others."""
+
+import os
+import shutil
+
+import pytest
+
+ALL = ("web1", "web2", "web3", "web4")
+OTHERS = ("web1", "web2", "web3")
+SHARED = "/var/www/shared"
+LONG_AGO = 1_500_000_000
+
+
+@pytest.fixture(scope="module")
+def joined(hosts):
+    """web4, with an old copy of one file and a file of its own, after its own state.apply; what the others had before."""
+    hosts.write("web1", f"{SHARED}/contested", "the group's version\n")
+    hosts.equal()
+    hosts.settled()
+    before = hosts.tree("web1")
+    hosts.bed.up(4)
+    os.utime(
+        hosts.write("web4", f"{SHARED}/contested", "an old copy, and longer than the other\n"), (LONG_AGO, LONG_AGO)
+    )
+    hosts.write("web4", f"{SHARED}/extra/of-web4", "web4's own\n")
+    hosts.apply("web4")
+    return before
+
+
+def test_the_others_learn_of_a_new_host_by_themselves(hosts, joined):
+    for host in OTHERS:
+        hosts.eventually(lambda host=host: hosts.named_in(host, "wwwshared") == list(ALL), 30, f"{host} knows web4")
+        hosts.eventually(lambda host=host: hosts.named_in(host, "wwwdata") == list(ALL), 30, f"{host} knows web4")
+
+
+def test_a_new_host_gets_what_the_group_has(hosts, joined):
+    hosts.everywhere(f"{SHARED}/contested", "the group's version\n", hosts=ALL, seconds=90)
+    hosts.equal(SHARED, "/var/www/data/ini", hosts=ALL, seconds=90)
+
+
+def test_what_only_the_new_host_has_reaches_all(hosts, joined):
+    hosts.everywhere(f"{SHARED}/extra/of-web4", "web4's own\n", hosts=ALL, seconds=90)
+
+
+def test_a_new_host_overwrites_nothing(hosts, joined):
+    hosts.equal(hosts=ALL, seconds=90)
+    for host in OTHERS:
+        tree = hosts.tree(host)
+        assert {path: tree.get(path) for path in joined} == joined
+
+
+def test_changes_go_both_ways_with_the_new_host(hosts, joined):
+    hosts.settled(hosts=ALL, seconds=90)
+    hosts.write("web4", f"{SHARED}/from-web4", "x\n")
+    hosts.write("web2", f"{SHARED}/to-web4", "x\n")
+    hosts.everywhere(f"{SHARED}/from-web4", "x\n", hosts=ALL)
+    hosts.everywhere(f"{SHARED}/to-web4", "x\n", hosts=ALL)
+
+
+def test_a_host_that_lost_its_database_overwrites_nobody(hosts, joined):
+    """It holds an old copy, and one that was deleted elsewhere is all that it may bring back."""
+    hosts.write("web1", f"{SHARED}/lost/file", "the newer version\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.exec("web3", "systemctl", "stop", "salt-minion")
+    hosts.shell("web3", "rm /var/lib/csync2/*wwwshared*")
+    os.utime(hosts.write("web3", f"{SHARED}/lost/file", "an old copy from a backup\n"), (LONG_AGO, LONG_AGO))
+    before = hosts.tree("web1")
+    hosts.exec("web3", "systemctl", "start", "salt-minion")
+    hosts.everywhere(f"{SHARED}/lost/file", "the newer version\n", hosts=ALL, seconds=90)
+    hosts.settled("wwwshared", hosts=ALL, seconds=90)
+    hosts.equal(hosts=ALL)
+    assert hosts.tree("web1") == before
+
+
+def test_a_host_whose_database_is_lost_while_its_minion_runs_overwrites_nobody(hosts, joined):
+    hosts.write("web1", f"{SHARED}/lost/second", "the newer version\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.shell("web3", "rm /var/lib/csync2/*wwwshared*")
+    hosts.write("web3", f"{SHARED}/lost/second", "written after the loss\n")
+    hosts.push_wholly("web3", "wwwshared")
+    hosts.equal(hosts=ALL, seconds=90)
+    assert hosts.read("web1", f"{SHARED}/lost/second") == "the newer version\n"
+
+
+def test_a_host_taken_out_of_the_members_leaves(hosts, joined):
+    """The others no longer name it, the group is taken off it, and its files stay; it can come back."""
+    tree = hosts.equal(hosts=ALL)
+    options = {**hosts.groups()["wwwshared"], "members": list(OTHERS)}
+    with hosts.pillar({"wwwshared": options}):
+        hosts.apply(*ALL)
+        for host in OTHERS:
+            assert hosts.named_in(host, "wwwshared") == list(OTHERS)
+            assert hosts.named_in(host, "wwwdata") == list(ALL), "the other group is as it was"
+        assert hosts.config("web4", "wwwshared") is None
+        assert not hosts.path("web4", "/etc/csync2_wwwshared.key").exists()
+        assert not hosts.path("web4", "/var/lib/csyncsync/wwwshared").exists()
+        assert hosts.tree("web4") == tree
+        hosts.write("web4", f"{SHARED}/no-longer-shared", "x\n")
+        hosts.write("web1", f"{SHARED}/without-web4", "x\n")
+        hosts.everywhere(f"{SHARED}/without-web4", "x\n")
+        assert hosts.read("web4", f"{SHARED}/without-web4") is None
+        assert hosts.read("web1", f"{SHARED}/no-longer-shared") is None
+    hosts.apply("web4")
+    hosts.everywhere(f"{SHARED}/without-web4", "x\n", hosts=ALL, seconds=90)
+    hosts.everywhere(f"{SHARED}/no-longer-shared", "x\n", hosts=ALL, seconds=90)
+
+
+def test_a_host_whose_key_is_deleted_leaves_by_itself(hosts, joined):
+    hosts.settled(hosts=ALL, seconds=90)
+    hosts.bed.salt_key("-d", "web4", "-y")
+    for host in OTHERS:
+        hosts.eventually(lambda host=host: hosts.named_in(host, "wwwshared") == list(OTHERS), 30, f"{host} drops web4")
+        hosts.eventually(lambda host=host: hosts.named_in(host, "wwwdata") == list(OTHERS), 30, f"{host} drops web4")
+    hosts.write("web4", f"{SHARED}/from-a-deleted-host", "x\n")
+    hosts.exec("web4", "salt-call", "--local", "csyncsync.push", "wwwshared", "full=True", check=False)
+    for host in OTHERS:
+        assert hosts.read(host, f"{SHARED}/from-a-deleted-host") is None
+    hosts.write("web1", f"{SHARED}/after-the-deletion", "x\n")
+    hosts.everywhere(f"{SHARED}/after-the-deletion", "x\n")
+    hosts.settled()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_nothing_behind(hosts):
+    yield
+    if "web4" in hosts.bed.hosts():
+        hosts.bed.salt_key("-d", "web4", "-y", check=False)
+        hosts.bed.kill("web4")
+    for host in OTHERS:
+        shutil.rmtree(hosts.path(host, f"{SHARED}/lost"), ignore_errors=True)

@@ -1,0 +1,94 @@
+"""A group's key is on the hosts of the group, and nowhere else: on no disk, in no log, event, return or difference."""
+
+import json
+
+import pytest
+
+HOSTS = ("web1", "web2", "web3")
+PLACES = "/etc /var /srv /root /tmp /run /home /opt/salt/var"
+#: Salt's master keeps the last pillar of each minion here, unless minion_data_cache is off.
+SALTS_OWN_CACHE = "/var/cache/salt/master/"
+
+
+def found_on(hosts, host, key):
+    """The files of a host that hold the key; its journal is one of them if it does."""
+    script = f"grep -rlaF -D skip -f - {PLACES} 2>/dev/null; true"
+    files = hosts.exec(host, "sh", "-c", script, input=f"{key}\n").stdout.split("\n")[:-1]
+    if key in hosts.exec(host, "journalctl", "--no-pager", "--output=export", check=False, errors="replace").stdout:
+        files.append("the journal")
+    return sorted(files)
+
+
+@pytest.fixture(scope="module")
+def key(hosts):
+    return hosts.read("master", "/etc/salt/pki/master/csyncsync/wwwshared.key").strip()
+
+
+@pytest.fixture(scope="module")
+def seen(hosts, key):
+    """What could be seen while the key was laid out on all hosts: events, returns and, on web1, a log in full."""
+    assert len(key) == 64
+    with hosts.bus() as bus:
+        for host in ("web1", "web2"):
+            hosts.path(host, "/etc/csync2_wwwshared.key").write_text("X" * 64 + "\n", encoding="ascii")
+        done = hosts.exec("web1", "salt-call", "-l", "debug", "state.apply", "csyncsync.groups", "queue=True")
+        answers = hosts.apply()
+        assert answers["web2"]["The group wwwshared is on this host"]["changes"], "the key was laid out anew"
+        hosts.write("web1", "/var/www/shared/pushed-with-the-key", "x\n")
+        hosts.everywhere("/var/www/shared/pushed-with-the-key", "x\n", seconds=60)
+        hosts.eventually(lambda: bool(bus.tagged("csyncsync/wwwshared/pushed")), 20)
+        return {
+            "the events": json.dumps(bus.all()),
+            "the returns of state.apply": json.dumps(answers),
+            "the debug log of state.apply": done.stdout + done.stderr,
+        }
+
+
+def test_the_key_is_shown_by_no_event_no_return_and_no_debug_log(seen, key):
+    for what, text in seen.items():
+        assert len(text) > 1000
+        assert key not in text, f"{what} holds the key: …{text[max(0, text.find(key) - 200) : text.find(key)]}…"
+
+
+def test_the_key_is_returned_by_no_function(hosts, seen, key):
+    for function, arguments in (
+        ("csyncsync.member", []),
+        ("csyncsync.groups", []),
+        ("csyncsync.status", []),
+        ("csyncsync.install", ["wwwshared", "test=True"]),
+        ("mine.get", ["*", "csyncsync.member"]),
+    ):
+        assert key not in json.dumps(hosts.ask("web1", function, *arguments)), function
+    for runner in (["csyncsync.status"], ["csyncsync.apply"], ["mine.get", "*", "csyncsync.member"]):
+        assert key not in json.dumps(hosts.run(*runner)), runner
+
+
+def test_the_key_is_in_one_file_of_the_master_and_of_each_member(hosts, seen, key):
+    for host in HOSTS:
+        assert found_on(hosts, host, key) == ["/etc/csync2_wwwshared.key"], host
+    on_master = [path for path in found_on(hosts, "master", key) if not path.startswith(SALTS_OWN_CACHE + "minions/")]
+    assert on_master == ["/etc/salt/pki/master/csyncsync/wwwshared.key"]
+
+
+def test_private_keys_never_leave_their_host(hosts, seen):
+    lines = hosts.read("web1", "/etc/csync2_ssl_key.pem").splitlines()
+    assert found_on(hosts, "web1", lines[1]) == ["/etc/csync2_ssl_key.pem"]
+    for host in ("master", "web2"):
+        assert found_on(hosts, host, lines[1]) == []
+    assert not any(lines[1] in text for text in seen.values())
+
+
+def test_a_host_that_is_in_no_group_gets_no_key(hosts):
+    with hosts.pillar({"wwwalone": {"members": ["web1"], "include": ["/var/www/alone"]}}):
+        hosts.apply(sls="csyncsync.groups")
+        key = hosts.read("master", "/etc/salt/pki/master/csyncsync/wwwalone.key").strip()
+        assert hosts.read("web1", "/etc/csync2_wwwalone.key").strip() == key
+        assert "wwwalone" in hosts.ask("web1", "pillar.items")["csyncsync"]["groups"]
+        for host in ("web2", "web3"):
+            items = json.dumps(hosts.ask(host, "pillar.items"))
+            assert "wwwalone" not in items
+            assert key not in items
+            assert found_on(hosts, host, key) == []
+        forged = '{"csyncsync": {"groups": {"wwwalone": {"members": "web*", "include": ["/var/www/alone"]}}}}'
+        answer = hosts.exec("web2", "salt-call", "--out=json", "pillar.items", f"pillar={forged}", check=False).stdout
+        assert key not in answer, "a minion shapes its request, not what it gets"
