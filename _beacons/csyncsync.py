@@ -24,7 +24,7 @@ Option         Default                 Meaning
                                        that is held open and written to, once in five times this time
 ``max_paths``  10000                   with more paths than this at once the whole group is checked instead
 ``retry``      5                       seconds until an event is repeated while something is left to push;
-                                       doubles up to 60
+                                       doubles up to 30
 ``state_dir``  /var/lib/csyncsync      where the groups' configs, journals and status are
 =============  ======================  =====================================================================
 
@@ -113,7 +113,7 @@ MOVE_WAIT = 0.5
 TEMPORARY_SETTLE = 2.0
 #: A path that went out so many times in a row, each within max_delay, is hot.
 HOT = 3
-RETRY_CAP = 60.0
+RETRY_CAP = 30.0
 #: Seconds between attempts to watch what could not be watched.
 REWALK = 30.0
 STATUS_INTERVAL = 5.0

@@ -44,12 +44,15 @@ SUBJECT = "csyncsync"
 #: csync2.c: char *csync_port
 PORT = 30865
 
-#: Seconds after which a peer that may hang is asked whether it still answers, and how long that may take.
-ANSWER_AFTER, ANSWER_WITHIN = 2.0, 3.0
+#: Seconds after which a peer that may hang is asked whether it still answers; how long it may take to take the
+#: connection (its kernel does that, so a dead host is known soon), and to greet (a busy host is no dead one).
+ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
 #: Seconds without a sign of life from a running transfer after which it is ended (the peer answers others).
 STALLED_AFTER = 120.0
-#: Seconds until a peer that failed is tried again: doubles from the first to the second.
-PEER_RETRY = (10.0, 300.0)
+#: Seconds until a peer that failed is tried again: doubles from the first to the second. It is then given only a
+#: short time to greet, so that a dead host costs the others next to nothing.
+PEER_RETRY = (5.0, 20.0)
+PEER_GREETING = 1.0
 #: A push that would delete more than this share of a group, and more than this number of files, is held.
 HOLD_SHARE, HOLD_NUMBER = 0.5, 100
 #: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
@@ -808,7 +811,10 @@ def _send(group, config):
     for peer in sorted(set(_dirty_peers(group)) & addresses, key=lambda peer: (peer in failed, peer)):
         if failed.get(peer, {}).get("again", 0) > time.time():
             continue
-        problem = _send_to(group, peer)
+        if peer in failed and not _answers(peer, PEER_GREETING):
+            problem = failed[peer]["problem"]
+        else:
+            problem = _send_to(group, peer)
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
             failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait}
@@ -1062,10 +1068,11 @@ def _switches(pid):
     return [line for line in status.splitlines() if line.startswith("voluntary_ctxt_switches")]
 
 
-def _answers(peer):
+def _answers(peer, within=ANSWER_WITHIN):
     """Tell whether csync2 on the peer still greets: "SSL" is answered before anything is asked of us."""
     try:
-        with socket.create_connection((peer, PORT), timeout=ANSWER_WITHIN) as sock:
+        with socket.create_connection((peer, PORT), timeout=CONNECT_WITHIN) as sock:
+            sock.settimeout(within)
             sock.sendall(b"SSL\n")
             return sock.recv(64).startswith(b"OK")
     except OSError:

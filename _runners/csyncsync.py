@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 __virtualname__ = "csyncsync"
 
 #: Seconds after which the holder of a lease is asked whether it still pushes, and how long that may take.
-LEASE_CHECK, LEASE_ANSWER = 60, 5
+LEASE_CHECK, LEASE_ANSWER = 15, 5
 #: Seconds that what the pillar says about a minion's groups is kept.
 PILLAR_AGE = 20
-#: Seconds that a step of a join may take: recording and comparing large groups are among them.
-JOIN_STEP = 3600
+#: Seconds of silence after which a minion is asked whether its job still runs; while it does, it is waited for.
+ANSWER = 10
 
 _groups_of = {}
 
@@ -150,7 +150,7 @@ def sync(group=None, host=None):
     for name, options in sorted(_known(group).items()):
         result[name] = {}
         for minion in _members(options):
-            answer = _call([minion], "csyncsync.push", [name, "full=True"], JOIN_STEP)
+            answer = _call([minion], "csyncsync.push", [name, "full=True"])
             result[name][minion] = answer.get(minion, "did not answer")
             _progress(f"{name} {minion}: {_short(result[name][minion])}")
     return result
@@ -277,7 +277,7 @@ def _join(group, host, options):
     members = _members(options)
     states = {
         minion: (answer.get(group) or {}).get("state")
-        for minion, answer in _call(members, "csyncsync.status", [group], 10).items()
+        for minion, answer in _call(members, "csyncsync.status", [group]).items()
         if isinstance(answer, dict)
     }
     with _record(group) as record:
@@ -305,16 +305,15 @@ def _join(group, host, options):
 
 
 def _step(minion, function, arguments):
-    answer = _call([minion], function, arguments, JOIN_STEP).get(minion)
+    answer = _call([minion], function, arguments).get(minion)
     if not isinstance(answer, dict):
         raise CommandExecutionError(f"{minion}: {answer or 'did not answer'}")
 
 
-def _call(minions, function, arguments, timeout):
-    """``{minion id: return}``; whoever is silent is left out. ``timeout`` is for a job that runs on: a minion
-    that no longer answers whether it does is given up long before."""
+def _call(minions, function, arguments):
+    """``{minion id: return}``; whoever is silent, and does not say either that the job still runs, is left out."""
     answers = {}
-    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", timeout=timeout):
+    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", timeout=ANSWER):
         for minion, answer in part.items():
             answers[minion] = answer.get("ret")
     return answers
@@ -381,9 +380,9 @@ def release(group, host=None):
         salt-run csyncsync.release wwwdata
     """
     members = _members(_known(group)[group])
-    states = _call(members if host is None else [host], "csyncsync.status", [group], 10)
+    states = _call(members if host is None else [host], "csyncsync.status", [group])
     held = [m for m, answer in states.items() if isinstance(answer, dict) and (answer.get(group) or {}).get("held")]
-    return {m: _call([m], "csyncsync.push", [group, "release=True"], JOIN_STEP).get(m) for m in sorted(held)}
+    return {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m) for m in sorted(held)}
 
 
 # --- Status ----------------------------------------------------------------------------------------------
@@ -404,7 +403,7 @@ def status(group=None):
     """
     groups = _known(group)
     minions = sorted({minion for options in groups.values() for minion in _members(options)})
-    answers = _call(minions, "csyncsync.status", [], 10) if minions else {}
+    answers = _call(minions, "csyncsync.status", []) if minions else {}
     return {
         name: {minion: _short_status(minion, answers, name) for minion in _members(options)}
         for name, options in sorted(groups.items())

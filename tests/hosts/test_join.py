@@ -13,7 +13,7 @@ LONG_AGO = 1_500_000_000
 
 @pytest.fixture(scope="module")
 def joined(hosts):
-    """web4, with an old copy of one file and a file of its own, after its own state.apply; what the others had before."""
+    """web4, with an old copy of one file and a file of its own, after its state.apply; what the others had before."""
     hosts.write("web1", f"{SHARED}/contested", "the group's version\n")
     hosts.equal()
     hosts.settled()

@@ -10,9 +10,11 @@ GROUPS = ("wwwdata", "wwwshared")
 #: Runs on a host: publishes what stands on its standard input, as any process of root's there could.
 FORGE = """
 import json, sys
-import salt.client, salt.config
-caller = salt.client.Caller(mopts=salt.config.minion_config("/etc/salt/minion"))
-caller.cmd("mine.send", "csyncsync.member", json.load(sys.stdin), mine_function="test.echo")
+import salt.config, salt.utils.event
+options = salt.config.minion_config("/etc/salt/minion")
+load = {"cmd": "_mine", "data": {"csyncsync.member": json.load(sys.stdin)}, "id": options["id"]}
+with salt.utils.event.MinionEvent(options, listen=False) as bus:
+    assert bus.fire_event(load, "_minion_mine", timeout=30)
 """
 
 
@@ -25,7 +27,13 @@ def facts(hosts):
 
 
 def publish(hosts, facts):
-    hosts.exec("web3", "/opt/salt/bin/python", "-c", FORGE, input=json.dumps(facts))
+    hosts.exec("web3", "/opt/salt/bin/python", "-W", "ignore", "-c", FORGE, input=json.dumps(facts))
+    hosts.eventually(lambda: in_mine(hosts).get("web3") == facts, 20, "the mine holds the forged facts")
+
+
+def in_mine(hosts):
+    """What web1 gets from the mine."""
+    return hosts.ask("web1", "mine.get", "*", "csyncsync.member")
 
 
 FORGED = {
@@ -70,6 +78,7 @@ def test_an_empty_mine_takes_nobody_out_of_a_config(hosts, facts):
     before = {group: hosts.config("web1", group) for group in GROUPS}
     assert before["wwwshared"]
     hosts.call(hosts.names, "mine.flush")
+    hosts.eventually(lambda: not in_mine(hosts), 20, "the mine is empty")
     states = hosts.apply("web1", sls="csyncsync.groups")["web1"]
     for group in GROUPS:
         assert hosts.config("web1", group) == before[group]

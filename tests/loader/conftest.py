@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
+import salt._logging
 import yaml
 from hypothesis import settings
 from saltfactories.plugins.event_listener import EventListener
@@ -47,6 +48,7 @@ def event_listener():
 @pytest.fixture(scope="session")
 def salt_factories_config(request):
     """The same for what collects the daemons' logs; and nobody waits for daemons to end in peace."""
+    salt._logging.shutdown_temp_handler()  # would print those logs once more at the very end
     server = request.config.pluginmanager.get_plugin("saltfactories-log-server")
     if server.log_host != "127.0.0.1":
         server.stop()
