@@ -347,7 +347,19 @@ def install(group, test=False):
     if old != new and not changes:
         changes["facts"] = "updated"
     changes.update(_pin(group, new, test))
+    changes.update(_timer(group, True, test))
     return {"changes": changes, "problems": problems}
+
+
+def _timer(group, wanted, test):
+    """Have the timer that checks the group now and then run, or not. Returns the changes."""
+    unit = f"csyncsync-full@{group}.timer"
+    if not os.path.exists("/etc/systemd/system/csyncsync-full@.timer") or wanted == __salt__["service.enabled"](unit):
+        return {}
+    if not test:
+        for function in ("enable", "start") if wanted else ("disable", "stop"):
+            __salt__[f"service.{function}"](unit)
+    return {"timer": f"{unit} {'enabled' if wanted else 'disabled'}"}
 
 
 def _differences(old, new):
@@ -408,6 +420,7 @@ def remove(group, test=False):
     if not isinstance(group, str) or not group.isalnum():
         raise CommandExecutionError(f"{group!r} is no group name")
     where, removed = paths(group), []
+    removed += _timer(group, False, test).values()
     for path in (where["config"], where["key"], where["database"], where["database"] + "-journal"):
         if os.path.lexists(path):
             removed.append(path)
@@ -1033,8 +1046,10 @@ def _csync2(group, *args, peer=None, fine=(0,), raw=False):
     except FileNotFoundError as err:
         raise CommandExecutionError("csync2 is not installed: run state.apply csyncsync.package") from err
     output, ended = _wait(process, peer)
+    if ended and 1 not in fine:
+        raise CommandExecutionError(ended)
     if ended:
-        return output if raw else f"{ended}\n" + output.decode("utf-8", "backslashreplace")
+        return f"{ended}\n"
     text = output.decode("utf-8", "backslashreplace")
     if process.returncode not in fine:
         raise CommandExecutionError(

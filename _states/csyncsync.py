@@ -5,8 +5,6 @@ A state reads, compares, returns early when nothing is to do, writes, and reads 
 module ``csyncsync`` and ``file.managed``, which lays the files out and shows their differences (never a key's).
 """
 
-import os
-
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "csyncsync"
@@ -169,7 +167,7 @@ def group_absent(name):
     if __opts__["test"]:
         return _result(name, None, "The group would be taken off this host; its files would stay.", changes)
     __salt__["csyncsync.remove"](name)
-    left = [path for path in present if os.path.lexists(path)]
+    left = __salt__["csyncsync.remove"](name, test=True)
     if left:
         return _result(name, False, f"Still there: {', '.join(left)}.", changes)
     return _result(name, comment="The group was taken off this host; its files stayed.", changes=changes)

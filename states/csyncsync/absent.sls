@@ -1,4 +1,5 @@
-# Take csyncsync off a host: salt web9 state.apply csyncsync.absent. Synchronized files and the package stay.
+# Take csyncsync off a host that has left its groups' members: salt web9 state.apply csyncsync.absent
+# Synchronized files, the certificate and the package stay.
 Changes are no longer watched for:
   beacon.absent:
     - name: csyncsync
@@ -10,17 +11,22 @@ csync2 no longer listens:
     - enable: False
 {%- for group in (salt['csyncsync.installed']() if 'csyncsync.installed' in salt else []) %}
 
-The group {{ group }} is checked no more:
-  service.dead:
-    - name: csyncsync-full@{{ group }}.timer
-    - enable: False
-
 The group {{ group }} is no longer on this host:
   csyncsync.group_absent:
     - name: {{ group | tojson }}
 {%- endfor %}
 
-The other hosts forget this host:
+The units of csyncsync are gone:
+  file.absent:
+    - names:
+      - /etc/systemd/system/csync2.socket.d/csyncsync.conf
+      - /etc/systemd/system/csyncsync-push@.service
+      - /etc/systemd/system/csyncsync-full@.service
+      - /etc/systemd/system/csyncsync-full@.timer
+
+The mine forgets this host:
   module.run:
     - mine.delete:
       - fun: csyncsync.member
+    - onchanges:
+      - beacon: Changes are no longer watched for

@@ -4,6 +4,6 @@ include:
   - csyncsync.package
   - csyncsync.certificate
   - csyncsync.mine
-  - csyncsync.groups
   - csyncsync.service
+  - csyncsync.groups
   - csyncsync.watch

@@ -1,4 +1,4 @@
-# csync2 listens, and a timer pushes what nobody else has pushed.
+# csync2 listens; units push what nobody else has pushed (group_present enables a group's timer).
 csync2's socket takes any number of connections in a row:
   file.managed:
     - name: /etc/systemd/system/csync2.socket.d/csyncsync.conf
@@ -28,12 +28,3 @@ csync2 listens:
     - enable: True
     - require:
       - file: csync2's socket takes any number of connections in a row
-
-{%- set groups = (pillar.get('csyncsync') or {}).get('groups') %}
-{%- for group in (groups if groups is mapping else {}) if group | string | regex_match('^([a-z0-9]+)$') %}
-
-The group {{ group }} is checked wholly now and then:
-  service.running:
-    - name: csyncsync-full@{{ group }}.timer
-    - enable: True
-{%- endfor %}

@@ -7,6 +7,7 @@ their config says ``test: true``: no state that they apply writes anything.
 
 import glob
 import json
+import logging
 import shutil
 import time
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from saltfactories.plugins.event_listener import EventListener
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: What of the repository the master serves.
 SERVED = ("_beacons", "_modules", "_pillar", "_runners", "_states", "_utils", "states")
+#: Of what the daemons log, only errors are shown beside a failed test; their own log files have all.
+LOG = {"log": {"level": "error"}}
 #: Where csyncsync and csync2 would write on this machine.
 WRITTEN = ("/etc/csync2*", "/etc/csync2/*", "/var/lib/csync2/*", "/var/lib/csyncsync/*", "/var/lib/csyncsync/*/*")
 UNITS = ("/etc/systemd/system/csync2*", "/etc/systemd/system/*/csync2*", "/etc/systemd/system/csyncsync*")
@@ -49,6 +52,8 @@ def event_listener():
 def salt_factories_config(request):
     """The same for what collects the daemons' logs; and nobody waits for daemons to end in peace."""
     salt._logging.shutdown_temp_handler()  # would print those logs once more at the very end
+    for name in ("salt", "saltfactories"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     server = request.config.pluginmanager.get_plugin("saltfactories-log-server")
     if server.log_host != "127.0.0.1":
         server.stop()
@@ -107,6 +112,7 @@ def master(salt_factories, tree, groups_file):
             **yaml.safe_load(config),
             "file_roots": {"base": [str(tree), str(tree / "states")]},
             "auto_accept": True,
+            "pytest-master": LOG,
         },
     )
     synced = daemon.salt_run_cli().run("saltutil.sync_all")
@@ -118,14 +124,14 @@ def master(salt_factories, tree, groups_file):
 @pytest.fixture(scope="session")
 def cold_minion(master):
     """web1, which the groups of pillar.example cover. It has never synced anything."""
-    with master.salt_minion_daemon("web1", overrides={"test": True}).started() as daemon:
+    with master.salt_minion_daemon("web1", overrides={"test": True, "pytest-minion": LOG}).started() as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="session")
 def outsider(master):
     """db1, which the master has accepted, and which is in no group."""
-    with master.salt_minion_daemon("db1", overrides={"test": True}).started() as daemon:
+    with master.salt_minion_daemon("db1", overrides={"test": True, "pytest-minion": LOG}).started() as daemon:
         yield daemon
 
 

@@ -85,6 +85,7 @@ def test_every_public_function_has_a_docstring(room, request):
 @pytest.mark.parametrize("room", ["execution", "runner"])
 def test_every_command_shows_how_to_call_it(room, request):
     docs = request.getfixturevalue(f"{room}_docs")
+    print(repr(docs["csyncsync.status"]))
     lacking = {
         name
         for name, text in docs.items()
