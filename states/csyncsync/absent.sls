@@ -24,9 +24,10 @@ The units of csyncsync are gone:
       - /etc/systemd/system/csyncsync-full@.service
       - /etc/systemd/system/csyncsync-full@.timer
 
+{%- if salt['mine.get'](grains['id'], 'csyncsync.member') %}
+
 The mine forgets this host:
   module.run:
     - mine.delete:
       - fun: csyncsync.member
-    - onchanges:
-      - beacon: Changes are no longer watched for
+{%- endif %}

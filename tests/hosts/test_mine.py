@@ -36,6 +36,9 @@ def in_mine(hosts):
     return hosts.ask("web1", "mine.get", "*", "csyncsync.member")
 
 
+#: Salt cuts an event at 1 MiB.
+MUCH = 900_000
+
 FORGED = {
     "another host's name": {"name": "web2"},
     "another host's address": {"addresses": {"": "10.77.0.12"}},
@@ -46,8 +49,8 @@ FORGED = {
     "an address with quotes": {"addresses": {"": '10.77.0.13"; nossl * *; #'}},
     "a loopback address": {"addresses": {"": "127.0.0.1"}},
     "no certificate": {"certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
-    "a megabyte of text": {"name": "x" * 2**20},
-    "a megabyte of certificate": {"certificate": "x" * 2**20},
+    "a very long name": {"name": "x" * MUCH},
+    "a very long certificate": {"certificate": "x" * MUCH},
     "wrong types": {"name": ["web3"], "addresses": "10.77.0.13", "certificate": 7},
 }
 
