@@ -218,8 +218,9 @@ def pushed(group, host, jid=None, state=None):
         with _record(group) as record:
             ours = record["lease"] and record["lease"]["jid"] == jid
             if ours:
-                # The join goes on under this lease, as a process of its own: it waits for hosts.
-                record["lease"].update(checked=time.time(), pid=os.getpid())
+                # The join goes on under this lease, as a process of its own: it waits for hosts. It notes its pid
+                # itself: if it never comes to that, the lease is found stale.
+                record["lease"].update(checked=time.time())
         if ours:
             client = salt.runner.RunnerClient(dict(__opts__))
             client.asynchronous("csyncsync.join", {"arg": [group, host], "kwarg": {"jid": jid}})
@@ -253,6 +254,8 @@ def join(group, host, jid=None):
     """
     options = _member(group, host)
     if options is None:
+        if jid:
+            _release(group, jid)
         return f"{host} is no member of {group}"
     if jid:
         with _record(group) as record:

@@ -19,6 +19,14 @@ The master reacts to csyncsync's events and gives out keys:
     - context:
         groups_file: {{ groups_file | tojson }}
 
+The groups file can be read by the master alone:
+  file.managed:
+    - name: {{ groups_file | tojson }}
+    - user: {{ (salt['file.get_user']('/etc/salt/pki/master') or 'root') | tojson }}
+    - mode: '0600'
+    - replace: False
+    - create: False
+
 The master has to be restarted:
   test.show_notification:
     - text: >-

@@ -1,0 +1,122 @@
+"""What reaches the runner from events is a hint: whoever is no accepted member of a group gets nothing."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import salt.runner
+
+LONG = "x" * 10240
+GROUPS = (
+    "",
+    "nosuch",
+    "../x",
+    "../../x",
+    "/tmp/x",
+    "wwwdata/../x",
+    "wwwdata\0",
+    "wwwdata\n",
+    "$(id)",
+    "wwwdata; id",
+    "`id`",
+    "*",
+    "-C",
+    LONG,
+    None,
+    5,
+    True,
+    ["wwwdata"],
+    {"wwwdata": {}},
+)
+HOSTS = (
+    "",
+    "web2",
+    "web3",
+    "WEB1",
+    "web1 ",
+    "web*",
+    "*",
+    "web1,db1",
+    "../web1",
+    "../minions/web1",
+    "web1\0",
+    "web1\n",
+    "$(id)",
+    "E@.*",
+    "web1 or db1",
+    LONG,
+    5,
+    True,
+    ["web1"],
+    {"web1": 1},
+)
+
+
+@pytest.fixture(scope="module")
+def run(master, minion, outsider):
+    """``run(function, *arguments, **keywords)``: a runner's function, called as the master's reactor calls it."""
+    # web2 has asked to be accepted, web3 was rejected.
+    pki = Path(master.config["pki_dir"])
+    for directory, name in (("minions_pre", "web2"), ("minions_rejected", "web3")):
+        shutil.copyfile(pki / "minions/web1", pki / directory / name)
+    with salt.runner.RunnerClient(dict(master.config)) as client:
+
+        def _run(function, *arguments, **keywords):
+            low = {"fun": f"csyncsync.{function}", "arg": arguments, "kwarg": keywords, "__user__": "Reactor"}
+            return client.cmd(low["fun"], list(arguments), kwarg=keywords, print_event=False)
+
+        yield _run
+
+
+def _files(master):
+    """What a record of a group could be, anywhere below the master's directories."""
+    root = Path(master.config["root_dir"])
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if ".json" in path.name or path.name[:1] == "x")
+
+
+def test_a_member_is_called(run, published, master):
+    """The same call with honest arguments: what the tests below look for does happen here."""
+    assert run("sync", group="wwwdata", host="web1") is True
+    assert published() == ["csyncsync.push"]
+    assert "cache/csyncsync/wwwdata.json" in _files(master)
+
+
+@pytest.mark.parametrize("function", ["sync", "pushed"])
+def test_no_group_but_a_real_one_is_served(run, published, master, function):
+    before, began = _files(master), time.monotonic()
+    assert {repr(group)[:40]: run(function, group=group, host="web1") for group in GROUPS} == {
+        repr(group)[:40]: False for group in GROUPS
+    }
+    assert time.monotonic() - began < 10
+    assert (published(), _files(master)) == ([], before)
+
+
+@pytest.mark.parametrize("function", ["sync", "pushed"])
+def test_no_host_but_an_accepted_member_is_served(run, published, master, function):
+    before, began = _files(master), time.monotonic()
+    hosts = (*HOSTS, "db1")
+    assert {repr(host)[:40]: run(function, group="wwwdata", host=host) for host in hosts} == {
+        repr(host)[:40]: False for host in hosts
+    }
+    assert time.monotonic() - began < 10
+    assert (published(), _files(master)) == ([], before)
+
+
+def test_what_a_push_tells_of_itself_changes_nothing_of_another_hosts(run, published, master):
+    record = Path(master.config["cachedir"]) / "csyncsync/wwwdata.json"
+    run("sync", group="wwwdata", host="web1")
+    before, jobs = record.read_text(encoding="utf-8"), published()
+    for jid in ("", "20260101000000000000", LONG, "../x", 5, ["x"], {"a": "b"}):
+        assert run("pushed", group="wwwdata", host="web1", jid=jid, state="held") is True
+    assert (record.read_text(encoding="utf-8"), published()) == (before, jobs)
+
+
+@pytest.mark.parametrize("function", ["status", "sync", "apply", "release", "join"])
+def test_an_administrators_slip_is_told_and_does_nothing(run, published, master, function):
+    before = _files(master)
+    for group in ("nosuch", "../x", LONG, 5):
+        arguments = {"group": group, **({"host": "web1"} if function == "join" else {})}
+        answer = str(run(function, **arguments))
+        assert ("there is no group" in answer or "no member" in answer) and "Traceback" not in answer
+    assert (published(), _files(master)) == ([], before)
