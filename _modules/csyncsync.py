@@ -257,7 +257,7 @@ def _write_json(path, value):
 
 def _config(group):
     """What group_present wrote down last, None if the group is not on this host."""
-    if not isinstance(group, str) or not group.isalnum():
+    if not csync2.is_group_name(group):
         return None
     return _read_json(_group_path(group, "config.json"))
 
@@ -342,8 +342,10 @@ def install(group, test=False):
         changes[kind] = {**({"added": added} if added else {}), **({"removed": gone} if gone else {})}
     if old != new and not test:
         _write_json(_group_path(group, "config.json"), new)
-        if old and (old["rules"] != new["rules"] or old["include"] != new["include"]):
+        if old and old["rules"] != new["rules"]:
             _mark_whole(group)
+            if os.path.exists(new["database"]):
+                _csync2(group, "-R")  # forget what is no longer included
     if old != new and not changes:
         changes["facts"] = "updated"
     changes.update(_pin(group, new, test))
@@ -417,7 +419,7 @@ def remove(group, test=False):
 
         salt web1 csyncsync.remove wwwold test=True
     """
-    if not isinstance(group, str) or not group.isalnum():
+    if not csync2.is_group_name(group):
         raise CommandExecutionError(f"{group!r} is no group name")
     where, removed = paths(group), []
     removed += _timer(group, False, test).values()
@@ -539,16 +541,34 @@ def _root_identity(path):
             if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
                 best = (point, kind, source, fields[3])
     boot = (_read("/proc/sys/kernel/random/boot_id") or "").strip()
-    return {"mount": list(best), "device": os.lstat(path).st_dev, "boot": boot}
+    status = os.lstat(path)
+    return {"mount": list(best), "device": status.st_dev, "inode": status.st_ino, "boot": boot}
 
 
-def _same_root(noted, now):
-    return noted["mount"] == now["mount"] and (noted["boot"] != now["boot"] or noted["device"] == now["device"])
+def _root_problem(group, root, noted):
+    """Why an include root is not the one that was noted ("" if it is)."""
+    try:
+        now = _root_identity(root)
+    except CommandExecutionError as err:
+        return str(err)
+    if noted["mount"] != now["mount"] or (noted["boot"] == now["boot"] and noted["device"] != now["device"]):
+        return f"include root {root} is on another file system than before: is its disk unmounted?"
+    if noted["inode"] != now["inode"] and _is_empty_directory(root) and _has_records_below(group, root):
+        return f"include root {root} was replaced by an empty directory: was its content moved away?"
+    return ""
+
+
+def _has_records_below(group, root):
+    try:
+        with _open_database(group) as database:
+            return database.has_below(os.fsencode(root))
+    except sqlite3.Error:
+        return False  # there is no database yet, and so nothing to lose
 
 
 def _note_roots(group, includes, changes, test):
     """Note the identity of roots that are new, forget those that left. Returns what is wrong with the others."""
-    path, problems = _group_path(group, "roots.json"), []
+    path = _group_path(group, "roots.json")
     noted = _read_json(path, {})
     now = {root: identity for root, identity in noted.items() if root in includes}
     for root in includes:
@@ -565,25 +585,22 @@ def _note_roots(group, includes, changes, test):
                 continue
             os.makedirs(root, mode=0o755, exist_ok=True)
         now[root] = _root_identity(root)
-    problems = _root_problems(now)
+    problems = _root_problems(group, now)
     if now != noted and not test:
         _write_json(path, now)
     return problems
 
 
-def _root_problems(noted):
-    problems = []
-    for root, identity in sorted(noted.items()):
-        try:
-            if not _same_root(identity, _root_identity(root)):
-                problems.append(f"include root {root} is on another file system than before: is its disk unmounted?")
-        except CommandExecutionError as err:
-            problems.append(str(err))
-    return problems
+def _root_problems(group, noted=None):
+    """What is wrong with the include roots, in words; nothing is pushed while there is anything."""
+    if noted is None:
+        noted = _read_json(_group_path(group, "roots.json"), {})
+    problems = [_root_problem(group, root, identity) for root, identity in sorted(noted.items())]
+    return [problem for problem in problems if problem]
 
 
 def _renew_roots(group):
-    """After a reboot the device number may have changed: note today's, if all else is the same."""
+    """Note what the roots stand on today: after a reboot device numbers may differ, and a release accepts the rest."""
     path = _group_path(group, "roots.json")
     noted = _read_json(path, {})
     now = {root: _root_identity(root) for root in noted}
@@ -668,7 +685,7 @@ def _locked(group, wait=0.0):
 
 
 def _push(group, config, full, release, result):
-    problems = _root_problems(_read_json(_group_path(group, "roots.json"), {}))
+    problems = _root_problems(group)
     if problems and not release:
         result.update(state="held", comment="; ".join(problems))
         return
@@ -911,7 +928,7 @@ def join(group, source=None, keep=False, admitted=False):
     with _locked(group, wait=60) as mine:
         if not mine:
             raise CommandExecutionError(f"another push of {group} is under way on this host")
-        problems = _root_problems(_read_json(_group_path(group, "roots.json"), {}))
+        problems = _root_problems(group)
         if problems:
             raise CommandExecutionError("; ".join(problems))
         _record(group)
@@ -920,9 +937,10 @@ def join(group, source=None, keep=False, admitted=False):
             return {"group": group, "state": "established"}
         peer = _peer_address(config, source)
         if not admitted:
-            differing, only_here = _compare(group, config, peer) if keep else (set(), set())
+            only_here = _compare(group, config, peer)[1] if keep else set()
             with _open_database(group, write=True) as database:
-                database.keep_dirty(lambda path, to: path in only_here or (path in differing and to == peer))
+                # What both have stays marked for the source alone: equal contents end the mark, others are a conflict.
+                database.keep_dirty(lambda path, to: path in only_here or (keep and to == peer))
             return {"group": group, "state": "recorded"}
         _, only_here = _compare(group, config, peer)
         _csync2_paths(group, ["-m"], sorted(only_here))
@@ -958,14 +976,17 @@ def admit(group, host):
     with _locked(group, wait=60) as mine:
         if not mine:
             raise CommandExecutionError(f"another push of {group} is under way on this host")
-        problems = _root_problems(_read_json(_group_path(group, "roots.json"), {}))
+        problems = _root_problems(group)
         if problems or _database_state(group) != csync2.Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
-        differing, only_here = _compare(group, config, peer, mark=True)
+        _compare(group, config, peer, mark=True)
+        with _open_database(group, write=True) as database:
+            database.mark_contents(config["address"], peer)
+        marked = _dirty_peers(group).get(peer, 0)
         problem = _send_to(group, peer)
         if problem:
             raise CommandExecutionError(f"{host}: {problem}")
-        return {"group": group, "marked": len(differing | only_here), "left": _dirty_peers(group).get(peer, 0)}
+        return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}
 
 
 def _peer_address(config, minion):

@@ -49,16 +49,36 @@ def _groups(minion):
     """``{GROUP: validated options without the key}`` of one accepted minion; kept for a short while."""
     age, groups = _groups_of.get(minion, (0, {}))
     if time.time() - age > PILLAR_AGE:
-        pillar = __salt__["pillar.show_pillar"](minion)
-        raw = pillar.get("csyncsync") if isinstance(pillar, dict) else None
-        checked = csync2.validate(raw.get("groups") if isinstance(raw, dict) else None)
-        groups = {
-            name: {**options, "key": None}
-            for name, options in checked["groups"].items()
-            if csync2.matches(options["members"], minion)
-        }
+        groups = _read_groups(minion)
         _groups_of[minion] = (time.time(), groups)
     return groups
+
+
+def _read_groups(minion):
+    """From the minion's pillar; a group that is broken there is as it was last, because that is what the hosts have."""
+    pillar = __salt__["pillar.show_pillar"](minion)
+    raw = pillar.get("csyncsync") if isinstance(pillar, dict) else None
+    raw = raw if isinstance(raw, dict) else {}
+    checked = csync2.validate(raw.get("groups"))
+    broken = {**checked["errors"], **(raw.get("errors") or {})}
+    groups = {name: {**options, "key": None} for name, options in checked["groups"].items()}
+    recorded = set(_recorded())
+    for name in recorded if "" in broken else recorded & set(broken):
+        with _record(name) as record:
+            if record.get("options"):
+                groups[name] = record["options"]
+    return {name: options for name, options in groups.items() if csync2.matches(options["members"], minion)}
+
+
+def _recorded():
+    """The groups that have a file of their own here."""
+    with contextlib.suppress(FileNotFoundError):
+        return [name[:-5] for name in os.listdir(_directory()) if name.endswith(".json")]
+    return []
+
+
+def _directory():
+    return os.path.join(__opts__["cachedir"], "csyncsync")
 
 
 def _accepted(tgt, tgt_type):
@@ -98,10 +118,14 @@ def _known(group):
 
 @contextlib.contextmanager
 def _record(group):
-    """The group's file, under a lock: ``lease``, ``founders``, ``admitted``. Written back if it changed."""
-    directory = os.path.join(__opts__["cachedir"], "csyncsync")
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, f"{group}.json")
+    """
+    The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``options`` (the last good
+    ones). Written back if it changed.
+    """
+    if not csync2.is_group_name(group):
+        raise CommandExecutionError(f"{group!r:.80} is no group name")
+    os.makedirs(_directory(), mode=0o700, exist_ok=True)
+    path = os.path.join(_directory(), f"{group}.json")
     with open(f"{path}.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -161,6 +185,7 @@ def _ask(group, host):
     if options is None:
         return False
     with _record(group) as record:
+        record["options"] = options
         if record["founders"] is None:
             record["founders"] = _members(options)
         if host not in record["waiting"]:
@@ -284,7 +309,9 @@ def _join(group, host, options):
         if isinstance(answer, dict)
     }
     with _record(group) as record:
-        founders, admitted = list(record["founders"] or members), list(record["admitted"])
+        # An empty list says that all founders have joined; only None that nobody has asked yet.
+        founders = list(members if record["founders"] is None else record["founders"])
+        admitted = list(record["admitted"])
     established = [minion for minion in sorted(states) if states[minion] == "established" and minion != host]
     if states.get(host) == "established":
         return "joined"

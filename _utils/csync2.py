@@ -134,7 +134,7 @@ def _shown(value, limit=80):
 
 
 def _validate_group(name, options, problems):
-    if not isinstance(name, str) or not _GROUP_NAME.match(name):
+    if not is_group_name(name):
         problems.add("", "is no group name: csync2 takes only [a-z0-9]+ (quote a name of digits), up to 64 characters")
     if not isinstance(options, dict):
         problems.add("", f"is a {_kind(options)}, not a mapping of options")
@@ -449,6 +449,11 @@ def matches(members, minion):
     return fnmatch.fnmatchcase(minion, tgt)
 
 
+def is_group_name(name):
+    """Tell whether csync2 takes this as the name of a config (``-C``)."""
+    return isinstance(name, str) and _GROUP_NAME.match(name) is not None
+
+
 def may_match(options, minion):
     """
     Given a group's options as they stand in the pillar, tell whether a minion may be meant, if nobody can know.
@@ -718,6 +723,19 @@ class Database:
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany("DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)", drop)
         self._db.execute("COMMIT")
+
+    def mark_contents(self, name, peer):
+        """
+        Mark every recorded file that has content as to be sent to one peer; csync2 then compares contents with it.
+
+        Records that are equal prove nothing about two files that were written within the same second.
+        """
+        self._db.execute(
+            "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
+            " SELECT filename, 0, CAST(? AS TEXT), CAST(? AS TEXT) FROM file"
+            " WHERE checktxt LIKE '%type=reg%' AND checktxt NOT LIKE '%size=0'",
+            (encode(name.encode()), encode(peer.encode())),
+        )
 
     def certificates(self):
         """The pinned certificates: ``{peer's address: certificate as certificate_data() gives it}``."""

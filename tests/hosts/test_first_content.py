@@ -1,5 +1,6 @@
 """When a group is made, hosts that already hold files lose none, and none is overwritten."""
 
+import os
 import shutil
 
 import pytest
@@ -13,7 +14,10 @@ def made(hosts):
     tops = {"wwwfirst": "/var/www/first", "wwwseed": "/var/www/seed"}
     for top in tops.values():
         for host in HOSTS:
-            hosts.write(host, f"{top}/differs", f"{host}'s version\n")
+            differs = hosts.write(host, f"{top}/differs", f"{host}'s version\n")
+            os.utime(differs, (1_700_000_000 + HOSTS.index(host),) * 2)
+            # Of the same second and size: csync2's records cannot tell these apart.
+            os.utime(hosts.write(host, f"{top}/twin", f"{host}'s twin\n"), (1_700_000_000,) * 2)
             hosts.write(host, f"{top}/deep/differs too", f"{host}\n" * (1 + HOSTS.index(host)))
             hosts.write(host, f"{top}/only-{host}", f"{host}\n")
             hosts.write(host, f"{top}/deep/only-{host}/a/b", f"{host}\n")
@@ -81,3 +85,8 @@ def test_the_seeds_version_wins_everywhere(hosts, made):
     hosts.everywhere(f"{made['wwwseed']}/deep/differs too", "web2\nweb2\n", seconds=60)
     hosts.equal(made["wwwseed"])
     hosts.settled("wwwseed")
+
+
+def test_a_difference_within_one_second_and_size_is_seen_too(hosts, made):
+    """The seed's version wins, as it does for any other file that differs."""
+    hosts.everywhere(f"{made['wwwseed']}/twin", "web2's twin\n", seconds=20)

@@ -16,6 +16,7 @@ from pathlib import Path
 import jinja2
 import pytest
 import salt._logging
+import salt.config
 import yaml
 from hypothesis import settings
 from saltfactories.plugins.event_listener import EventListener
@@ -119,6 +120,12 @@ def master(salt_factories, tree, groups_file):
     assert synced.returncode == 0, synced
     with daemon.started():
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def master_opts(master):
+    """The master's config as its daemons and commands read it."""
+    return salt.config.master_config(master.config_file)
 
 
 @pytest.fixture(scope="session")

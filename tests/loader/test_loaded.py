@@ -4,10 +4,11 @@ import json
 import re
 
 import pytest
+import salt.config
 import salt.loader
 import salt.runner
 
-EXECUTION = {"member", "groups", "push", "status", "installed", "paths", "certificate", "install", "remove", "join", "admit"}
+EXECUTION = {"member", "groups", "push", "status", "installed", "paths", "certificate", "join", "admit"}
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {"sync", "pushed", "join", "apply", "release", "status"}
 BEACON = {"beacon", "validate", "close"}
@@ -23,7 +24,15 @@ IN_WORDS = {
 @pytest.fixture(scope="module")
 def documents(repository):
     """What a user may read: the documentation, and every file whose comments and messages name commands."""
-    patterns = ("*.md", "docs/**/*", "pillar.example", "_*/*.py", "states/**/*.sls", "states/**/*.jinja", "tests/demo/*.py")
+    patterns = (
+        "*.md",
+        "docs/**/*",
+        "pillar.example",
+        "_*/*.py",
+        "states/**/*.sls",
+        "states/**/*.jinja",
+        "tests/demo/*",
+    )
     files = [path for pattern in patterns for path in sorted(repository.glob(pattern)) if path.is_file()]
     return {str(path.relative_to(repository)): path.read_text(encoding="utf-8", errors="replace") for path in files}
 
@@ -39,15 +48,15 @@ def state_docs(minion, call):
 
 
 @pytest.fixture(scope="module")
-def runner_docs(master):
+def runner_docs(master_opts):
     """What ``salt-run -d csyncsync`` prints."""
-    with salt.runner.RunnerClient(dict(master.config)) as client:
+    with salt.runner.RunnerClient(master_opts) as client:
         return _short(client.get_docs("csyncsync"))
 
 
 @pytest.fixture(scope="module")
 def beacon_docs(minion):
-    functions = salt.loader.beacons(dict(minion.config), None, context={})
+    functions = salt.loader.beacons(salt.config.minion_config(minion.config_file), None, context={})
     return {name: functions[name].__doc__ for name in functions if name.startswith("csyncsync.")}
 
 

@@ -54,17 +54,16 @@ HOSTS = (
 
 
 @pytest.fixture(scope="module")
-def run(master, minion, outsider):
-    """``run(function, *arguments, **keywords)``: a runner's function, called as the master's reactor calls it."""
+def run(master, master_opts, minion, outsider):
+    """``run(function, *arguments, **keywords)``: a function of the runner, in this process."""
     # web2 has asked to be accepted, web3 was rejected.
     pki = Path(master.config["pki_dir"])
     for directory, name in (("minions_pre", "web2"), ("minions_rejected", "web3")):
         shutil.copyfile(pki / "minions/web1", pki / directory / name)
-    with salt.runner.RunnerClient(dict(master.config)) as client:
+    with salt.runner.RunnerClient(master_opts) as client:
 
         def _run(function, *arguments, **keywords):
-            low = {"fun": f"csyncsync.{function}", "arg": arguments, "kwarg": keywords, "__user__": "Reactor"}
-            return client.cmd(low["fun"], list(arguments), kwarg=keywords, print_event=False)
+            return client.cmd(f"csyncsync.{function}", list(arguments), kwarg=keywords, print_event=False)
 
         yield _run
 
@@ -72,7 +71,8 @@ def run(master, minion, outsider):
 def _files(master):
     """What a record of a group could be, anywhere below the master's directories."""
     root = Path(master.config["root_dir"])
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if ".json" in path.name or path.name[:1] == "x")
+    found = [path for path in root.rglob("*") if ".json" in path.name or path.name.startswith("x")]
+    return sorted(str(path.relative_to(root)) for path in found)
 
 
 def test_a_member_is_called(run, published, master):
