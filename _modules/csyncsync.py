@@ -279,6 +279,37 @@ def installed():
     return [name for name in names if os.path.isdir(os.path.join(STATE_DIR, name))]
 
 
+def refresh(accepted=None):
+    """
+    Read pillar and mine again: ``csyncsync.groups`` is applied, beside whatever state run is under way.
+
+    accepted
+        ``{GROUP: [minion id, …]}``: whom the master has accepted; the runner gives it. Who is not among them has left.
+
+    A call that finds one running waits for it; a call that finds one waiting returns, because that one will read
+    what is newest anyway. Returns the names of the states that failed, or a line that says why nothing was done.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.refresh
+    """
+    os.makedirs(STATE_DIR, mode=0o755, exist_ok=True)
+    with contextlib.ExitStack() as waiting:
+        if not waiting.enter_context(_held(os.path.join(STATE_DIR, "refresh.next"))):
+            return "another call waits for its turn"
+        with _held(os.path.join(STATE_DIR, "refresh.lock"), wait=300) as mine:
+            waiting.close()
+            if not mine:
+                return "another call takes too long"
+            pillar = {"csyncsync": {"accepted": accepted}} if accepted else None
+            states = __salt__["state.apply"]("csyncsync.groups", concurrent=True, pillar=pillar)
+    if not isinstance(states, dict):
+        raise CommandExecutionError("; ".join(str(line) for line in states))
+    return sorted(state["__id__"] for state in states.values() if state["result"] is False)
+
+
 def paths(group):
     """
     Where csync2 and csyncsync keep a group on this host.
@@ -553,7 +584,7 @@ def _root_problem(group, root, noted):
         return str(err)
     if noted["mount"] != now["mount"] or (noted["boot"] == now["boot"] and noted["device"] != now["device"]):
         return f"include root {root} is on another file system than before: is its disk unmounted?"
-    if noted["inode"] != now["inode"] and _is_empty_directory(root) and _has_records_below(group, root):
+    if noted.get("inode") != now["inode"] and _is_empty_directory(root) and _has_records_below(group, root):
         return f"include root {root} was replaced by an empty directory: was its content moved away?"
     return ""
 
@@ -667,10 +698,15 @@ def _require(group):
     return config
 
 
-@contextlib.contextmanager
 def _locked(group, wait=0.0):
     """Hold the group's lock on this host; yields whether it could be had."""
-    with open(_group_path(group, "lock"), "w", encoding="utf-8") as file:
+    return _held(_group_path(group, "lock"), wait)
+
+
+@contextlib.contextmanager
+def _held(path, wait=0.0):
+    """Hold a lock file, waiting for it that many seconds; yields whether it could be had."""
+    with open(path, "w", encoding="utf-8") as file:
         until = time.monotonic() + wait
         while True:
             try:

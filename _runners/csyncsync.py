@@ -16,11 +16,12 @@ import fcntl
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 
 import csync2
 import salt.client
-import salt.runner
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError, SaltException
 
@@ -32,6 +33,8 @@ __virtualname__ = "csyncsync"
 LEASE_CHECK, LEASE_ANSWER = 15, 5
 #: Seconds that what the pillar says about a minion's groups is kept.
 PILLAR_AGE = 20
+#: The same for a group that was not there: it may just have been added.
+PILLAR_AGE_WITHOUT = 1
 #: Seconds of silence after which a minion is asked whether its job still runs; while it does, it is waited for.
 ANSWER = 10
 
@@ -45,10 +48,10 @@ def __virtual__():
 # --- Groups and members, as the master knows them --------------------------------------------------------
 
 
-def _groups(minion):
+def _groups(minion, group=None):
     """``{GROUP: validated options without the key}`` of one accepted minion; kept for a short while."""
     age, groups = _groups_of.get(minion, (0, {}))
-    if time.time() - age > PILLAR_AGE:
+    if time.time() - age > (PILLAR_AGE if group is None or group in groups else PILLAR_AGE_WITHOUT):
         groups = _read_groups(minion)
         _groups_of[minion] = (time.time(), groups)
     return groups
@@ -88,7 +91,7 @@ def _accepted(tgt, tgt_type):
 def _member(group, host):
     """The group's options if this host is an accepted member of it, else None (and a line in the log)."""
     if isinstance(group, str) and isinstance(host, str) and host and host in _accepted([host], "list"):
-        options = _groups(host).get(group)
+        options = _groups(host, group).get(group)
         if options:
             return options
     log.warning("csyncsync: minion %.80r asks for group %.80r, which it is no member of", host, group)
@@ -247,15 +250,30 @@ def pushed(group, host, jid=None, state=None):
                 # itself: if it never comes to that, the lease is found stale.
                 record["lease"].update(checked=time.time())
         if ours:
-            client = salt.runner.RunnerClient(dict(__opts__))
-            client.asynchronous("csyncsync.join", {"arg": [group, host], "kwarg": {"jid": jid}})
+            _start_join(group, host, jid)
             return True
     elif state == "pushed":
         with _record(group) as record:
             record["admitted"] = sorted({*record["admitted"], host})
-            record["founders"] = [minion for minion in record["founders"] or [] if minion != host]
+            if record["founders"] is not None:
+                record["founders"] = [minion for minion in record["founders"] if minion != host]
     _release(group, jid)
     return True
+
+
+def _start_join(group, host, jid):
+    """As a program of its own: a fork of the reactor, which has threads, may hang before it begins."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "salt-run")
+    command = [beside if os.path.exists(beside) else "salt-run", "-c", os.path.dirname(__opts__["conf_file"])]
+    # As JSON, because the command line is read as YAML, and a job id is no number.
+    arguments = [f"{name}={json.dumps(value)}" for name, value in (("group", group), ("host", host), ("jid", jid))]
+    subprocess.run(
+        ["setsid", "--fork", *command, "csyncsync.join", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
 
 
 # --- Hosts that join -------------------------------------------------------------------------------------
@@ -321,6 +339,7 @@ def _join(group, host, options):
             raise CommandExecutionError(f"no established host answers; {', '.join(silent)} may hold newer files")
         if options["seed"] in members and host != options["seed"]:
             raise CommandExecutionError(f"waits for the seed, {options['seed']}")
+        founders = members  # of a group that begins anew, too
         _step(host, "csyncsync.join", [group])
     else:
         source = options["seed"] if options["seed"] in established else established[0]
@@ -354,7 +373,7 @@ def _call(minions, function, arguments):
 
 def apply(group=None, host=None, reporter=None):
     """
-    Have the hosts of a group read pillar and mine again: ``state.apply csyncsync.groups``, without waiting.
+    Have the hosts of a group read pillar and mine again: ``csyncsync.refresh``, without waiting.
 
     group
         One group; without it, all.
@@ -382,15 +401,7 @@ def apply(group=None, host=None, reporter=None):
     accepted = {name: _members(options) for name, options in groups.items()}
     minions = sorted({m for members in accepted.values() for m in members if m in published and host in (None, m)})
     if minions:
-        # A queue of one: a run that waits will read what is newest anyway.
-        _client().run_job(
-            minions,
-            "state.apply",
-            ["csyncsync.groups", "queue=1"],
-            tgt_type="list",
-            kwarg={"pillar": {"csyncsync": {"accepted": accepted}}},
-            ret="",
-        )
+        _client().run_job(minions, "csyncsync.refresh", [], tgt_type="list", kwarg={"accepted": accepted}, ret="")
     return minions
 
 

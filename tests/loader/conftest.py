@@ -54,7 +54,7 @@ def salt_factories_config(request):
     """The same for what collects the daemons' logs; and nobody waits for daemons to end in peace."""
     salt._logging.shutdown_temp_handler()  # would print those logs once more at the very end
     for name in ("salt", "saltfactories", "pytestshellutils", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
     server = request.config.pluginmanager.get_plugin("saltfactories-log-server")
     if server.log_host != "127.0.0.1":
         server.stop()

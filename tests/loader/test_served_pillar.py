@@ -93,6 +93,7 @@ def test_a_file_that_cannot_be_read_is_one_failed_state_that_names_the_pillar(mi
         (["web*"], " is a list, not a mapping of options"),
         ({"members": "web*", "include": ["/srv/x"], "includes": ["/srv/y"]}, ":includes is no option"),
     ],
+    ids=["a relative include", "no include", "a list", "an unknown option"],
 )
 def test_a_broken_group_fails_with_its_pillar_path_and_the_others_do_not(minion, groups_file, apply, options, message):
     with groups_file.holding({"good": GOOD, "broken": options}):
