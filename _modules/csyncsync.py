@@ -93,12 +93,14 @@ def member():
     return {"name": _host_name(), "addresses": addresses, "certificate": certificate}
 
 
-def groups(group=None):
+def groups(group=None, facts=True):
     """
     The groups of this host as pillar and mine have them now: who is in them, and what is wrong.
 
     group
         Only this one.
+    facts
+        Without them only the pillar is judged: no hosts, and ``groups`` stays empty.
 
     Returns ``{"groups": {GROUP: {"hosts": {minion id: {"name", "address", "certificate"}}, "unpublished": [minion
     id, …], "options": {…}, "context": {…}}}, "errors": {GROUP: [message, …]}}``. Groups that this minion is no
@@ -116,7 +118,7 @@ def groups(group=None):
     checked["errors"].update((__pillar__.get("csyncsync") or {}).get("errors") or {})
     result = {"groups": {}, "errors": {n: m for n, m in checked["errors"].items() if group in (None, n) or not n}}
     for name, options in checked["groups"].items():
-        if group not in (None, name) or not csync2.matches(options["members"], __opts__["id"]):
+        if not facts or group not in (None, name) or not csync2.matches(options["members"], __opts__["id"]):
             continue
         try:
             found = _membership(name, options)

@@ -113,10 +113,15 @@ def _all_groups():
 
 
 def _known(group):
+    """``({GROUP: options}, "")`` of one group or all, or ``({}, what is wrong)``. No exception: Salt would print it
+    with a traceback."""
     groups = _all_groups()
-    if group is not None and group not in groups:
-        raise CommandExecutionError(f"there is no group {group!r}; there are: {', '.join(sorted(groups)) or 'none'}")
-    return {group: groups[group]} if group else groups
+    if group is None:
+        return groups, ""
+    if group not in groups:
+        there = ", ".join(sorted(groups)) or "none (run: salt '*' state.apply csyncsync)"
+        return {}, f"there is no group {group!r}; there are: {there}"
+    return {group: groups[group]}, ""
 
 
 @contextlib.contextmanager
@@ -173,14 +178,15 @@ def sync(group=None, host=None):
     """
     if host is not None:
         return _ask(group, host)
+    groups, problem = _known(group)
     result = {}
-    for name, options in sorted(_known(group).items()):
+    for name, options in sorted(groups.items()):
         result[name] = {}
         for minion in _members(options):
             answer = _call([minion], "csyncsync.push", [name, "full=True"])
             result[name][minion] = answer.get(minion, "did not answer")
             _progress(f"{name} {minion}: {_short(result[name][minion])}")
-    return result
+    return problem or result
 
 
 def _ask(group, host):
@@ -394,15 +400,16 @@ def apply(group=None, host=None, reporter=None):
     if reporter is not None and _member(group, reporter) is None:
         return []
     published = __salt__["mine.get"]("*", "csyncsync.member")
+    problem = ""
     if host is not None:
         groups = _groups(host) if host in published and host in _accepted([host], "list") else {}
     else:
-        groups = _known(group)
+        groups, problem = _known(group)
     accepted = {name: _members(options) for name, options in groups.items()}
     minions = sorted({m for members in accepted.values() for m in members if m in published and host in (None, m)})
     if minions:
         _client().run_job(minions, "csyncsync.refresh", [], tgt_type="list", kwarg={"accepted": accepted}, ret="")
-    return minions
+    return problem or minions
 
 
 def release(group, host=None):
@@ -420,7 +427,10 @@ def release(group, host=None):
 
         salt-run csyncsync.release wwwdata
     """
-    members = _members(_known(group)[group])
+    groups, problem = _known(group)
+    if problem:
+        return problem
+    members = _members(groups[group])
     states = _call(members if host is None else [host], "csyncsync.status", [group])
     held = [m for m, answer in states.items() if isinstance(answer, dict) and (answer.get(group) or {}).get("held")]
     return {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m) for m in sorted(held)}
@@ -442,10 +452,10 @@ def status(group=None):
         salt-run csyncsync.status
         salt-run csyncsync.status wwwdata
     """
-    groups = _known(group)
+    groups, problem = _known(group)
     minions = sorted({minion for options in groups.values() for minion in _members(options)})
     answers = _call(minions, "csyncsync.status", []) if minions else {}
-    return {
+    return problem or {
         name: {minion: _short_status(minion, answers, name) for minion in _members(options)}
         for name, options in sorted(groups.items())
     }

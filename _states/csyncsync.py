@@ -97,11 +97,12 @@ def group_present(name):
           csyncsync.group_present:
             - name: wwwdata
     """
-    if __opts__["test"] and not __salt__["csyncsync.certificate"]()["valid"]:
-        return _result(name, None, "The group would be set up.", {"group": {"new": name}})
-    found = __salt__["csyncsync.groups"](name)
+    cold = __opts__["test"] and not __salt__["csyncsync.certificate"]()["valid"]
+    found = __salt__["csyncsync.groups"](name, facts=not cold)
     if found["errors"]:
         return _result(name, False, "\n".join(line for lines in found["errors"].values() for line in lines))
+    if cold:
+        return _result(name, None, "The group would be set up.", {"group": {"new": name}})
     if name not in found["groups"]:
         return group_absent(name)
     group, where = found["groups"][name], __salt__["csyncsync.paths"](name)

@@ -1,8 +1,8 @@
 """
 A real Salt master and two real minions, for the promises that hang on Salt's own loader.
 
-They are daemons in temporary directories and listen on 127.0.0.1 alone. The minions run on this very machine, so
-their config says ``test: true``: no state that they apply writes anything.
+They are daemons in temporary directories, listen on 127.0.0.1 alone, and end with the last test of this folder. The
+minions run on this very machine, so their config says ``test: true``: no state that they apply writes anything.
 """
 
 import glob
@@ -69,7 +69,7 @@ def salt_factories_default_root_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("salt")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tree(tmp_path_factory):
     """A copy of what the master serves, so that nothing of this run lands in the repository."""
     copy = tmp_path_factory.mktemp("tree")
@@ -97,12 +97,12 @@ class GroupsFile:
             shutil.copyfile(REPOSITORY / "pillar.example", self.path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def groups_file(tmp_path_factory):
     return GroupsFile(tmp_path_factory.mktemp("pillar") / "csyncsync.yaml")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def master(salt_factories, tree, groups_file):
     """A master as an administrator sets it up: file_roots, the config that csyncsync.master writes, sync_all, start."""
     config = (tree / "states/csyncsync/files/master.conf.jinja").read_text(encoding="utf-8")
@@ -122,27 +122,27 @@ def master(salt_factories, tree, groups_file):
         yield daemon
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def master_opts(master):
     """The master's config as its daemons and commands read it."""
     return salt.config.master_config(master.config_file)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cold_minion(master):
     """web1, which the groups of pillar.example cover. It has never synced anything."""
     with master.salt_minion_daemon("web1", overrides={"test": True, "pytest-minion": LOG}).started() as daemon:
         yield daemon
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def outsider(master):
     """db1, which the master has accepted, and which is in no group."""
     with master.salt_minion_daemon("db1", overrides={"test": True, "pytest-minion": LOG}).started() as daemon:
         yield daemon
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def call(master):
     """``call(minion id, function, *arguments, **keywords)``: a job of the master, and what the minion returned."""
     client = master.salt_client()
@@ -166,7 +166,7 @@ class Applied:
         return self.states[name]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def apply(call):
     """``apply(sls)``: ``state.apply`` on web1, with ``test=True``."""
 
@@ -180,7 +180,7 @@ def _files_on_this_machine():
     return sorted(path for pattern in (*WRITTEN, *UNITS) for path in glob.glob(pattern))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cold_run(cold_minion, call, apply):
     """The first ``state.apply csyncsync test=True`` of a minion that has never synced, with what changed on disk."""
     if Path("/etc/csync2_ssl_cert.pem").exists():
@@ -193,7 +193,7 @@ def cold_run(cold_minion, call, apply):
     return applied
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def minion(cold_minion, cold_run, call):
     """web1 with csyncsync's modules, which that run has synced; it loads them a moment later."""
     until = time.monotonic() + 20

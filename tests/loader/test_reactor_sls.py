@@ -168,19 +168,23 @@ def test_a_deleted_key_has_all_groups_applied_and_other_acts_do_nothing(react, a
 
 
 def test_the_master_itself_calls_only_that(minion, outsider, call, event_listener, master, published):
-    """A minion sends events with the tags and fields of another; the master's reactor runs."""
+    """A minion sends beacon events in the name of another; the master's own reactor runs."""
     began = time.time()
-    hostile = "wwwdata\n\nOwned:\n  local.test.ping:\n    - tgt: '*'\n"
-    sent = {
-        f"salt/beacon/web1/csyncsync/{n}": {"id": "web1", "group": value}
-        for n, value in enumerate((hostile, "{{ salt['test.ping']() }}", {"a": ["b"]}, None))
-    }
-    for tag, event in sent.items():
-        assert call("db1", "event.send", tag, event)
-    runs = [(master.id, "salt/run/*/ret")]
+    owned = "wwwdata\n\nOwned:\n  local.test.ping:\n    - tgt: '*'\n    - x:"  # as YAML, this fits into the file
+    groups = (owned, "{{ salt['test.ping']() }}", {"a": ["b"]}, None)
+    events = [
+        {"tag": f"salt/beacon/web1/csyncsync/{n}", "data": {"id": "web1", "group": group, "count": 1}}
+        for n, group in enumerate(groups)
+    ]
+    assert call("db1", "event.fire", {"beacons": events}, "__beacons_return")
     until = time.monotonic() + 20
-    while len(found := event_listener.get_events(runs, after_time=began)) < len(sent) and time.monotonic() < until:
+    while len(runs := _runs(event_listener, master, began)) < len(groups) and time.monotonic() < until:
         time.sleep(0.3)
-    assert {event.data["fun"] for event in found} == {"runner.csyncsync.sync"}
-    assert [event.data["return"] for event in found] == [False] * len(sent)
-    assert set(published()) == {"event.send"}
+    assert [run["return"] for run in runs] == [False] * len(groups)
+    asked = [(run["fun"], run["fun_args"][0]["group"], run["fun_args"][0]["host"]) for run in runs]
+    assert sorted(asked, key=str) == sorted((("runner.csyncsync.sync", group, "web1") for group in groups), key=str)
+    assert published() == ["event.fire"]
+
+
+def _runs(event_listener, master, began):
+    return [event.data for event in event_listener.get_events([(master.id, "salt/run/*/ret")], after_time=began)]
