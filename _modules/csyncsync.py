@@ -592,11 +592,14 @@ def _root_problem(group, root, noted):
 
 
 def _has_records_below(group, root):
+    """A database that cannot be read says nothing: then nothing is pushed either."""
+    if not os.path.exists(_database_path(group)):
+        return False
     try:
         with _open_database(group) as database:
-            return database.has_below(os.fsencode(root))
-    except sqlite3.Error:
-        return False  # there is no database yet, and so nothing to lose
+            return database.state() != csync2.Database.NEW and database.has_below(os.fsencode(root))
+    except sqlite3.Error as err:
+        raise CommandExecutionError(f"{_database_path(group)}: {err}") from err
 
 
 def _note_roots(group, includes, changes, test):

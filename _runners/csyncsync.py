@@ -223,9 +223,9 @@ def _next(group, record):
 
 def _holds(lease):
     """Ask the holder of an old lease whether it is still at work."""
-    running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
     if lease.get("pid"):  # a join: a process here
         return os.path.exists(f"/proc/{lease['pid']}")
+    running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
     return bool(running.get(lease["host"]))
 
 
