@@ -3,13 +3,15 @@ PYTHON ?= /usr/bin/python3
 VENV ?= .venv
 BED = tests/testbed/testbed
 
-.PHONY: help demo demo-down test unit lint format clean
+.PHONY: help demo demo-down test unit bench bench-large lint format clean
 
 help:
 	@echo "make demo       boot a Salt master and three hosts, and show files being synchronized (root)"
 	@echo "make demo-down  end what make demo left running"
 	@echo "make test       all tests: pure logic, Salt's loader, the promises on real hosts (root)"
 	@echo "make unit       only the tests of the pure logic"
+	@echo "make bench      measure it beside csync2 + lsyncd and Syncthing; writes docs/benchmarks.* (root, half an hour)"
+	@echo "make bench-large  the same in a tree of 1,000,000 files (root, an hour, 30 GB)"
 	@echo "make lint       ruff, yamllint, salt-lint"
 
 demo: root
@@ -23,6 +25,12 @@ test: root $(VENV)/ready
 
 unit: $(VENV)/ready
 	$(VENV)/bin/python -m pytest tests/unit $(ARGS)
+
+bench: root $(VENV)/bench
+	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
+
+bench-large: root $(VENV)/bench
+	$(VENV)/bin/python tests/bench/bench.py --large $(ARGS)
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -45,6 +53,11 @@ $(VENV)/ready: setup.cfg
 	  || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python tests/requirements.py | $(VENV)/bin/pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@touch $@
+
+# What only the benchmark needs.
+$(VENV)/bench: $(VENV)/ready
+	$(VENV)/bin/python tests/requirements.py bench | $(VENV)/bin/pip install --quiet --disable-pip-version-check -r /dev/stdin
 	@touch $@
 
 clean: root

@@ -34,16 +34,17 @@ The event on the master's bus has the tag ``salt/beacon/<minion id>/csyncsync/<g
 
     {"id": "web1", "group": "wwwdata", "count": 3, "whole": false}
 
-``count`` is the number of paths in this flush (0 when an event is repeated) and ``whole`` says that the whole
-group is to be checked. An ``error`` with a text is there if not everything can be watched. The event holds no
-paths, and nothing in it needs trust.
+``count`` is the number of paths since the last event (0 when an event is repeated) and ``whole`` says that the
+whole group is to be checked. While the journal has not been taken since the last event there is no new one. An
+``error`` with a text is there if not everything can be watched. The event holds no paths, and nothing in it
+needs trust.
 
 The journal holds files named ``<time in ns>-<counter>.paths``: absolute paths as bytes, each ended by a NUL.
 A path that ends with ``/`` stands for a directory and everything below it. The empty file ``whole`` stands for
 the whole group; each mark is a new file put over the old one, so whoever discharges it can tell them apart.
 
 ``<state_dir>/<group>/watch.json`` says how many directories are watched (by all groups together), whether the
-first walk is done, what is wrong, and which paths keep changing.
+first walk is done, how many walks there were, what is wrong, and which paths keep changing.
 
 The watcher rides on the minion's event loop, in small slices. Where there is no asyncio loop (Salt 3006) it
 works at the beacon's ticks, once a second. It outlives refreshes of the minion's modules.
@@ -100,20 +101,39 @@ SLICE = 0.015
 TICK_SLICE = 0.2
 #: The descriptor's number is at least this.
 HIGH_DESCRIPTOR = 400
+#: While much happens: seconds between two readings of events, and between two looks at what is ready. Many at once
+#: cost a fraction of what they cost one by one.
+READ_PACE, WORK_PACE = 0.01, 0.05
 #: Seconds between looks at configs, include roots and journals.
 HOUSEKEEPING = 1.0
 #: Paths judged with one opening of csync2's database.
 BATCH = 200
-#: Seconds to wait for csync2's daemon to commit, and between two looks.
-COMMIT_WAIT = 5.0
-COMMIT_POLL = 0.25
-#: Seconds to wait for the second half of a rename.
+#: While a peer sends to this host: seconds to wait for csync2's daemon to write down, commit and finish what it does
+#: to a path (it commits every four seconds or so, later on a busy host), and between two looks.
+COMMIT_WAIT = 60.0
+COMMIT_POLL = (0.25, 1.0)
+RECORD_WAIT = 1.0
+#: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
+#: rename may have come too early to be seen.
+OWN_WAIT = 3.0
+#: Where systemd has a directory for each connection (csync2@.service.conf of the states); csync2.c: char *csync_port;
+#: and the states of a connection that csync2 has not closed: established, close wait.
+CONNECTIONS = "/run/csync2"
+PORT = 30865
+CONNECTED = (b"01", b"08")
+#: Seconds to wait for the second half of a rename, and between csync2's rename of a file and its last write to it.
 MOVE_WAIT = 0.5
-#: Seconds that csync2 may keep one of its temporary files untouched.
+LANDING_WAIT = 2.0
+#: Seconds that csync2 may keep one of its temporary files untouched, and may write to it.
 TEMPORARY_SETTLE = 2.0
+TEMPORARY_WAIT = 600.0
+#: Seconds between checks of the whole group because a file with several names was changed through one of them.
+LINKED_INTERVAL = 30.0
 #: A path that went out so many times in a row, each within max_delay, is hot.
 HOT = 3
 RETRY_CAP = 30.0
+#: Seconds between looks whether a push has taken the journal, while more has been written into it.
+ASK_AGAIN = 0.2
 #: Seconds between attempts to watch what could not be watched.
 REWALK = 30.0
 STATUS_INTERVAL = 5.0
@@ -346,18 +366,24 @@ class Entry:
     """A changed path that waits until it is ready."""
 
     __slots__ = (
+        "came",
+        "commits",
+        "compare",
         "covers",
         "first",
         "group",
         "hold",
         "judged",
         "last",
+        "made",
         "moved",
+        "own",
         "path",
         "queued",
         "temporary",
         "tree",
         "writing",
+        "written",
     )
 
     def __init__(self, group, path, now):
@@ -365,15 +391,26 @@ class Entry:
         self.path = path
         self.first = self.last = now
         self.writing = False
+        #: there was nothing of this name before
+        self.made = False
+        #: written to in place, at any time
+        self.written = False
+        #: not csync2's work: csync2 writes to a temporary file, renames it, and closes it
+        self.own = False
+        #: came with the directory above it, and what csync2 recorded here was another file
+        self.compare = False
         #: the directory and everything below it
         self.tree = False
         #: came, or left its place to another, so its content need not be what csync2 recorded
         self.moved = False
+        #: a directory that was moved here
+        self.came = False
         #: something below it was not noted on its own, because this entry stands for it
         self.covers = False
         self.temporary = _TEMPORARY.match(os.path.basename(path)) is not None
-        #: when it was first found ready
+        #: when it was first found ready, and the number of the database's commit then
         self.judged = None
+        self.commits = None
         self.hold = 0.0
         #: when the heap brings it up
         self.queued = 0.0
@@ -397,12 +434,22 @@ class Group:
         self.out = []
         self.recent = {}
         self.whole = False
+        #: a file with several names was changed through one of them
+        self.linked = False
         self.flushing = None
         self.last_flush = self.last_whole = self.last_fired = 0.0
+        #: paths in the journal that no event has told, the oldest journal file when the last one went out, and when to
+        #: look again whether it has been taken
+        self.unasked = 0
+        self.asked = None
+        self.ask_at = 0.0
         self.repeats = 0
         self.walking = 0
         self.walked = False
+        self.walks = 0
         self.unwatched = set()
+        #: why the last one of them could not be watched: an error's number
+        self.problem = 0
         self.rewalk_at = 0.0
         self.error = None
         self.error_told = False
@@ -419,9 +466,9 @@ class Group:
         return len(self.pending) + len(self.ready) + len(self.out)
 
 
-#: How a directory is walked: its first time, new below a watched one, again after lost events, and to note
-#: every single path in it.
-FIRST, NEW, AGAIN, NOTE = "first", "new", "again", "note"
+#: How a directory is walked: its first time, new below a watched one, again after lost events, to note every
+#: single path in it, and to have the files in it compared.
+FIRST, NEW, AGAIN, NOTE, COMPARE = "first", "new", "again", "note", "compare"
 #: What becomes of a path that is ready.
 GO, ALONE, DROP, WAIT = "go", "alone", "drop", "wait"
 
@@ -439,8 +486,12 @@ class Watcher:
         self.groups = {}
         #: watch descriptor -> Node, or a list of them (one directory seen at two places: a bind mount)
         self.nodes = {}
-        #: cookie -> (Node, when): the first halves of renames
+        #: cookie -> (Node, when): the first halves of renames of directories
         self.moving = {}
+        #: cookie -> when: the first halves of renames of files that are named as csync2's temporary ones
+        self.renaming = {}
+        #: path -> when: files that were renamed from such a name, and not closed since
+        self.landing = {}
         self.heap = []
         self.sequence = itertools.count()
         self.chores = collections.deque()
@@ -451,8 +502,9 @@ class Watcher:
         self.children = []
         self.helper = None
         self.helper_mtime = None
+        self.receiving, self.receiving_at = False, 0.0
         self.timer = self.house_timer = self.close_timer = None
-        self.timer_at = 0.0
+        self.timer_at = self.read_at = self.worked_at = 0.0
         self.ticked = time.monotonic()
         self.fd = -1
         self.fd_error = 0
@@ -529,22 +581,34 @@ class Watcher:
 
     def _readable(self):
         """The loop says that there are events."""
+        if self.closed:
+            return
+        self._read()
+        self._arm(self._next_due())
+        before, self.read_at = self.read_at, time.monotonic()
+        if self.read_at - before < READ_PACE and self.fd >= 0:
+            self.loop.remove_reader(self.fd)
+            self.loop.call_later(READ_PACE, self._read_again)
+
+    def _read_again(self):
         if not self.closed:
-            self._read()
-            self._arm(self._next_due())
+            self._listen()
 
     def _run(self):
         """The loop says that something is due."""
         self.timer = None
         if self.closed:
             return
-        self._guarded(self._work, time.monotonic() + SLICE)
+        self.worked_at = time.monotonic()
+        more = self._guarded(self._work, self.worked_at + SLICE)
+        self.worked_at = 0.0 if more else self.worked_at
         self._arm(self._next_due())
 
     def _arm(self, due):
         """Be called at this time, or earlier."""
         if self.loop is None or self.closed or due is None:
             return
+        due = max(due, self.worked_at + WORK_PACE)
         if self.timer is not None:
             if self.timer_at <= due:
                 return
@@ -561,6 +625,7 @@ class Watcher:
         due = [self.heap[0][0]] if self.heap else []
         due += [when + MOVE_WAIT for _, when in self.moving.values()]
         due += [self._flush_due(group) for group in self.groups.values() if self._to_flush(group)]
+        due += [group.ask_at for group in self.groups.values() if self._to_ask(group)]
         return min(due) if due else None
 
     def _guarded(self, work, *args):
@@ -586,6 +651,8 @@ class Watcher:
             self._judge_batch(group, deadline)
             if self._to_flush(group) and self._flush_due(group) <= time.monotonic():
                 self._flush(group)
+            elif self._to_ask(group) and group.ask_at <= time.monotonic():
+                self._ask_aside(group)
         return self._walking() or any(group.ready for group in self.groups.values())
 
     # --- inotify
@@ -655,7 +722,7 @@ class Watcher:
                         places[node] = _locate(node)
                     root, directory = places[node]
                     if root is not None:
-                        self._file_event(root, directory, mask, name, now)
+                        self._file_event(root, directory, mask, cookie, name, now)
 
     def _self_event(self, node, mask, now):
         """Only a root has nobody above it who hears of its own changes."""
@@ -667,14 +734,33 @@ class Watcher:
         elif mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT):
             self._check_root(node.group, node.path)
 
-    def _file_event(self, root, directory, mask, name, now):
+    def _file_event(self, root, directory, mask, cookie, name, now):
         """Something happened to a file (or link, socket …) in a watched directory."""
+        renamed = mask & IN_MOVED_TO and self.renaming.pop(cookie, None) is not None
+        if mask & IN_MOVED_FROM and _TEMPORARY.match(name):
+            self.renaming[cookie] = now
         if root.only is not None and root.only != name:
             return
         path = root.path if root.only else directory + b"/" + name
         if root.group.excludes.match(path, name):
             return
+        known = path in root.group.pending
         entry = self._note(root.group, path, now)
+        if mask & IN_CREATE and not known:
+            entry.made = True
+        elif entry.made and mask & (IN_DELETE | IN_MOVED_FROM):
+            # Came and went, as csync2's temporary files do: nothing has changed.
+            root.group.pending.pop(path, None)
+            return
+        if renamed:
+            self.landing[path] = now
+        elif mask & (IN_MODIFY | IN_CLOSE_WRITE) and path in self.landing:
+            # rsync.c, csync_rs_patch(): the file gets its name before its buffers are written and it is closed.
+            if mask & IN_CLOSE_WRITE:
+                del self.landing[path]
+        elif mask & (IN_MODIFY | IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO):
+            entry.own = True
+            entry.written = entry.written or bool(mask & IN_MODIFY)
         if mask & IN_MODIFY:
             entry.writing = True
         elif entry.writing and not mask & IN_ATTRIB:
@@ -710,6 +796,7 @@ class Watcher:
         if not mask & IN_ATTRIB:
             entry.tree = True
             entry.moved = entry.moved or not mask & IN_CREATE
+            entry.came = entry.came or bool(mask & IN_MOVED_TO)
 
     def _directory_came(self, parent, name, excluded, cookie):
         """A directory was made, or moved here (then with a cookie)."""
@@ -866,6 +953,7 @@ class Watcher:
             return
         group.whole = True
         group.walked = True
+        group.walks += 1
         self._tell_unwatched(group)
         self._write_status(group, force=True)
 
@@ -893,6 +981,7 @@ class Watcher:
             return
         if problem:
             group.unwatched.add(node)
+            group.problem = problem
             group.rewalk_at = time.monotonic() + REWALK
         else:
             group.unwatched.discard(node)
@@ -926,10 +1015,11 @@ class Watcher:
                 if item.is_dir(follow_symlinks=False):
                     seen.add(name)
                     self._scan_child(node, mode, root.group, path + b"/" + name, covered)
-                elif mode in (NEW, NOTE) and not covered:
+                elif mode in (NEW, NOTE, COMPARE) and not covered:
                     inner = path + b"/" + name
                     if not root.group.excludes.match(inner, name):
-                        self._note(root.group, inner, time.monotonic())
+                        entry = self._note(root.group, inner, time.monotonic())
+                        entry.compare = entry.compare or mode == COMPARE
         except OSError as err:
             log.debug("csyncsync: cannot read a directory to its end: %s", err.strerror)
 
@@ -947,7 +1037,7 @@ class Watcher:
         if mode in (FIRST, AGAIN):
             self._push_walk(child, mode, group)
         else:
-            if not covered:
+            if not covered and mode != COMPARE:
                 self._note(group, path, time.monotonic()).tree = True
             self.new.append((child, mode))
 
@@ -997,10 +1087,15 @@ class Watcher:
         if self.fd < 0:
             reason = os.strerror(self.fd_error)
             return f"group {group.name} is not watched: inotify: {reason} (fs.inotify.max_user_instances?)"
+        reason = os.strerror(group.problem)
+        if group.problem == errno.ENOSPC:
+            reason = (
+                f"fs.inotify.max_user_watches is {_watch_limit()}, {watched} are in use here and at least"
+                f" {watched + missing} are needed (pillar csyncsync:max_user_watches)"
+            )
         return (
-            f"{len(group.unwatched)} directories of group {group.name} are not watched:"
-            f" fs.inotify.max_user_watches is {_watch_limit()}, {watched} are in use here and at least"
-            f" {watched + missing} are needed; until then the whole group is checked every {REWALK:.0f} seconds"
+            f"{len(group.unwatched)} directories of group {group.name} are not watched: {reason};"
+            f" until then the whole group is checked every {REWALK:.0f} seconds"
         )
 
     # --- From events to ready paths
@@ -1058,19 +1153,30 @@ class Watcher:
         """Decide about the ready paths of a group, with csync2's database opened once, until the deadline."""
         if not group.ready:
             return
-        # Looked at before the database is: a commit in between then shows as a difference that waits.
-        uncommitted = bool(group.database) and os.path.exists(group.database + "-journal")
+        # Looked at before the database is: what is committed in between then shows as a difference that waits.
+        receiving, commits = self._is_receiving(), _commits(group.database)
         database, locked = self._database(group)
         try:
             for number in range(BATCH):
                 if not group.ready or (number % 16 == 15 and time.monotonic() >= deadline):
                     break
                 entry = group.ready.popleft()
-                verdict = self._judge(group, entry, database, locked, uncommitted)
+                if entry.commits is None:
+                    entry.commits = commits
+                verdict = self._judge(entry, database, locked)
+                if verdict in (GO, ALONE) and receiving and self._may_be_csync2s(entry, verdict, commits):
+                    verdict = WAIT
                 self._carry_out(group, entry, verdict)
         finally:
             if database is not None:
                 database.__exit__(None, None, None)
+
+    def _is_receiving(self):
+        """Tell whether a peer's csync2 is connected; looked up again before the next path can have settled."""
+        now = time.monotonic()
+        if now - self.receiving_at > min(0.05, self.options.settle / 2):
+            self.receiving_at, self.receiving = now, _is_connected()
+        return self.receiving
 
     def _database(self, group):
         """Return csync2's database or None, and whether one is there that cannot be read now."""
@@ -1081,41 +1187,63 @@ class Watcher:
         except sqlite3.Error:
             return None, True
 
-    def _judge(self, group, entry, database, locked, uncommitted):
-        """Given a ready entry, return GO, ALONE, DROP or WAIT. When in doubt it goes."""
+    def _judge(self, entry, database, locked):
+        """Given a ready entry, return GO, ALONE, DROP, or WAIT if the database is locked. When in doubt it goes."""
         try:
             status = os.lstat(entry.path)
         except (FileNotFoundError, NotADirectoryError):
             status = None
         except OSError:
             return GO
+        if status is None or not stat.S_ISREG(status.st_mode):
+            entry.own = False
         if database is None and not locked:
             return DROP if status is None and entry.temporary else GO
         try:
-            if database is None:
-                raise sqlite3.OperationalError("locked")
-            verdict = self._compare(entry, status, database)
+            if database is not None:
+                return self._compare(entry, status, database)
         except sqlite3.Error:
-            uncommitted, verdict = True, GO
+            pass
         except (OSError, ValueError):
-            verdict = GO
-        if verdict == GO and uncommitted and time.monotonic() - entry.judged < COMMIT_WAIT:
-            return WAIT
-        return verdict
+            return GO
+        return GO if entry.own or time.monotonic() - entry.judged >= COMMIT_WAIT else WAIT
 
     def _compare(self, entry, status, database):
         """Compare a path's state with csync2's record of it."""
         record = database.record(entry.path)
         if status is None:
             return GO if record is not None or database.has_below(entry.path) else DROP
-        if record is None or self.helper.check_text(entry.path, status) != record:
-            return GO
+        text = self.helper.check_text(entry.path, status)
+        if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            entry.group.linked = entry.group.linked or entry.written or text != record
+        if entry.came:
+            entry.came = database.has_below(entry.path)
+        if record is None or text != record:
+            return DROP if entry.compare and not entry.own else GO
         if stat.S_ISDIR(status.st_mode):
             return GO if entry.moved else DROP
-        if stat.S_ISLNK(status.st_mode) or status.st_mtime_ns % 10**9 == 0:
+        if stat.S_ISLNK(status.st_mode):
             return DROP
-        # A rewrite within the second of the recorded state: csync2's own check cannot see it.
-        return ALONE
+        # csync2's own check cannot see a change that leaves size, second, mode and owner as they were recorded.
+        if entry.own or entry.compare:
+            return ALONE
+        return DROP if status.st_mtime_ns % 10**9 == 0 or _is_unfinished(status) else ALONE
+
+    def _may_be_csync2s(self, entry, verdict, commits):
+        """
+        While a peer sends: tell whether csync2's daemon may still be about to write down, commit, or finish what it
+        did to this path. It takes several steps: content, owner, mode, time.
+        """
+        age = time.monotonic() - entry.judged
+        if entry.temporary:
+            return age < TEMPORARY_WAIT
+        if verdict == ALONE:
+            return not entry.compare and age < (OWN_WAIT if entry.own else COMMIT_WAIT)
+        if entry.own or age >= COMMIT_WAIT:
+            return False
+        uncommitted = os.path.exists(entry.group.database or "") and os.path.exists(f"{entry.group.database}-journal")
+        # What was open when the path was first looked at, and the transaction after it, are committed by then.
+        return age < RECORD_WAIT or (uncommitted and commits - entry.commits < 2)
 
     def _carry_out(self, group, entry, verdict):
         if verdict == WAIT:
@@ -1123,24 +1251,30 @@ class Watcher:
             return
         if verdict == DROP:
             if entry.tree and entry.covers:
-                node = self._find(group, entry.path)
-                if node is not None:
-                    self.new.append((node, NOTE))
+                self._walk_below(group, entry, NOTE)
             return
+        if entry.tree and entry.came:
+            self._walk_below(group, entry, COMPARE)
         now = time.monotonic()
         last, times = group.recent.get(entry.path, (0.0, 0))
         group.recent[entry.path] = (now, times + 1 if now - last < self.options.max_delay * 1.5 else 0)
         group.out.append((entry.path, entry.tree, verdict == ALONE))
 
+    def _walk_below(self, group, entry, mode):
+        node = self._find(group, entry.path)
+        if node is not None:
+            self.new.append((node, mode))
+
     def _wait(self, group, entry):
         """Look again in a moment; a newer entry of the same path takes this one in."""
         newer = group.pending.get(entry.path)
         if newer is not None:
-            newer.tree, newer.moved = newer.tree or entry.tree, newer.moved or entry.moved
-            newer.covers = newer.covers or entry.covers
+            for name in ("tree", "moved", "came", "covers", "own", "written", "compare"):
+                setattr(newer, name, getattr(newer, name) or getattr(entry, name))
             newer.judged = entry.judged
             return
-        entry.hold = time.monotonic() + COMMIT_POLL
+        now = time.monotonic()
+        entry.hold = now + min(max(COMMIT_POLL[0], now - entry.judged), COMMIT_POLL[1])
         group.pending[entry.path] = entry
         self._queue(entry, entry.hold)
 
@@ -1183,14 +1317,14 @@ class Watcher:
         """Write what is ready into the group's journal, then fire the event."""
         lines, whole = self._take(group)
         now = time.monotonic()
-        group.last_flush = group.last_fired = now
+        group.last_flush = now
         group.last_whole = now if whole else group.last_whole
         number = next(self.sequence)
-        event = self._event(group, len(lines), whole)
+        group.unasked += len(lines)
 
         def work():
             _write_journal(group.journal, lines, whole, number)
-            self._send(group, event)
+            self._ask(group, whole)
 
         def done(err):
             group.flushing = None
@@ -1200,6 +1334,35 @@ class Watcher:
                 group.last_flush = group.last_whole = time.monotonic() + HOUSEKEEPING
 
         group.flushing = self._aside(work, done)
+
+    def _to_ask(self, group):
+        return group.unasked and group.flushing is None and not group.gone
+
+    def _is_asked(self, group):
+        """Tell whether the journal is as old as when a push was asked for: that push will take all of it."""
+        return group.asked is not None and os.path.exists(os.path.join(group.journal, group.asked))
+
+    def _ask_aside(self, group):
+        """Ask for a push of what was written while the one before was taking the journal, or look again later."""
+        group.ask_at = time.monotonic() + ASK_AGAIN
+        if self._is_asked(group):
+            return
+
+        def done(_):
+            group.flushing = None
+
+        group.flushing = self._aside(lambda: self._ask(group), done)
+
+    def _ask(self, group, whole=False):
+        """Ask for a push, unless that was done already."""
+        group.ask_at = time.monotonic() + ASK_AGAIN
+        if self._is_asked(group) and not whole:
+            return
+        names = sorted(name for name in _names(group.journal) if name.endswith(".paths"))
+        count, group.unasked, group.asked = group.unasked, 0, names[0] if names else None
+        if count or whole:
+            group.last_fired = time.monotonic()
+            self._send(group, self._event(group, count, whole))
 
     def _fire(self, group, count, whole, error=None):
         """Fire an event alone."""
@@ -1274,8 +1437,12 @@ class Watcher:
                     self._watch_unwatched(group, now)
             old = now - 3 * self.options.max_delay
             group.recent = {path: value for path, value in group.recent.items() if value[0] > old}
+            if group.linked and now - group.last_whole >= LINKED_INTERVAL:
+                group.linked, group.whole = False, True
             self._repeat(group, now)
             self._write_status(group)
+        self.renaming = {cookie: when for cookie, when in self.renaming.items() if now - when < LANDING_WAIT}
+        self.landing = {path: when for path, when in self.landing.items() if now - when < LANDING_WAIT}
 
     def _reopen(self):
         """Try again to get a descriptor, when the unwatched directories are tried again too."""
@@ -1454,6 +1621,7 @@ class Watcher:
             "watches": len(self.nodes),
             "limit": _watch_limit(),
             "ready": group.walked,
+            "walks": group.walks,
             "error": group.config_error or group.error,
             "hot": [path.decode("utf-8", "backslashreplace") for path in sorted(hot)],
             "pid": self.pid,
@@ -1601,6 +1769,14 @@ def _oldest(directory):
     return (min(times) if times else time.time()) if names else None, whole is not None
 
 
+def _names(directory):
+    """What is in a directory, [] if it is not there."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
 def _mtime(path):
     """When a file was changed, None if it is not there."""
     try:
@@ -1622,6 +1798,44 @@ def _locked(path):
     finally:
         os.close(handle)
     return False
+
+
+def _is_connected():
+    """
+    Tell whether somebody is connected to csync2's port here (also if that cannot be known).
+
+    The list of all connections is long on a busy host, so it is read only where systemd does not keep the short one.
+    """
+    try:
+        return bool(os.listdir(CONNECTIONS))
+    except OSError:
+        pass
+    known, port = False, b":%04X" % PORT
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(path, "rb") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            continue
+        known = True
+        for fields in (line.split(None, 4) for line in lines if port in line):
+            if fields[1].endswith(port) and fields[3] in CONNECTED:
+                return True
+    return not known
+
+
+def _commits(database):
+    """How many transactions have been committed to a database of SQLite (its header's file change counter)."""
+    try:
+        with open(database or "", "rb") as file:
+            return int.from_bytes(file.read(28)[24:], "big")
+    except OSError:
+        return 0
+
+
+def _is_unfinished(status):
+    """Tell whether a file is as csync2's mkstemp() makes it: the peer went away before it told owner and mode."""
+    return (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o600, 0, 0)
 
 
 def _watch_limit():

@@ -9,28 +9,20 @@ Nothing that this module returns, logs or sends as an event holds a key or a pri
 """
 
 import contextlib
-import datetime
 import fcntl
+import importlib.util
 import ipaddress
 import json
 import logging
 import os
 import socket
 import sqlite3
-import subprocess
 import time
 
 import csync2
+import csync2cert
+import csync2run
 from salt.exceptions import CommandExecutionError
-
-try:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    HAS_CRYPTOGRAPHY = True
-except ImportError:
-    HAS_CRYPTOGRAPHY = False
 
 log = logging.getLogger(__name__)
 
@@ -38,29 +30,14 @@ __virtualname__ = "csyncsync"
 
 STATE_DIR = "/var/lib/csyncsync"
 DATABASE_DIR = "/var/lib/csync2"
-#: The one subject that all hosts' certificates share: csync2's server names its own subject as the only
-#: issuer that it accepts (LINBIT/csync2#38), so hosts with different subjects cannot talk.
-SUBJECT = "csyncsync"
-#: csync2.c: char *csync_port
-PORT = 30865
-
-#: Seconds after which a peer that may hang is asked whether it still answers; how long it may take to take the
-#: connection (its kernel does that, so a dead host is known soon), and to greet (a busy host is no dead one).
-ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
-#: Seconds without a sign of life from a running transfer after which it is ended (the peer answers others).
-STALLED_AFTER = 120.0
-#: Seconds until a peer that failed is tried again: doubles from the first to the second. It is then given only a
-#: short time to greet, so that a dead host costs the others next to nothing.
+#: Seconds until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
-PEER_GREETING = 1.0
 #: A push that would delete more than this share of a group, and more than this number of files, is held.
 HOLD_SHARE, HOLD_NUMBER = 0.5, 100
-#: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
-COMMAND_BYTES = 100_000
 
 
 def __virtual__():
-    if not HAS_CRYPTOGRAPHY:
+    if importlib.util.find_spec("cryptography") is None:
         return False, "csyncsync: Python's cryptography, which Salt's packages hold, cannot be imported"
     return __virtualname__
 
@@ -172,7 +149,7 @@ def _primary_address():
     try:
         family = socket.AF_INET6 if ":" in master else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect((master.strip("[]"), PORT))  # sends nothing: asks the routing table
+            sock.connect((master.strip("[]"), csync2run.PORT))  # sends nothing: asks the routing table
             address = sock.getsockname()[0]
         if address in own:
             return address
@@ -241,20 +218,21 @@ def _read_json(path, default=None):
         return default
 
 
-def _write(path, content, mode=0o600):
-    """Write a file whole or not at all."""
+def _write(path, content, mode=0o600, durable=True):
+    """Write a file whole or not at all; durable: also when the power fails."""
     temporary = f"{path}.tmp{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with open(fd, "w", encoding="utf-8") as file:
         os.fchmod(fd, mode)
         file.write(content)
         file.flush()
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
     os.replace(temporary, path)
 
 
-def _write_json(path, value):
-    _write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+def _write_json(path, value, durable=True):
+    _write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", durable=durable)
 
 
 def _config(group):
@@ -499,53 +477,21 @@ def _check_certificate():
     pem, key = _read(_certificate_path()), _read(_private_key_path())
     if not pem or not key:
         return {**result, "reason": f"there is no {_certificate_path() if not pem else _private_key_path()}"}
-    try:
-        loaded = x509.load_pem_x509_certificate(pem.encode())
-        private = serialization.load_pem_private_key(key.encode(), None)
-    except (ValueError, TypeError):
-        return {**result, "reason": f"{_certificate_path()} or its key is damaged"}
-    spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    if loaded.public_key().public_bytes(*spki) != private.public_key().public_bytes(*spki):
-        return {**result, "reason": "certificate and key do not belong together"}
-    if loaded.subject != _subject():
-        return {**result, "reason": f"the subject is {loaded.subject.rfc4514_string()}, not the shared CN={SUBJECT}"}
+    problem, fingerprint, end = csync2cert.judge(pem, key)
+    if problem:
+        return {**result, "reason": f"{_certificate_path()} {problem}"}
     if os.stat(_private_key_path()).st_mode & 0o077:
         return {**result, "reason": f"others can read {_private_key_path()}"}
-    return {
-        "valid": True,
-        "reason": "",
-        "fingerprint": loaded.fingerprint(hashes.SHA256()).hex(),
-        "not_after": loaded.not_valid_after_utc.date().isoformat()
-        if hasattr(loaded, "not_valid_after_utc")
-        else loaded.not_valid_after.date().isoformat(),
-    }
-
-
-def _subject():
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, SUBJECT)])
+    return {"valid": True, "reason": "", "fingerprint": fingerprint, "not_after": end}
 
 
 def _make_certificate():
     for path in (_private_key_path(), _certificate_path()):
         if os.path.exists(path):
             os.replace(path, path + ".old")
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(_subject())
-        .issuer_name(_subject())
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=7300))
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    _write(_private_key_path(), private.decode())
-    _write(_certificate_path(), made.public_bytes(serialization.Encoding.PEM).decode(), 0o644)
+    certificate_, key = csync2cert.make()
+    _write(_private_key_path(), key)
+    _write(_certificate_path(), certificate_, 0o644)
 
 
 # --- Include roots: is the disk there? -------------------------------------------------------------------
@@ -736,32 +682,33 @@ def _push(group, config, full, release, result):
         result.update(state="joining", comment="waits for the master to have an established host admit it")
         return
     result["checked"] = _check_journal(group, config, full)
-    vanished = _vanishing(group)
+    peers, doubtful = _peers_to_serve(group, config)
+    vanished = _vanishing(group, peers)
     if vanished and not release:
         result.update(state="held", comment=vanished)
         return
-    _send(group, config)
-    result["left"] = _dirty_peers(group)
+    result["left"] = _send(group, config, peers, doubtful)
     result["refused"] = _refused(group, config)
 
 
 def _refused(group, config, most=20):
     """``{minion id: [path, …]}`` of what hosts that answered did not take: conflicts, in the main."""
     unreachable = _read_json(_group_path(group, "peers.json"), {})
-    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
+    minions = {
+        host["address"]: minion for minion, host in config["hosts"].items() if host["address"] not in unreachable
+    }
     refused = {}
     with _open_database(group) as database:
-        for path, peer, _ in database.dirty():
-            if peer in minions and peer not in unreachable:
-                paths_ = refused.setdefault(minions[peer], [])
-                if len(paths_) < most:
-                    paths_.append(path.decode("utf-8", "backslashreplace"))
+        for path, peer, _ in database.dirty(minions):
+            paths_ = refused.setdefault(minions[peer], [])
+            if len(paths_) < most:
+                paths_.append(path.decode("utf-8", "backslashreplace"))
     return refused
 
 
 def _note_push(group, result):
     """Leave what the status shows, and ``left`` as the sign that this host has to ask again."""
-    _write_json(_group_path(group, "push.json"), {**result, "time": time.time()})
+    _write_json(_group_path(group, "push.json"), {**result, "time": time.time()}, durable=False)
     left = _group_path(group, "left")
     if result["left"] or result["state"] not in ("pushed",):
         _write(left, "")
@@ -858,10 +805,10 @@ def _parents(path, roots):
     return reversed(result) if path in roots else []
 
 
-def _vanishing(group):
+def _vanishing(group, peers):
     """Why the entries to be sent look like a lost disk ("" if they do not)."""
     with _open_database(group) as database:
-        entries = {path for path, _, _ in database.dirty()}
+        entries = {path for path, _, _ in database.dirty(peers)}
         gone = sum(1 for path in entries if not os.path.lexists(path))
         if gone <= HOLD_NUMBER:
             return ""
@@ -874,40 +821,37 @@ def _vanishing(group):
     )
 
 
-def _send(group, config):
-    """csync2 -u, peer by peer, so that one peer's trouble is its own."""
+def _peers_to_serve(group, config):
+    """Addresses of the peers that something is to be sent to now, and which of these failed lately."""
+    failed, now = _read_json(_group_path(group, "peers.json"), {}), time.time()
+
+    def due(peer):  # a clock that was set back delays nobody
+        return not 0 < failed.get(peer, {}).get("again", 0) - now <= PEER_RETRY[1]
+
+    peers = [peer for peer in sorted(_left(group, config)) if due(peer)]
+    return peers, [peer for peer in peers if peer in failed]
+
+
+def _send(group, config, peers, doubtful):
+    """
+    csync2 -u, to all peers at once; notes who failed, and when to try it again.
+
+    Returns ``{address: entries}`` that are left.
+    """
     path = _group_path(group, "peers.json")
-    failed = _read_json(path, {})
-    addresses = {host["address"] for minion, host in config["hosts"].items() if minion != __opts__["id"]}
-    for peer in sorted(set(_dirty_peers(group)) & addresses, key=lambda peer: (peer in failed, peer)):
-        if failed.get(peer, {}).get("again", 0) > time.time():
-            continue
-        if peer in failed and not _answers(peer, PEER_GREETING):
-            problem = failed[peer]["problem"]
-        else:
-            problem = _send_to(group, peer)
+    before = _read_json(path, {})
+    failed = dict(before)
+    for peer, problem in csync2run.send_all(group, config["database"], peers, doubtful).items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
             failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait}
         else:
             failed.pop(peer, None)
-    _write_json(path, {peer: entry for peer, entry in failed.items() if peer in addresses})
-
-
-def _send_to(group, peer):
-    """Send to one peer. Returns why it could not be reached ("" if it answered, whatever it refused)."""
-    for _ in range(2):  # the first run of a removed tree leaves directories that the second one removes
-        before = _dirty_peers(group).get(peer)
-        output = _csync2(group, "-u", "-P", peer, peer=peer, fine=(0, 1))
-        after = _dirty_peers(group).get(peer)
-        if not after:
-            return ""
-        if after == before:
-            break
-    problem = [
-        line for line in output.splitlines() if "onnect" in line or "SSL" in line or "TLS" in line or "cetrif" in line
-    ]
-    return problem[0][:200] if problem else ""
+    left = _left(group, config)
+    failed = {peer: entry for peer, entry in failed.items() if peer in left}
+    if failed != before:
+        _write_json(path, failed, durable=False)
+    return left
 
 
 def _open_database(group, write=False):
@@ -917,6 +861,12 @@ def _open_database(group, write=False):
 def _dirty_peers(group):
     with _open_database(group) as database:
         return database.dirty_peers()
+
+
+def _left(group, config):
+    """``{address: entries}`` that the group's other hosts are still to get; hosts that left the group get nothing."""
+    addresses = {host["address"] for host in config["hosts"].values()}
+    return {peer: number for peer, number in _dirty_peers(group).items() if peer in addresses}
 
 
 def _database_state(group):
@@ -997,12 +947,33 @@ def _establish(group, wanted):
     _mark_whole(group)
 
 
-def admit(group, host):
+def digests(group):
+    """
+    Digests of the contents of this host's files, for the comparison in ``admit``. The runner calls it.
+
+    Returns ``{"group", "digests": [16 hexadecimal digits, …]}``, always 4,096 of them; all files are read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web3 csyncsync.digests wwwdata
+    """
+    _require(group)
+    with _open_database(group) as database:
+        return {"group": group, "digests": csync2.digests(database.contents())}
+
+
+def admit(group, host, digests=None):
     """
     Send to a host that joins all that it lacks, or has otherwise. The runner calls it on an established host.
 
     host
         Minion id of the host that joins.
+    digests
+        What ``csyncsync.digests`` returned there. Records that are equal prove nothing about two files that were
+        written within the same second: files whose digests differ are compared with the host, byte by byte. Without
+        digests all files are.
 
     Returns ``{"group", "marked": entries, "left": entries that the host refused}``. Raises CommandExecutionError.
 
@@ -1021,13 +992,22 @@ def admit(group, host):
         if problems or _database_state(group) != csync2.Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
         _compare(group, config, peer, mark=True)
-        with _open_database(group, write=True) as database:
-            database.mark_contents(config["address"], peer)
+        _mark_contents(group, config, peer, digests)
         marked = _dirty_peers(group).get(peer, 0)
-        problem = _send_to(group, peer)
+        problem = csync2run.send_all(group, config["database"], [peer])[peer]
         if problem:
             raise CommandExecutionError(f"{host}: {problem}")
         return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}
+
+
+def _mark_contents(group, config, peer, theirs):
+    """Mark for a peer the files whose contents may differ there."""
+    with _open_database(group) as database:
+        ours = csync2.digests(database.contents())
+        theirs = theirs if theirs and len(theirs) == len(ours) else [None] * len(ours)
+        paths_ = [path for path in database.contents() if ours[slot := csync2.digest_slot(path)] != theirs[slot]]
+    with _open_database(group, write=True) as database:
+        database.mark(paths_, config["address"], peer)
 
 
 def _peer_address(config, minion):
@@ -1045,7 +1025,7 @@ def _compare(group, config, peer, mark=False):
     """
     me = config["address"]
     modifiers = ["-TIU"] if mark else ["-T"]
-    output = _csync2(group, *modifiers, me, peer, peer=peer, fine=(0, 2), raw=True)
+    output = _csync2(group, *modifiers, me, peer, peer=peer, fine=(0, 2))
     found = _read_comparison(output, me, peer)
     empty = {os.fsencode(root) for root in config["include"] if _is_empty_directory(root)}
     if mark and empty & found[b"X"]:
@@ -1079,81 +1059,19 @@ def _is_empty_directory(path):
 # --- Running csync2 --------------------------------------------------------------------------------------
 
 
+def _csync2(group, *args, **kwargs):
+    """csync2run.run(); its errors are Salt's."""
+    try:
+        return csync2run.run(group, *args, **kwargs)
+    except csync2run.CommandError as err:
+        raise CommandExecutionError(str(err)) from err
+
+
 def _csync2_paths(group, flags, paths_):
-    """csync2 with many paths: as many commands as their length asks for."""
-    batch, size = [], 0
-    for path in paths_:
-        if size + len(path) > COMMAND_BYTES:
-            _csync2(group, *flags, *batch)
-            batch, size = [], 0
-        batch.append(path)
-        size += len(path) + 1
-    if batch:
-        _csync2(group, *flags, *batch)
-
-
-def _csync2(group, *args, peer=None, fine=(0,), raw=False):
-    """
-    Run ``csync2 -C group …`` and return what it printed. Paths are bytes, so no shell and no decoding.
-
-    With a peer, the run is ended when that peer no longer answers. Raises CommandExecutionError for an exit
-    code that is not fine.
-    """
-    command = ["csync2", "-C", group, *args]
-    log.debug("csync2 -C %s %s … (%d arguments)", group, args[0], len(args))
     try:
-        process = subprocess.Popen(  # bytes as arguments: Salt's cmd.run knows strings only
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/"
-        )
-    except FileNotFoundError as err:
-        raise CommandExecutionError("csync2 is not installed: run state.apply csyncsync.package") from err
-    output, ended = _wait(process, peer)
-    if ended and 1 not in fine:
-        raise CommandExecutionError(ended)
-    if ended:
-        return f"{ended}\n"
-    text = output.decode("utf-8", "backslashreplace")
-    if process.returncode not in fine:
-        raise CommandExecutionError(
-            f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text.strip()[-400:]}"
-        )
-    return output if raw else text
-
-
-def _wait(process, peer):
-    """Wait for csync2. Returns (its output, why it had to be ended)."""
-    moved, switches = time.monotonic(), None
-    while True:
-        try:
-            return process.communicate(timeout=ANSWER_AFTER if peer else None)[0], ""
-        except subprocess.TimeoutExpired:
-            pass
-        now = _switches(process.pid)
-        if now != switches:
-            moved, switches = time.monotonic(), now
-            continue
-        stalled = time.monotonic() - moved > STALLED_AFTER
-        if stalled or not _answers(peer):
-            process.kill()
-            why = "stalled" if stalled else "does not answer"
-            return process.communicate()[0], f"Connection to {peer} ended: it {why}"
-
-
-def _switches(pid):
-    """How often the process has waited for something and gone on: it stands still while csync2 hangs."""
-    status = _read(f"/proc/{pid}/status") or ""
-    return [line for line in status.splitlines() if line.startswith("voluntary_ctxt_switches")]
-
-
-def _answers(peer, within=ANSWER_WITHIN):
-    """Tell whether csync2 on the peer still greets: "SSL" is answered before anything is asked of us."""
-    try:
-        with socket.create_connection((peer, PORT), timeout=CONNECT_WITHIN) as sock:
-            sock.settimeout(within)
-            sock.sendall(b"SSL\n")
-            return sock.recv(64).startswith(b"OK")
-    except OSError:
-        return False
+        csync2run.run_paths(group, flags, paths_)
+    except csync2run.CommandError as err:
+        raise CommandExecutionError(str(err)) from err
 
 
 # --- Status ----------------------------------------------------------------------------------------------
@@ -1186,7 +1104,7 @@ def _group_status(group):
     try:
         with csync2.Database(_database_path(group), timeout=2) as database:
             result["state"] = ("new", "recorded", "established")[min(database.state(), 2)]
-            result["dirty"] = {minions.get(peer, peer): n for peer, n in database.dirty_peers().items()}
+            result["dirty"] = {minions[peer]: n for peer, n in database.dirty_peers().items() if peer in minions}
     except sqlite3.Error as err:
         result["error"] = f"{_database_path(group)}: {err}"
     watch = _read_json(_group_path(group, "watch.json"), {})

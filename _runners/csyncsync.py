@@ -18,6 +18,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import csync2
@@ -39,6 +40,7 @@ PILLAR_AGE_WITHOUT = 1
 ANSWER = 10
 
 _groups_of = {}
+_local = threading.local()
 
 
 def __virtual__():
@@ -128,7 +130,7 @@ def _known(group):
 def _record(group):
     """
     The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``options`` (the last good
-    ones). Written back if it changed.
+    ones), ``known`` (who was a member when it last asked). Written back if it changed.
     """
     if not csync2.is_group_name(group):
         raise CommandExecutionError(f"{group!r:.80} is no group name")
@@ -151,7 +153,10 @@ def _record(group):
 
 
 def _client():
-    return salt.client.get_local_client(mopts=dict(__opts__))
+    """One for each thread: making one takes longer than asking it."""
+    if not hasattr(_local, "client"):
+        _local.client = salt.client.get_local_client(mopts=dict(__opts__))
+    return _local.client
 
 
 # --- Flow 2: one pusher at a time ------------------------------------------------------------------------
@@ -190,13 +195,12 @@ def sync(group=None, host=None):
 
 
 def _ask(group, host):
-    options = _member(group, host)
-    if options is None:
+    known = _known_member(group, host)
+    if not known and not _renew(group, host):
         return False
     with _record(group) as record:
-        record["options"] = options
         if record["founders"] is None:
-            record["founders"] = _members(options)
+            record["founders"] = _members(record["options"])
         if host not in record["waiting"]:
             record["waiting"].append(host)
         stale = record["lease"] and time.time() - record["lease"]["checked"] > LEASE_CHECK
@@ -207,7 +211,35 @@ def _ask(group, host):
             _next(group, record)
     if stale and not _holds(holder):
         _release(group, holder["jid"])
+    if known:
+        _renew(group, host)
     return True
+
+
+def _known_member(group, host):
+    """
+    Tell whether this host was a member when it last asked, and its key is accepted.
+
+    Reading its pillar takes longer than all else, so that is done when the host has been called.
+    """
+    if not (csync2.is_group_name(group) and isinstance(host, str) and group in _recorded()):
+        return False
+    with _record(group) as record:
+        known = record.get("known") or []
+    return host in known and bool(_accepted([host], "list"))
+
+
+def _renew(group, host):
+    """Note the group's options as this host's pillar has them, and whether it is a member (which is returned)."""
+    options = _member(group, host)
+    if options is None and group not in _recorded():
+        return False
+    with _record(group) as record:
+        others = [minion for minion in record.get("known") or [] if minion != host]
+        record["known"] = sorted([*others, host]) if options else others
+        if options:
+            record["options"] = options
+    return options is not None
 
 
 def _next(group, record):
@@ -246,7 +278,7 @@ def pushed(group, host, jid=None, state=None):
 
         salt-run csyncsync.pushed wwwdata web1 jid=20261122100000000000
     """
-    if _member(group, host) is None:
+    if not _known_member(group, host) and not _renew(group, host):
         return False
     if state == "joining":
         with _record(group) as record:
@@ -351,7 +383,8 @@ def _join(group, host, options):
         source = options["seed"] if options["seed"] in established else established[0]
         keep = host in founders and not options["seed"]
         _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}"])
-        _step(source, "csyncsync.admit", [group, host])
+        digests = _step(host, "csyncsync.digests", [group])["digests"]
+        _step(source, "csyncsync.admit", [group, host, digests])
         _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
     with _record(group) as record:
         record["admitted"] = sorted({*record["admitted"], host})
@@ -363,6 +396,7 @@ def _step(minion, function, arguments):
     answer = _call([minion], function, arguments).get(minion)
     if not isinstance(answer, dict):
         raise CommandExecutionError(f"{minion}: {answer or 'did not answer'}")
+    return answer
 
 
 def _call(minions, function, arguments):
@@ -498,7 +532,8 @@ def _short_status(minion, answers, group):
         parts.append(f"not watching{': ' + found['watch']['error'] if found['watch'].get('error') else ''}")
     if found["last_push"].get("state") == "error":
         parts.append(f"last push failed: {found['last_push']['comment']}")
-    return ", ".join(parts) or "in sync"
+    hot = found["watch"].get("hot") or []
+    return (", ".join(parts) or "in sync") + (f", hot: {', '.join(hot)}" if hot else "")
 
 
 def _short(answer):

@@ -8,7 +8,9 @@ anywhere, on the minion and on the master alike.
 Paths of synchronized files are ``bytes`` everywhere, because a file name need not be UTF-8.
 """
 
+import contextlib
 import fnmatch
+import hashlib
 import ipaddress
 import os
 import re
@@ -53,7 +55,8 @@ _NEVER_ABOVE = (*_NEVER_BELOW, "/etc/csync2.cfg")
 
 #: db_api/urlencode.c: the bytes that csync2 writes as %XX.
 _ENCODED = bytes(range(1, 0x21)) + b"\x7f\"'%$:|\\"
-_ENCODE_TABLE = {byte: b"%%%02X" % byte for byte in _ENCODED}
+_TO_ENCODE = re.compile(b"[%s]" % re.escape(_ENCODED))
+_TO_DECODE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 class Csync2Error(ValueError):
@@ -603,12 +606,12 @@ def context(name, options, members, key_file):
 
 def encode(raw):
     """Given bytes, return them as csync2 writes them into its database (urlencode.c)."""
-    return b"".join(_ENCODE_TABLE.get(byte) or bytes((byte,)) for byte in raw)
+    return _TO_ENCODE.sub(lambda match: b"%%%02X" % ord(match.group()), raw)
 
 
 def decode(text):
     """The reverse of encode()."""
-    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes((int(match.group(1), 16),)), text)
+    return _TO_DECODE.sub(lambda match: bytes((int(match.group(1), 16),)), text)
 
 
 def check_text(path, status):
@@ -707,15 +710,67 @@ class Database:
             )
         )
 
-    def dirty(self):
-        """What is still to be sent: ``[(path in bytes, peer's address, forced), …]``."""
-        rows = self._rows("SELECT filename, peername, forced FROM dirty ORDER BY filename")
+    def dirty(self, peers=None):
+        """What is still to be sent (to some peers): ``[(path in bytes, peer's address, forced), …]``."""
+        names = None if peers is None else [encode(peer.encode()) for peer in peers]
+        wanted = "" if names is None else f" WHERE peername IN ({', '.join(['CAST(? AS TEXT)'] * len(names))})"
+        rows = self._rows(f"SELECT filename, peername, forced FROM dirty{wanted} ORDER BY filename", *(names or ()))
         return [(decode(name), decode(peer).decode(), forced in (1, b"1")) for name, peer, forced in rows]
 
     def dirty_peers(self):
         """``{peer's address: how many entries}``."""
         rows = self._rows("SELECT peername, count(*) FROM dirty GROUP BY peername")
         return {decode(peer).decode(): number for peer, number in rows}
+
+    def copy_part(self, path, peer, after, most):
+        """
+        Copy what is to be sent to one peer, and no file's record, into a new database of the same shape.
+
+        At most so many entries, in the order of their names, after a name. Returns ``[(rowid, encoded name), …]``.
+        """
+        rows = self._rows(
+            "SELECT rowid, filename, forced, myname, peername FROM dirty WHERE peername = CAST(? AS TEXT)"
+            " AND filename > CAST(? AS TEXT) ORDER BY filename LIMIT ?",
+            encode(peer.encode()),
+            after,
+            most,
+        )
+        if not rows:
+            return []
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        copy = sqlite3.connect(path, isolation_level=None)
+        try:
+            copy.execute("BEGIN")
+            for (statement,) in self._rows("SELECT sql FROM sqlite_master WHERE type = 'table'"):
+                copy.execute(statement.decode())
+            copy.executemany(
+                "INSERT INTO dirty (filename, forced, myname, peername)"
+                " VALUES (CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT))",
+                [row[1:] for row in rows],
+            )
+            copy.executemany(
+                "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))",
+                self._rows("SELECT peername, certdata FROM x509_cert"),
+            )
+            copy.execute("COMMIT")
+        finally:
+            copy.close()
+        return [row[:2] for row in rows]
+
+    def dirty_names(self):
+        """The encoded names of all that is to be sent, as a set."""
+        return {name for (name,) in self._rows("SELECT filename FROM dirty")}
+
+    def discharge(self, peer, entries):
+        """Drop what has been sent to a peer: entries as copy_part() gave them; one that was made anew since stays."""
+        name = encode(peer.encode())
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(
+            "DELETE FROM dirty WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
+            [(rowid, filename, name) for rowid, filename in entries],
+        )
+        self._db.execute("COMMIT")
 
     def keep_dirty(self, wanted):
         """Drop what is to be sent but for the (path, peer) pairs for which wanted(path, peer) is true."""
@@ -724,18 +779,31 @@ class Database:
         self._db.executemany("DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)", drop)
         self._db.execute("COMMIT")
 
-    def mark_contents(self, name, peer):
-        """
-        Mark every recorded file that has content as to be sent to one peer; csync2 then compares contents with it.
+    def contents(self, most=10_000):
+        """The paths, in bytes, of all recorded files that have content; read in portions, so that nobody waits."""
+        after = b""
+        while True:
+            rows = self._rows(
+                "SELECT filename FROM file WHERE filename > CAST(? AS TEXT) AND checktxt LIKE '%type=reg%'"
+                " AND checktxt NOT LIKE '%size=0' ORDER BY filename LIMIT ?",
+                after,
+                most,
+            )
+            if not rows:
+                return
+            yield from (decode(name) for (name,) in rows)
+            after = rows[-1][0]
 
-        Records that are equal prove nothing about two files that were written within the same second.
-        """
-        self._db.execute(
+    def mark(self, paths, name, peer):
+        """Mark paths as to be sent to one peer; csync2 then compares contents with it."""
+        name, peer = encode(name.encode()), encode(peer.encode())
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(
             "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
-            " SELECT filename, 0, CAST(? AS TEXT), CAST(? AS TEXT) FROM file"
-            " WHERE checktxt LIKE '%type=reg%' AND checktxt NOT LIKE '%size=0'",
-            (encode(name.encode()), encode(peer.encode())),
+            " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
+            [(encode(path), name, peer) for path in paths],
         )
+        self._db.execute("COMMIT")
 
     def certificates(self):
         """The pinned certificates: ``{peer's address: certificate as certificate_data() gives it}``."""
@@ -751,3 +819,37 @@ class Database:
             [(encode(peer.encode()), data) for peer, data in sorted(certificates.items())],
         )
         self._db.execute("COMMIT")
+
+
+# --- Contents --------------------------------------------------------------------------------------------
+
+#: How many digests stand for all files of a group: few enough for one message, so many that one differing file
+#: makes few others be compared.
+DIGESTS = 4096
+
+
+def digest_slot(path):
+    """Given a path in bytes, return which of the DIGESTS digests it goes into."""
+    return int.from_bytes(hashlib.blake2b(path, digest_size=2).digest(), "big") % DIGESTS
+
+
+def digests(paths):
+    """
+    Given paths of files, return DIGESTS digests of their names and contents, each 16 hexadecimal digits.
+
+    Two hosts have the same digest where they have the same files with the same contents. A file that cannot be read
+    counts as missing. Symlinks are not followed.
+    """
+    slots = [0] * DIGESTS
+    for path in paths:
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    continue
+                content = hashlib.blake2b(path + b"\0", digest_size=8)
+                while chunk := file.read(1 << 20):
+                    content.update(chunk)
+        except OSError:
+            continue
+        slots[digest_slot(path)] ^= int.from_bytes(content.digest(), "big")
+    return [f"{slot:016x}" for slot in slots]

@@ -5,6 +5,12 @@ csync2's socket takes any number of connections in a row:
     - source: salt://csyncsync/files/csync2.socket.conf
     - makedirs: True
 
+csync2's connections leave nothing behind, and can be seen:
+  file.managed:
+    - name: /etc/systemd/system/csync2@.service.d/csyncsync.conf
+    - source: salt://csyncsync/files/csync2@.service.conf
+    - makedirs: True
+
 {%- for unit in ['csyncsync-push@.service', 'csyncsync-full@.service', 'csyncsync-full@.timer'] %}
 
 The unit {{ unit }} is there:
@@ -21,6 +27,7 @@ systemd reads its units again:
     - service.systemctl_reload: []
     - onchanges:
       - file: csync2's socket takes any number of connections in a row
+      - file: csync2's connections leave nothing behind, and can be seen
 
 csync2 listens:
   service.running:

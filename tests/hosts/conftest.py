@@ -19,7 +19,8 @@ from bed.cluster import Testbed
 from bed.install import install
 
 #: What changes least comes first; what boots, kills and adds hosts comes last.
-ORDER = ["flow", "states", "mine", "tls", "secrets", "first_content", "guards", "faults", "join"]
+ORDER = ["flow", "exact", "calm", "hot", "states", "mine", "tls", "secrets", "first_content", "guards"]
+ORDER += ["pushers", "faults", "join"]
 
 SHARED = "/var/www/shared"
 PILLAR = "/srv/pillar/csyncsync.sls"

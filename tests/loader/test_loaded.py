@@ -8,7 +8,7 @@ import salt.config
 import salt.loader
 import salt.runner
 
-EXECUTION = {"member", "groups", "push", "status", "installed", "paths", "certificate", "join", "admit"}
+EXECUTION = {"member", "groups", "push", "status", "installed", "paths", "certificate", "join", "digests", "admit"}
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {"sync", "pushed", "join", "apply", "release", "status"}
 BEACON = {"beacon", "validate", "close"}

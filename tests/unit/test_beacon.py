@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import sqlite3
 import sys
 import time
@@ -17,6 +18,8 @@ salt = pytest.importorskip("salt")
 pytest.importorskip("salt.utils.event")
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
+#: Enough to show it; the machine lets one user have so many watches, and others want some.
+DIRECTORIES = min(50_000, int(pathlib.Path("/proc/sys/fs/inotify/max_user_watches").read_text()) // 4) // 100 * 100
 
 
 def load(path, name):
@@ -41,7 +44,7 @@ class Host:
         self.options = [{"state_dir": str(self.state)}, *({name: value} for name, value in options.items())]
         self.events = []
         self.module = None
-        self.lag = 0.0
+        self.lag = self.held = 0.0
         self.load()
 
     @contextlib.contextmanager
@@ -97,9 +100,9 @@ class Host:
     def status(self):
         return json.loads((self.group / "watch.json").read_text())
 
-    async def start(self):
+    async def start(self, seconds=10):
         self.beacon()
-        await self.until(lambda: self.status()["ready"] and self.whole() and self.events)
+        await self.until(lambda: self.status()["ready"] and self.whole() and self.events, seconds)
         self.discharge()
 
     async def until(self, condition, seconds=10):
@@ -115,11 +118,15 @@ class Host:
         await asyncio.sleep(seconds)
 
     async def measure(self):
-        """Keep the longest time for which the loop did not come back."""
+        """
+        Keep the longest time for which the loop did not come back: by the clock, and as this thread's work, which does
+        not count what a busy machine gave to others.
+        """
         while True:
-            before = time.monotonic()
+            before, worked = time.monotonic(), time.thread_time()
             await asyncio.sleep(0.001)
             self.lag = max(self.lag, time.monotonic() - before - 0.001)
+            self.held = max(self.held, time.thread_time() - worked)
 
     def make_database(self):
         with contextlib.closing(sqlite3.connect(self.database)) as database:
@@ -260,8 +267,32 @@ async def test_burst(host):
     await host.until(lambda: len(set(host.lines())) == 2000)
     await host.quiet()
     assert not host.whole()
-    assert len(host.events) <= 15
-    assert sum(event["data"]["count"] for _, event in host.events) == len(host.lines())
+    assert len(host.events) <= 2, "one push takes all of it"
+    first = host.events[0][1]["data"]["count"]
+    (next((host.group / "journal").iterdir())).unlink()
+    sorted((host.group / "journal").glob("*.paths"))[0].unlink()
+    await host.until(lambda: len(host.events) >= 2)
+    assert first + sum(event["data"]["count"] for _, event in host.events[1:]) == 2000
+
+
+@on_loop
+async def test_what_is_written_while_a_push_takes_the_journal_is_asked_for_afterwards(host):
+    host.config()
+    await host.start()
+    (host.tree / "one").write_text("1")
+    await host.until(lambda: len(host.events) == 1)
+    taken = list((host.group / "journal").iterdir())
+    for number in range(5):
+        (host.tree / f"more{number}").write_text("1")
+        await asyncio.sleep(0.15)
+    await host.quiet()
+    assert len(host.events) == 1
+    for file in taken:
+        file.unlink()
+    await host.until(lambda: len(host.events) == 2)
+    assert host.events[1][1]["data"]["count"] == 5
+    await host.quiet()
+    assert len(host.events) == 2
 
 
 @on_loop
@@ -526,6 +557,28 @@ async def test_removed_files_go_out_if_they_were_recorded(host):
     assert host.lines() == [b"known"]
 
 
+def csync2_writes(host, name, content="x", half=False):
+    """As csync2's daemon does: the file gets its name before its content is written; then owner, mode and time."""
+    path = host.tree / name
+    temporary = path.parent / f".{path.name}.aB3dE6"
+    with open(temporary, "w") as file:
+        os.chmod(temporary, 0o600)
+        file.write(content)
+        temporary.rename(path)
+    if not half:
+        os.chmod(path, 0o640)
+        os.utime(path, (1700000000, 1700000000))
+
+
+@contextlib.contextmanager
+def a_peer_sends(host):
+    """A connection to csync2's port, as long as a peer sends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host.code["PORT"] = server.getsockname()[1]
+        with socket.create_connection(server.getsockname()), server.accept()[0]:
+            yield
+
+
 @on_loop
 async def test_uncommitted_rows_are_waited_for(host):
     host.make_database()
@@ -533,31 +586,124 @@ async def test_uncommitted_rows_are_waited_for(host):
     await host.start()
     journal = pathlib.Path(f"{host.database}-journal")
     # A transaction that has begun to write: SQLite makes the journal itself.
-    with contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
+    with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
         daemon.execute("BEGIN IMMEDIATE")
-        (host.tree / "echo").write_text("x")
-        os.utime(host.tree / "echo", (1700000000, 1700000000))
+        csync2_writes(host, "echo")
         path = os.fsencode(host.tree / "echo")
         text = csync2.encode(csync2.check_text(path, os.lstat(path)))
         daemon.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (csync2.encode(path), text))
         assert journal.exists()
-        await host.quiet(1.0)
+        await host.quiet(7)
         assert not host.lines()
         daemon.execute("COMMIT")
-    await host.quiet(1.0)
+        await host.quiet(1.5)
+    await host.quiet(1.5)
     assert not host.lines()
 
 
 @on_loop
-async def test_uncommitted_rows_are_not_waited_for_longer_than_five_seconds(host):
+async def test_a_users_write_does_not_wait_for_csync2(host):
+    """A peer sends, and a transaction is open; csync2 does not write to files in place."""
     host.make_database()
     host.config()
     await host.start()
-    pathlib.Path(f"{host.database}-journal").touch()
-    before = time.monotonic()
-    (host.tree / "mine").write_text("x")
-    await host.until(lambda: host.lines() == [b"mine"])
-    assert 4 < time.monotonic() - before < 7
+    with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
+        daemon.execute("BEGIN IMMEDIATE")
+        daemon.execute("INSERT INTO file VALUES ('/other', 'x')")
+        (host.tree / "mine").write_text("x")
+        await host.until(lambda: host.lines() == [b"mine"], 0.9)
+
+
+@on_loop
+async def test_two_commits_later_a_difference_is_a_users(host):
+    host.make_database()
+    host.config()
+    (host.tree / "gone").write_text("x")
+    host.record(host.tree / "gone")
+    await host.start()
+    with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
+        daemon.execute("BEGIN IMMEDIATE")
+        (host.tree / "gone").unlink()
+        for number in range(3):
+            daemon.execute("INSERT INTO file VALUES (?, 'x')", (f"/other{number}",))
+            await host.quiet(1.5)
+            assert number < 2 or host.lines()
+            daemon.execute("COMMIT")
+            daemon.execute("BEGIN IMMEDIATE")
+        daemon.execute("INSERT INTO file VALUES ('/last', 'x')")
+        await host.until(lambda: host.lines() == [b"gone"], 3)
+
+
+@on_loop
+async def test_what_csync2_has_not_finished_is_left_to_it(host):
+    """It was recorded, but owner, mode and time are still to come: pushed back, that state would spread."""
+    host.make_database()
+    host.config()
+    await host.start()
+    with a_peer_sends(host):
+        csync2_writes(host, "half", half=True)
+        host.record(host.tree / "half")
+        await host.quiet(3)
+        assert not host.lines()
+        os.chmod(host.tree / "half", 0o640)
+        os.utime(host.tree / "half", (1700000000, 1700000000))
+        host.record(host.tree / "half")
+        await host.quiet(1.5)
+    await host.quiet(1)
+    assert not host.lines()
+
+
+@on_loop
+async def test_a_rename_over_a_file_that_looks_the_same_goes_out(host):
+    """On a receiver all times are whole seconds: two files of one size and second look the same to csync2."""
+    host.make_database()
+    host.config()
+    (host.tree / "d").mkdir()
+    (host.tree / "e").mkdir()
+    names = [host.tree / name for name in ("a", "b", "d/x", "e/x")]
+    for number, path in enumerate(names):
+        path.write_text(str(number))
+        os.utime(path, (1700000000, 1700000000))
+    host.record(*names, host.tree / "d", host.tree / "e")
+    await host.start()
+    (host.tree / "b").rename(host.tree / "a")
+    await host.until(lambda: sorted(set(host.lines())) == [b"a", b"b"])
+    host.discharge()
+    (host.tree / "d").rename(host.tree.parent / "old")
+    (host.tree / "e").rename(host.tree / "d")
+    await host.until(lambda: sorted(set(host.lines())) == [b"d/", b"d/x", b"e/"])
+
+
+@on_loop
+async def test_a_write_with_a_whole_second_goes_out(host):
+    """tar and cp -p set such times."""
+    host.make_database()
+    host.config()
+    (host.tree / "file").write_text("x")
+    os.utime(host.tree / "file", (1700000000, 1700000000))
+    host.record(host.tree / "file")
+    await host.start()
+    (host.tree / "file").write_text("y")
+    os.utime(host.tree / "file", (1700000000, 1700000000))
+    await host.until(lambda: host.lines() == [b"file"])
+
+
+@on_loop
+async def test_a_change_through_one_name_of_several_checks_the_group(host):
+    """The other names of a hard link have no event."""
+    host.make_database()
+    host.config()
+    (host.tree / "one").write_text("x")
+    os.link(host.tree / "one", host.tree / "two")
+    host.record(host.tree / "one", host.tree / "two")
+    await host.start()
+    host.code["LINKED_INTERVAL"] = 0.5
+    os.link(host.tree / "one", host.tree / "three")
+    await host.until(lambda: b"three" in host.lines())
+    await host.quiet(1.5)
+    assert not host.whole()
+    (host.tree / "one").write_text("longer")
+    await host.until(host.whole, 5)
 
 
 @on_loop
@@ -734,23 +880,27 @@ async def test_push_is_started_when_no_master_answers(host):
 
 @on_loop
 async def test_many_directories_do_not_hold_the_loop(host):
-    for one in range(20):
-        for two in range(100):
-            os.makedirs(host.tree / f"a{one}" / f"b{two}" / "c")
-            for three in range(8):
-                os.mkdir(host.tree / f"a{one}" / f"b{two}" / f"d{three}")
+    """Watched, renamed and removed."""
+    outer, inner = 100, DIRECTORIES // 100 - 1
+    for one in range(outer):
+        os.mkdir(host.tree / f"a{one}")
+        for two in range(inner):
+            os.mkdir(host.tree / f"a{one}" / f"b{two}")
     host.config()
     measure = asyncio.ensure_future(host.measure())
     before = time.monotonic()
-    await host.start()
-    print(f"\n{len(host.watcher.nodes)} watches in {time.monotonic() - before:.2f} s, lag {host.lag * 1000:.0f} ms")
-    assert len(host.watcher.nodes) == 20021
+    await host.start(60)
+    told = f"{len(host.watcher.nodes)} watches in {time.monotonic() - before:.1f} s"
+    assert len(host.watcher.nodes) == DIRECTORIES + 1
+    assert host.status()["error"] is None
     (host.tree / "a0").rename(host.tree / "z0")
     await host.until(lambda: {b"a0/", b"z0/"} == set(host.lines()))
-    await host.quiet()
-    print(f"lag {host.lag * 1000:.0f} ms")
+    for one in range(1, 20):
+        (host.tree / f"a{one}").rename(host.tree.parent / f"a{one}")
+    await host.until(lambda: len(host.watcher.nodes) == DIRECTORIES + 1 - 19 * (inner + 1), 30)
     measure.cancel()
-    assert host.lag < 0.1
+    print(f"\n{told}, the loop held for {host.held * 1000:.0f} ms (by the clock: {host.lag * 1000:.0f} ms)")
+    assert host.held < 0.1
 
 
 def test_without_a_loop_the_ticks_do_it(host):

@@ -377,6 +377,116 @@ def test_pinned_certificates_are_exactly_those_given(tree):
         ).fetchall() == [("fd00%3A%3A3", "text", "3082BB", "text")]
 
 
+def test_a_peers_part_is_a_database_that_csync2_takes(tree, tmp_path):
+    written = [tree.write(name) for name in (b"plain", b"dir/white space", b"dir/line\nbreak", b"\xff %41'")]
+    tree.check()
+    part = tmp_path / "part"
+    part.mkdir()
+    copy = csync2.database(str(part), "web1", "data")
+    with tree.database(write=True) as database:
+        database.pin({"fd00::3": "3082BB"})
+    with tree.database() as database:
+        entries = database.copy_part(copy, "fd00::3", b"", 100)
+        wanted = {path for path, peer, _ in database.dirty() if peer == "fd00::3"}
+    assert set(written) < wanted == {csync2.decode(name) for _, name in entries}
+    with csync2.Database(copy) as database:
+        assert {path for path, _, _ in database.dirty()} == wanted
+        assert database.certificates() == {"fd00::3": "3082BB"}
+        assert database.count() == 0
+    whole = tree.csync2("data", "-M").stdout
+    listed = tree.csync2("data", "-D", str(part), "-M").stdout
+    assert sorted(listed.split("chary")) == sorted([""] + [one for one in whole.split("chary") if "fd00::3" in one])
+
+
+def test_a_part_has_so_many_entries_and_the_next_one_the_rest(tree, tmp_path):
+    for number in range(25):
+        tree.write(b"%02d" % number)
+    tree.check()
+    copy, seen = str(tmp_path / "copy.db3"), []
+    with tree.database() as database:
+        while part := database.copy_part(copy, "10.0.0.2", seen[-1][1] if seen else b"", 10):
+            assert len(part) <= 10
+            with csync2.Database(copy) as copied:
+                assert copied.dirty_names() == {name for _, name in part}
+            seen += part
+        wanted = {path for path, peer, _ in database.dirty() if peer == "10.0.0.2"}
+    assert [csync2.decode(name) for _, name in seen] == sorted(wanted) and len(seen) == 26
+
+
+def test_what_is_discharged_is_gone_for_this_peer_alone(tree, tmp_path):
+    sent, kept = tree.write(b"sent"), tree.write(b"kept")
+    tree.check()
+    with tree.database(write=True) as database:
+        entries = database.copy_part(str(tmp_path / "copy.db3"), "10.0.0.2", b"", 100)
+        database.discharge("10.0.0.2", [entry for entry in entries if csync2.decode(entry[1]) == sent])
+        left = {(path, peer) for path, peer, _ in database.dirty()}
+    assert left == {(tree.path, peer) for peer in PEERS.values()} | {
+        (sent, "fd00::3"),
+        (kept, "fd00::3"),
+        (kept, "10.0.0.2"),
+    }
+
+
+def test_what_is_to_be_sent_is_listed_for_some_peers(tree):
+    tree.write(b"file")
+    tree.check()
+    with tree.database() as database:
+        both = database.dirty()
+        assert database.dirty(["fd00::3"]) == [entry for entry in both if entry[1] == "fd00::3"] != both
+        assert database.dirty(["fd00::3", "10.0.0.2"]) == both
+        assert database.dirty([]) == []
+
+
+def test_only_files_that_have_content_are_compared(tree):
+    files = {tree.write(b"dir/file", b"x"), tree.write(b"\xff file", b"y")}
+    tree.write(b"empty")
+    os.symlink("file", tree / b"dir/link")
+    tree.check()
+    with tree.database() as database:
+        assert set(database.contents()) == set(database.contents(most=1)) == files
+
+
+def test_digests_tell_which_contents_differ(tmp_path, monkeypatch):
+    names = [b"%d" % number for number in range(200)]
+
+    def digests(directory, changed=()):
+        """Of files in a directory that is entered, because the whole path goes into a digest."""
+        (tmp_path / directory).mkdir()
+        monkeypatch.chdir(tmp_path / directory)
+        for name in names:
+            with open(name, "wb") as file:
+                file.write(b"changed" if name in changed else b"content")
+        return csync2.digests(names)
+
+    one, same, other = digests("one"), digests("same"), digests("other", changed=[b"7", b"23"])
+    assert one == same and len(one) == csync2.DIGESTS
+    assert {number for number in range(csync2.DIGESTS) if one[number] != other[number]} == {
+        csync2.digest_slot(b"7"),
+        csync2.digest_slot(b"23"),
+    }
+
+
+def test_what_cannot_be_read_or_is_no_file_counts_as_missing(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "fifo")
+    others = [os.fsencode(tmp_path / name) for name in ("gone", "link", "fifo", ".")]
+    assert csync2.digests(others) == csync2.digests([])
+    path = os.fsencode(tmp_path / "file")
+    assert csync2.digests([*others, path]) == csync2.digests([path]) != csync2.digests([])
+
+
+def test_marked_paths_are_marked_for_one_peer(tree):
+    path = tree.write(b"dir/white space", b"x")
+    tree.check("-cIr", "/")
+    with tree.database(write=True) as database:
+        database.mark([path], "10.0.0.1", "fd00::3")
+        database.mark([path], "10.0.0.1", "fd00::3")
+    assert tree.csync2("data", "-M").stdout.split("\t")[1:3] == ["10.0.0.1", "fd00::3"]
+    with tree.database() as database:
+        assert database.dirty() == [(path, "fd00::3", False)]
+
+
 def test_a_failed_change_leaves_everything_as_it_was(tree):
     tree.write(b"file")
     tree.check()

@@ -1,0 +1,67 @@
+"""
+The TLS certificate of a host: judge one, make one.
+
+May call cryptography (Salt's packages hold it) and the standard library. Each function imports what it needs of
+cryptography itself: that takes longer than a small push, which needs nothing of it.
+"""
+
+import datetime
+
+#: The one subject that all hosts' certificates share: csync2's server names its own subject as the only
+#: issuer that it accepts (LINBIT/csync2#38), so hosts with different subjects cannot talk.
+SUBJECT = "csyncsync"
+#: Days that a certificate is valid; csync2 pins certificates and looks at no date.
+DAYS = 7300
+
+
+def judge(certificate, key):
+    """
+    Given a certificate and its private key as PEM texts, return ``(why they cannot be used, fingerprint, end)``.
+
+    The first is "" if they can; fingerprint is SHA-256 in hexadecimal, end an ISO date, both None if they cannot.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    try:
+        loaded = x509.load_pem_x509_certificate(certificate.encode())
+        private = serialization.load_pem_private_key(key.encode(), None)
+    except (ValueError, TypeError):
+        return "is damaged, or its key is", None, None
+    spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if loaded.public_key().public_bytes(*spki) != private.public_key().public_bytes(*spki):
+        return "and the key do not belong together", None, None
+    if loaded.subject != _subject():
+        return f"has the subject {loaded.subject.rfc4514_string()}, not the shared CN={SUBJECT}", None, None
+    end = loaded.not_valid_after_utc if hasattr(loaded, "not_valid_after_utc") else loaded.not_valid_after
+    return "", loaded.fingerprint(hashes.SHA256()).hex(), end.date().isoformat()
+
+
+def make():
+    """A new key (P-256) and a certificate that it signs itself: ``(certificate, private key)``, both PEM texts."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(_subject())
+        .issuer_name(_subject())
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=DAYS))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
+
+
+def _subject():
+    from cryptography import x509
+
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, SUBJECT)])

@@ -1,0 +1,193 @@
+"""
+Run csync2, and watch over it: with many paths, towards one peer, towards all peers at once.
+
+Paths are bytes: no shell, no decoding. May call ``csync2`` (the grammar and the database); knows nothing of Salt, so
+that it may run in threads.
+"""
+
+import concurrent.futures
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+import csync2
+
+log = logging.getLogger(__name__)
+
+#: csync2.c: char *csync_port
+PORT = 30865
+#: Where a send keeps its copy of the peer's part of the database: in memory, because a crash loses nothing with it.
+RUN_DIR = "/run/csyncsync"
+#: Seconds after which a peer that may hang is asked whether it still answers; how long it may take to take the
+#: connection (its kernel does that, so a dead host is known soon), and to greet (a busy host is no dead one).
+ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
+#: The same for a peer that failed lately: a dead host costs the others next to nothing.
+DOUBTFUL_WITHIN = 1.0
+#: Seconds without a sign of life from a running transfer after which it is ended (the peer answers others).
+STALLED_AFTER = 120.0
+#: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
+COMMAND_BYTES = 100_000
+#: Peers that are sent to at once, and entries that one run of csync2 sends to one of them.
+PEERS_AT_ONCE = 8
+PART = 5000
+
+
+class CommandError(csync2.Csync2Error):
+    """csync2 ended with an error, could not be started, or had to be ended."""
+
+
+def run(group, *args, peer=None, fine=(0,)):
+    """
+    Run ``csync2 -C group …`` and return what it printed, as bytes.
+
+    peer
+        Address of the peer that the run talks to: the run is ended when that peer no longer answers.
+    fine
+        Exit codes that are no error (1 is any error of csync2, 2 is "nothing to list" or "in sync").
+
+    Raises CommandError.
+    """
+    command = ["csync2", "-C", group, *args]
+    log.debug("csync2 -C %s %s … (%d arguments)", group, args[0], len(args))
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/"
+        )
+    except FileNotFoundError as err:
+        raise CommandError("csync2 is not installed: run state.apply csyncsync.package") from err
+    output, ended = _wait(process, peer)
+    if ended:
+        raise CommandError(ended)
+    if process.returncode not in fine:
+        text = output.decode("utf-8", "backslashreplace").strip()[-400:]
+        raise CommandError(f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text}")
+    return output
+
+
+def run_paths(group, flags, paths):
+    """``csync2 -C group FLAGS PATH …`` with as many commands as the length of the paths asks for."""
+    batch, size = [], 0
+    for path in paths:
+        if batch and size + len(path) > COMMAND_BYTES:
+            run(group, *flags, *batch)
+            batch, size = [], 0
+        batch.append(path)
+        size += len(path) + 1
+    if batch:
+        run(group, *flags, *batch)
+
+
+def _wait(process, peer):
+    """Wait for csync2. Returns (its output, why it had to be ended)."""
+    moved, switches = time.monotonic(), None
+    while True:
+        try:
+            return process.communicate(timeout=ANSWER_AFTER if peer else None)[0], ""
+        except subprocess.TimeoutExpired:
+            pass
+        now = _switches(process.pid)
+        if now != switches:
+            moved, switches = time.monotonic(), now
+            continue
+        stalled = time.monotonic() - moved > STALLED_AFTER
+        if stalled or not answers(peer):
+            process.kill()
+            why = "stalled" if stalled else "does not answer"
+            return process.communicate()[0], f"Connection to {peer} ended: it {why}"
+
+
+def _switches(pid):
+    """How often the process has waited for something and gone on: it stands still while csync2 hangs."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            return [line for line in file if line.startswith("voluntary_ctxt_switches")]
+    except OSError:
+        return []
+
+
+def answers(peer, within=ANSWER_WITHIN):
+    """Tell whether csync2 on the peer still greets: "SSL" is answered before anything is asked of us."""
+    try:
+        with socket.create_connection((peer, PORT), timeout=CONNECT_WITHIN) as sock:
+            sock.settimeout(within)
+            sock.sendall(b"SSL\n")
+            return sock.recv(64).startswith(b"OK")
+    except OSError:
+        return False
+
+
+# --- Sending ---------------------------------------------------------------------------------------------
+
+
+def send_all(group, database, peers, doubtful=()):
+    """
+    Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
+    for one that answered, whatever it refused.
+
+    doubtful
+        Those of the peers that failed lately: they are asked first whether they answer.
+
+    Each peer gets a run of csync2 of its own, with a copy of its part of the database: runs that share a database wait
+    for each other by whole seconds, and keep csync2's server from writing into it.
+    """
+    alone = threading.Lock()
+
+    def send(peer):
+        if peer in doubtful and not answers(peer, DOUBTFUL_WITHIN):
+            return f"Connection to {peer} failed: it does not answer"
+        return _send(group, database, peer, alone)
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=PEERS_AT_ONCE) as pool:
+        return dict(zip(peers, pool.map(send, peers)))
+
+
+def _send(group, database, peer, alone):
+    directory = os.path.join(RUN_DIR, group, peer)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(directory, mode=0o700)
+    try:
+        if _send_parts(group, database, peer, directory):
+            # Directories that only now are empty; and paths whose parent the peer lacks: csync2 then needs the records
+            # of everything below that. One at a time, because this is the database that all share.
+            with alone:
+                run(group, "-u", "-P", peer, peer=peer, fine=(0, 1))
+    except CommandError as err:
+        return str(err)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return ""
+
+
+def _send_parts(group, database, peer, directory):
+    """Send part after part. Tells whether the peer, which answers, has left anything. Raises CommandError."""
+    copy = os.path.join(directory, os.path.basename(database))
+    after, left = b"", False
+    while True:
+        with csync2.Database(database, timeout=20) as shared:
+            part = shared.copy_part(copy, peer, after, PART)
+        if not part:
+            return left
+        output = run(group, "-D", directory, "-u", "-P", peer, peer=peer, fine=(0, 1))
+        with csync2.Database(copy, timeout=20) as sent:
+            refused = sent.dirty_names()
+        done = [entry for entry in part if entry[1] not in refused]
+        if done:
+            with csync2.Database(database, timeout=20, write=True) as shared:
+                shared.discharge(peer, done)
+        problem = _unreachable(output)
+        if problem:
+            raise CommandError(problem)
+        left = left or bool(refused)
+        after = part[-1][1]
+
+
+def _unreachable(output):
+    """The line in which csync2 says that it could not talk to the peer ("" if there is none)."""
+    for line in output.decode("utf-8", "backslashreplace").splitlines():
+        if "onnect" in line or "SSL" in line or "TLS" in line or "cetrif" in line:
+            return line[:200]
+    return ""

@@ -1,0 +1,180 @@
+"""Many files are few events, and nobody notices but those who wait for the files."""
+
+import contextlib
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+SHARED = "/var/www/shared"
+OWNERS = ((0, 0), (33, 33), (1000, 1000), (33, 0))
+MODES = (0o644, 0o640, 0o600, 0o755)
+#: Files unpacked in the suite; CALM_FILES=100000 shows the same with as many as you have time for.
+FILES = int(os.environ.get("CALM_FILES", "10000"))
+
+
+@pytest.fixture
+def top(hosts, request):
+    """A directory on web1, and its end."""
+    name = request.node.name.removeprefix("test_").split("[")[0]
+    made = hosts.path("web1", f"{SHARED}/calm-{name}")
+    hosts.settled("wwwshared")
+    made.mkdir()
+    yield made
+    hosts.settled("wwwshared", seconds=300)
+    with guard_released(hosts):
+        hosts.shell("web1", f"rm -rf {SHARED}/calm-{name}")
+        for host in hosts.names:
+            gone = hosts.path(host, f"{SHARED}/calm-{name}")
+            hosts.eventually(lambda gone=gone: not gone.exists(), 600, f"the end of {name} on {host}")
+        hosts.settled("wwwshared", seconds=300)
+
+
+@contextlib.contextmanager
+def guard_released(hosts):
+    """Most of the group is deleted here, which the guard holds until it is released."""
+    stop = threading.Event()
+
+    def release():
+        while not stop.wait(3):
+            if hosts.bed.exec("web1", "grep", "-q", '"state": "held"', NOTE, check=False).returncode == 0:
+                hosts.bed.salt_run("csyncsync.release", "wwwshared", check=False, timeout=300)
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+NOTE = "/var/lib/csyncsync/wwwshared/push.json"
+
+
+def jobs(bus):
+    """The jobs of csyncsync on the bus, and its events."""
+    new = [data["fun"] for tag, data, _ in bus.tagged("salt/job/") if tag.endswith("/new")]
+    return [fun for fun in new if fun.startswith("csyncsync.")], [
+        tag for tag, _, _ in bus.all() if tag.startswith("csyncsync/") or "/csyncsync/" in tag
+    ]
+
+
+def pushes(hosts, host):
+    return Path(hosts.path(host, NOTE)).read_text(encoding="utf-8")
+
+
+def test_what_csync2_writes_is_not_told(hosts, top):
+    """2,000 files whose owners and modes are set: half of them by tar, with whole seconds."""
+    source = hosts.path("web1", "/var/www/calm-source")
+    source.mkdir(exist_ok=True)
+    for number in range(1000):
+        file = source / f"{number}"
+        file.write_text(f"{number}\n")
+        os.chown(file, *OWNERS[number % 4])
+        file.chmod(MODES[number % 4])
+    others = [f"salt/beacon/{host}/csyncsync/wwwshared" for host in ("web2", "web3")]
+    before = {host: pushes(hosts, host) for host in ("web2", "web3")}
+    with hosts.bus() as bus:
+        hosts.shell(
+            "web1",
+            f"mkdir {SHARED}/{top.name}/tar; tar -C /var/www/calm-source -c . | tar -xpC {SHARED}/{top.name}/tar",
+        )
+        for number in range(1000):
+            file = top / f"{number % 10}/{number}"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f"{number}\n")
+            os.chown(file, *OWNERS[number % 4])
+            file.chmod(MODES[number % 4])
+        tree = hosts.equal(seconds=180)
+        hosts.settled("wwwshared", seconds=120)
+        quiet = time.monotonic() + float(os.environ.get("CALM_QUIET", "15"))
+        while time.monotonic() < quiet:
+            assert not bus.tagged(*others)
+            time.sleep(1)
+        assert {host: pushes(hosts, host) for host in before} == before
+    found = [value for path, value in tree.items() if path.startswith(os.fsencode(top.name)) and value[4]]
+    assert len(found) == 2000
+    expected = {(oct(MODES[number]), *OWNERS[number]) for number in range(4)}
+    assert {value[1:4] for value in found} == expected
+    hosts.shell("web1", "rm -rf /var/www/calm-source")
+
+
+def test_a_burst_is_few_events_and_jobs(hosts, top):
+    """5,000 files: at most 30 events and jobs in all."""
+    with hosts.bus() as bus:
+        for number in range(5000):
+            directory = top / f"{number // 100}"
+            directory.mkdir(exist_ok=True)
+            (directory / f"{number}").write_text(f"{number}\n")
+        hosts.equal(seconds=240)
+        hosts.settled("wwwshared", seconds=120)
+        calls, events = jobs(bus)
+    print(f"{len(calls)} jobs, {len(events)} events")
+    assert len([call for call in calls if call == "csyncsync.push"]) >= 1
+    assert len(calls) + len(events) <= 30, (calls, events)
+
+
+def test_the_master_answers_while_a_tar_is_unpacked(hosts, top):
+    """test.ping is answered within 5 s throughout, by all."""
+    script = f"""
+        cd /tmp && mkdir calm && cd calm
+        for d in $(seq {FILES // 100}); do mkdir $d; for f in $(seq 100); do echo $d $f > $d/$f; done; done
+        tar -cf ../calm.tar . && cd / && rm -rf /tmp/calm
+    """
+    hosts.shell("web1", script, timeout=600)
+    asked, silent, stop = [], [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            before = time.monotonic()
+            answers = hosts.call(hosts.names, "test.ping", seconds=5)
+            asked.append(time.monotonic() - before)
+            silent.extend(set(hosts.names) - set(answers))
+            stop.wait(1)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    began = time.monotonic()
+    try:
+        hosts.shell("web1", f"tar -C {SHARED}/{top.name} -xf /tmp/calm.tar; rm /tmp/calm.tar", timeout=600)
+        unpacked = time.monotonic() - began
+
+        def arrived():
+            for host in hosts.names:
+                count = sum(len(files) for _, _, files in os.walk(hosts.path(host, f"{SHARED}/{top.name}")))
+                assert count == FILES, f"{count} on {host}"
+            time.sleep(1)
+
+        hosts.eventually(arrived, 60 + FILES // 20)
+    finally:
+        stop.set()
+        thread.join()
+    took = time.monotonic() - began
+    print(f"{FILES} files: unpacked in {unpacked:.0f} s, everywhere after {took:.0f} s;")
+    print(f"test.ping asked {len(asked)} times, slowest answer {max(asked):.1f} s")
+    assert not silent
+    hosts.equal(f"{SHARED}/{top.name}", seconds=300)
+    cpu(hosts)
+
+
+def cpu(hosts):
+    """A minion that watches all this, and does nothing else, is nearly idle."""
+    hosts.settled("wwwshared", seconds=120)
+    seconds = float(os.environ.get("CALM_IDLE", "10"))
+    before = used(hosts, "web2")
+    time.sleep(seconds)
+    share = (used(hosts, "web2") - before) / seconds
+    print(f"an idle minion that watches {FILES} files uses {share:.1%} of a core")
+    # Generous: what is promised (2 %) is for a machine that does nothing else.
+    assert share < 0.1
+
+
+def used(hosts, host):
+    """Seconds that a minion's process, in which the watcher is, has computed."""
+    pid = json.loads(hosts.read(host, "/var/lib/csyncsync/wwwshared/watch.json"))["pid"]
+    fields = hosts.read(host, f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,320 @@
+"""In a group one host pushes at a time. Nobody else waits for it: no other group, no master, no host whose peer is in
+trouble."""
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+
+import pytest
+from bed.network import address
+from bed.shell import run
+
+HOSTS = ("web1", "web2", "web3")
+SHARED = "/var/www/shared"
+DATA = "/var/www/data/ini"
+#: With those that are there, more groups than the master's reactor has threads.
+MANY = [f"many{number}" for number in range(1, 10)]
+
+#: Listens instead of csync2 on a host, and is of no use: never says anything, stops after the greeting, or has no TLS.
+BAD_PEER = """
+import socket, sys, threading, time
+
+def serve(connection, mode):
+    if mode != "silent":
+        connection.recv(64)
+        connection.sendall(b"OK (activating_ssl).\\n")
+    if mode == "garbage":
+        connection.sendall(b"this is no TLS\\n" * 1000)
+        time.sleep(0.2)
+    else:
+        time.sleep(3600)
+    connection.close()
+
+server = socket.create_server(("0.0.0.0", 30865), backlog=64)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0], sys.argv[1]), daemon=True).start()
+"""
+
+#: Stands before csync2 in the minion's PATH and notes each command, one a line.
+NOTING_CSYNC2 = """#!/bin/sh
+printf '%s\\n' "$*" >>/run/csync2-commands
+exec /usr/sbin/csync2 "$@"
+"""
+
+#: A second master, as far as leases go (all else it shares): takes in that these hosts have something to push.
+OTHER_MASTER = """
+import json, os, sys, salt.config, salt.runner
+options = salt.config.master_config("/etc/salt/master")
+cache, own = options["cachedir"], "/var/cache/salt/other-master"
+os.makedirs(own, exist_ok=True)
+for name in set(os.listdir(cache)) - {"csyncsync"} - set(os.listdir(own)):
+    os.symlink(os.path.join(cache, name), os.path.join(own, name))
+options["cachedir"] = own
+functions = salt.runner.RunnerClient(options).functions
+print("ready", flush=True)
+for line in sys.stdin:
+    print(functions["csyncsync.sync"]("wwwshared", line.strip()), flush=True)
+    with open(os.path.join(own, "csyncsync", "wwwshared.json")) as file:
+        lease = json.load(file)["lease"]
+    if lease:  # this process hears no events: it takes the push for done
+        functions["csyncsync.pushed"]("wwwshared", lease["host"], lease["jid"], "pushed")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_sync(hosts):
+    hosts.equal(SHARED, DATA, seconds=90)
+    hosts.settled(seconds=90)
+
+
+@contextlib.contextmanager
+def listening(hosts):
+    """Listen on the bus, and take what is heard from it all the time: a listener that is slow is cut off."""
+    with hosts.bus() as bus:
+        ended = threading.Event()
+
+        def drain():
+            while not ended.wait(0.1):
+                bus.all()
+
+        thread = threading.Thread(target=drain)
+        thread.start()
+        try:
+            yield lambda: [*bus._heard]
+        finally:
+            ended.set()
+            thread.join()
+
+
+@contextlib.contextmanager
+def slow_line(hosts, origin, peer, rate="1mbit"):
+    """Let what csync2 on one host sends to another through slowly."""
+
+    def tc(command, **options):
+        run("ip", "netns", "exec", hosts.bed.network.namespace(origin), "tc", *command.split(), **options)
+
+    tc("qdisc add dev eth0 root handle 1: htb default 10 r2q 100")
+    try:
+        tc("class add dev eth0 parent 1: classid 1:10 htb rate 1gbit")
+        tc(f"class add dev eth0 parent 1: classid 1:20 htb rate {rate}")
+        tc(
+            "filter add dev eth0 protocol ip parent 1: u32"
+            f" match ip dst {address(peer)} match ip dport 30865 0xffff flowid 1:20"
+        )
+        yield
+    finally:
+        tc("qdisc del dev eth0 root", check=False)
+
+
+def pushes(events):
+    """[(group, host, job, when it was called, when the master heard of its end), …], of pushes that ended."""
+    called, result = {}, []
+    for tag, data, when in events:
+        if re.fullmatch(r"salt/job/\d+/new", tag) and data.get("fun") == "csyncsync.push":
+            called[data["jid"]] = when
+        found = re.fullmatch(r"csyncsync/(\w+)/pushed", tag)
+        if found and data["data"]["jid"] in called:
+            job = data["data"]["jid"]
+            result.append((found[1], data["id"], job, called[job], when))
+    return result
+
+
+def overlapping(first, second):
+    """Tell whether two pushes ran at the same time."""
+    return first[3] < second[4] and second[3] < first[4]
+
+
+def alone(hosts, since):
+    """The pushes that hosts have started without being called since then."""
+    units = "-u 'csyncsync-push@*'"
+    found = {
+        host: hosts.shell(host, f"journalctl --no-pager --quiet --since @{int(since)} {units} | grep Starting || true")
+        for host in HOSTS
+    }
+    return {host: text for host, text in found.items() if text}
+
+
+def no_conflict(hosts, *groups):
+    """No host refuses what another one sends."""
+    for group in groups:
+        for host in HOSTS:
+            assert not hosts.status(host, group)["refused"], f"{group} on {host}"
+
+
+def test_one_host_of_a_group_pushes_at_a_time(hosts):
+    """While all hosts write all the time; two groups push at the same time; nothing is asked for again and again."""
+    began = time.time()
+    with listening(hosts) as heard:
+        numbers = itertools.count()
+        while time.time() - began < 8:
+            number = next(numbers) % 20
+            for host in HOSTS:
+                for top in (SHARED, DATA):
+                    hosts.write(host, f"{top}/steadily/{host}-{number}", f"{time.time()}\n")
+            time.sleep(0.1)
+        hosts.equal(SHARED, DATA, seconds=60)
+        hosts.settled()
+        events = heard()
+    ended = {group: [push for push in pushes(events) if push[0] == group] for group in ("wwwshared", "wwwdata")}
+    for group, its in ended.items():
+        assert {push[1] for push in its} == set(HOSTS), group
+        both = [pair for pair in itertools.combinations(its, 2) if overlapping(*pair)]
+        assert not both, f"{group}: {both}"
+    assert any(overlapping(*pair) for pair in itertools.product(*ended.values()))
+    assert not alone(hosts, began)
+    no_conflict(hosts, "wwwshared", "wwwdata")
+    asked = [event for event in events if event[0].startswith("salt/beacon/")]
+    total = sum(len(its) for its in ended.values())
+    assert len(asked) <= 3 * total + 20, f"{len(asked)} events for {total} pushes"
+
+
+def test_a_slow_push_holds_up_no_other_group_and_is_not_started_twice(hosts):
+    """It takes longer than the time after which the master asks for it, and a host that waits pushes by itself."""
+    big = os.urandom(5_000_000)
+    with listening(hosts) as heard:
+        with slow_line(hosts, "web1", "web3"):
+            began = time.time()
+            hosts.write("web1", f"{SHARED}/slow/big", big)
+            hosts.eventually(lambda: hosts.path("web2", f"{SHARED}/slow/big").exists(), 30)
+            for host in ("web2", "web3"):
+                hosts.write(host, f"{SHARED}/slow/waits-on-{host}", "x\n")
+            for number in itertools.count():
+                for host in HOSTS:
+                    name = f"{DATA}/meanwhile-{host}-{number}"
+                    hosts.write(host, name, "x\n")
+                    others = [other for other in HOSTS if other != "web3" or host != "web1"]  # the same slow line
+                    hosts.everywhere(name, "x\n", hosts=others, seconds=15)
+                assert set(hosts.call(HOSTS, "test.ping", seconds=10)) == set(HOSTS)
+                assert not hosts.path("web3", f"{SHARED}/slow/big").exists()
+                if time.time() - began > 28:
+                    break
+                time.sleep(1)
+            during = heard()
+            for host in HOSTS:
+                assert (hosts.read(host, f"{SHARED}/slow/waits-on-web2") is None) == (host != "web2")
+        hosts.everywhere(f"{SHARED}/slow/waits-on-web2", "x\n", seconds=60)
+        hosts.everywhere(f"{SHARED}/slow/waits-on-web3", "x\n", seconds=60)
+        hosts.equal(seconds=60)
+    called = [
+        event[1]["minions"]
+        for event in during
+        if event[1].get("fun") == "csyncsync.push" and event[0].endswith("/new") and event[1]["arg"][0] == "wwwshared"
+    ]
+    assert called == [["web1"]]
+    assert not alone(hosts, began)
+
+
+@pytest.fixture(scope="module")
+def many(hosts):
+    """Groups with nothing in them yet."""
+    with hosts.pillar({group: {"members": "web*", "include": [f"/srv/{group}"]} for group in MANY}):
+        hosts.apply(sls="csyncsync.groups")
+        hosts.settled(*MANY, seconds=120)
+        yield MANY
+    for group in MANY:
+        assert set(hosts.call(HOSTS, "csyncsync.remove", group)) == set(HOSTS)
+        for host in HOSTS:
+            shutil.rmtree(hosts.path(host, f"/srv/{group}"))
+
+
+def test_more_than_ten_busy_groups_and_a_slow_push(hosts, many):
+    """All hosts write to all groups at once, and one group is slow: the others converge, and the master answers."""
+    slow, others = many[0], many[1:]
+    with slow_line(hosts, "web1", "web2"):
+        hosts.write("web1", f"/srv/{slow}/big", os.urandom(3_000_000))
+        hosts.eventually(lambda: hosts.status("web1", slow)["dirty"], 30)
+        for number in range(5):
+            for host in HOSTS:
+                for group in many:
+                    hosts.write(host, f"/srv/{group}/{host}-{number}", f"{number}\n")
+                for top in (SHARED, DATA):
+                    hosts.write(host, f"{top}/many/{host}-{number}", f"{number}\n")
+        assert set(hosts.call(HOSTS, "test.ping", seconds=15)) == set(HOSTS)
+        for top in (f"{SHARED}/many", f"{DATA}/many", *(f"/srv/{group}" for group in others)):
+            for host in HOSTS:
+                for number in range(5):
+                    hosts.everywhere(f"{top}/{host}-{number}", f"{number}\n", seconds=60)
+        assert set(hosts.call(HOSTS, "test.ping", seconds=15)) == set(HOSTS)
+    hosts.equal(*(f"/srv/{group}" for group in many), seconds=90)
+
+
+@pytest.mark.parametrize("mode", ["silent", "greets", "garbage"])
+def test_a_peer_that_hangs_delays_the_others_once(hosts, mode):
+    """Not at each push. When it is well again, it gets everything without a command."""
+    hosts.write("web3", "/run/bad_peer.py", BAD_PEER)
+    hosts.shell(
+        "web3",
+        "systemctl stop csync2.socket && systemd-run --quiet --unit=bad-peer"
+        f" /opt/salt/bin/python /run/bad_peer.py {mode}",
+    )
+    try:
+        until = time.monotonic() + 30  # with a delay each time: more than 40 s
+        for number in range(10):
+            hosts.write("web1", f"{SHARED}/hangs/{mode}-{number}", "x\n")
+            left = max(1, until - time.monotonic())
+            hosts.everywhere(f"{SHARED}/hangs/{mode}-{number}", "x\n", hosts=["web2"], seconds=left)
+        hosts.write("web2", f"{SHARED}/hangs/{mode}-back", "x\n")
+        hosts.everywhere(f"{SHARED}/hangs/{mode}-back", "x\n", hosts=["web1"], seconds=30)
+        hosts.eventually(lambda: hosts.status("web1", "wwwshared")["unreachable"], 30, "it is shown")
+    finally:
+        hosts.shell("web3", "systemctl stop bad-peer; systemctl start csync2.socket")
+    hosts.equal(seconds=60)
+
+
+def test_two_masters_that_hear_the_same_do_no_harm(hosts):
+    """Each has leases of its own, so two hosts push at the same time now and then."""
+    master = hosts.bed.find("master")
+    other = subprocess.Popen(
+        master.enter("/opt/salt/bin/python", "-W", "ignore", "-c", OTHER_MASTER),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "ready\n"
+        for number in range(10):
+            for host in HOSTS:
+                hosts.write(host, f"{SHARED}/masters/{host}-{number}", f"{number}\n")
+                other.stdin.write(f"{host}\n")
+            other.stdin.flush()
+            assert [other.stdout.readline() for _ in HOSTS] == ["True\n"] * len(HOSTS)
+            time.sleep(0.3)
+        hosts.equal(seconds=60)
+        hosts.settled()
+        no_conflict(hosts, "wwwshared")
+    finally:
+        other.stdin.close()
+        other.wait()
+        other.stdout.close()
+    for host in HOSTS:
+        assert hosts.path(host, f"{SHARED}/masters/web1-9").exists()
+        assert hosts.ask(host, "csyncsync.push", "wwwshared")["state"] == "pushed"
+
+
+def test_the_work_of_a_change_does_not_depend_on_the_tree(hosts):
+    """One changed file means the same csync2 commands in a directory of three files and in one of a thousand."""
+    hosts.write("web1", "/usr/local/sbin/csync2", NOTING_CSYNC2).chmod(0o755)
+    noted = hosts.path("web1", "/run/csync2-commands")
+    try:
+        commands = {}
+        for size in (3, 1000):
+            for number in range(size):
+                hosts.write("web1", f"{SHARED}/cost/{number}", "x\n")
+            hosts.equal(seconds=60)
+            hosts.settled("wwwshared")
+            noted.unlink(missing_ok=True)
+            hosts.write("web1", f"{SHARED}/cost/1", f"one of {size:4}\n")
+            hosts.everywhere(f"{SHARED}/cost/1", f"one of {size:4}\n")
+            hosts.settled("wwwshared")
+            commands[size] = sorted(noted.read_text("utf-8").splitlines())
+        assert commands[3] and any(f"{SHARED}/cost/1" in line for line in commands[3])
+        assert commands[3] == commands[1000]
+        assert not any(line.endswith((" /", SHARED)) for line in commands[1000])
+    finally:
+        hosts.path("web1", "/usr/local/sbin/csync2").unlink()
