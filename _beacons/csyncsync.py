@@ -1590,6 +1590,10 @@ class Watcher:
         waits = (oldest is not None and wall - oldest > group.alone_after) or (
             left is not None and wall - left > LEFT_ALONE_AFTER
         )
+        # Not while the master lets this host wait for another one, nor when its own long push has only just ended.
+        for name, patience in (("waits", LEFT_ALONE_AFTER), ("push.json", group.alone_after)):
+            told = _mtime(os.path.join(group.directory, name))
+            waits = waits and (told is None or not 0 <= wall - told <= patience)
         if waits and now >= group.alone_at and not _locked(os.path.join(group.directory, "lock")):
             group.alone_at = now + random.uniform(*ALONE_INTERVAL)
             self._push_alone(group)

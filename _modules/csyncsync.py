@@ -32,6 +32,8 @@ STATE_DIR = "/var/lib/csyncsync"
 DATABASE_DIR = "/var/lib/csync2"
 #: Seconds until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
+#: Seconds to leave a peer alone for each second that was lost with it.
+PEER_SHARE = 3
 #: A push that would delete more than this share of a group, and more than this number of files, is held.
 HOLD_SHARE, HOLD_NUMBER = 0.5, 100
 
@@ -640,6 +642,23 @@ def push(group, full=False, release=False, **kwargs):
     return result
 
 
+def wait(group):
+    """
+    Take in that the master knows of this host's wish to push, and that another host pushes. The runner calls it.
+
+    The beacon starts a push by itself only if nobody has heard of it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.wait wwwdata
+    """
+    _require(group)
+    _write(_group_path(group, "waits"), "")
+    return True
+
+
 def _require(group):
     config = _config(group)
     if config is None:
@@ -841,9 +860,12 @@ def _send(group, config, peers, doubtful):
     path = _group_path(group, "peers.json")
     before = _read_json(path, {})
     failed = dict(before)
+    began = time.monotonic()
     for peer, problem in csync2run.send_all(group, config["database"], peers, doubtful).items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
+            # One that took long to give up (it answers others, and stalls) is not to cost most of the time.
+            wait = max(wait, PEER_SHARE * (time.monotonic() - began))
             failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait}
         else:
             failed.pop(peer, None)

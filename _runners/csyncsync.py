@@ -12,6 +12,7 @@ What events say is a hint: whoever is in a group is what the master's pillar and
 """
 
 import contextlib
+import contextvars
 import fcntl
 import json
 import logging
@@ -32,6 +33,10 @@ __virtualname__ = "csyncsync"
 
 #: Seconds after which the holder of a lease is asked whether it still pushes, and how long that may take.
 LEASE_CHECK, LEASE_ANSWER = 15, 5
+#: Seconds between two messages to the hosts that wait: less than they have patience for (the beacon's ALONE_AFTER).
+WAITING_TOLD = 4
+#: Joins that run at once, in all groups, and seconds after which one that waits for its turn goes on all the same.
+JOINS, JOIN_WAIT = 3, 60
 #: Seconds that what the pillar says about a minion's groups is kept.
 PILLAR_AGE = 20
 #: The same for a group that was not there: it may just have been added.
@@ -201,16 +206,22 @@ def _ask(group, host):
     with _record(group) as record:
         if record["founders"] is None:
             record["founders"] = _members(record["options"])
+        impatient = _impatient(record, host)
         if host not in record["waiting"]:
             record["waiting"].append(host)
-        stale = record["lease"] and time.time() - record["lease"]["checked"] > LEASE_CHECK
+        # A time in the future: the clock was set back.
+        stale = record["lease"] and not 0 <= time.time() - record["lease"]["checked"] <= LEASE_CHECK
         if stale:
             record["lease"]["checked"] = time.time()
             holder = dict(record["lease"])
         else:
             _next(group, record)
-    if stale and not _holds(holder):
-        _release(group, holder["jid"])
+    if impatient:
+        _client().run_job(impatient, "csyncsync.wait", [group], tgt_type="list", ret="")
+    if stale:
+        # Aside, because a host that died answers late: the reactor has ten threads for all groups.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(_free_if_left, group, holder), daemon=True).start()
     if known:
         _renew(group, host)
     return True
@@ -242,6 +253,19 @@ def _renew(group, host):
     return options is not None
 
 
+def _impatient(record, host):
+    """
+    The hosts that are to hear that they have been heard, when one asks again while another host pushes.
+
+    A host that hears nothing for long takes the master for dead, and pushes by itself.
+    """
+    now = time.time()
+    if not record["lease"] or host not in record["waiting"] or 0 <= now - record.get("told", 0) < WAITING_TOLD:
+        return []
+    record["told"] = now
+    return [minion for minion in record["waiting"] if minion != record["lease"]["host"]]
+
+
 def _next(group, record):
     """If nobody pushes, call the host that has waited longest."""
     if record["lease"] or not record["waiting"]:
@@ -253,10 +277,18 @@ def _next(group, record):
         record["lease"] = {"host": host, "jid": job["jid"], "since": now, "checked": now}
 
 
+def _free_if_left(group, lease):
+    """Take a lease from a holder that no longer pushes, and call the next host."""
+    if not _holds(lease):
+        _release(group, lease["jid"])
+
+
 def _holds(lease):
     """Ask the holder of an old lease whether it is still at work."""
     if lease.get("pid"):  # a join: a process here
-        return os.path.exists(f"/proc/{lease['pid']}")
+        with contextlib.suppress(OSError), open(f"/proc/{lease['pid']}/cmdline", "rb") as file:
+            return b"csyncsync.join" in file.read()  # not another process that was given the same number
+        return False
     running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
     return bool(running.get(lease["host"]))
 
@@ -344,7 +376,8 @@ def join(group, host, jid=None):
                 record["lease"].update(checked=time.time(), pid=os.getpid())
     done = "failed"
     try:
-        done = _join(group, host, options)
+        with _turn():
+            done = _join(group, host, options)
     except (CommandExecutionError, SaltException) as err:
         done = f"not yet: {err}"
     finally:
@@ -355,6 +388,31 @@ def join(group, host, jid=None):
                     record["waiting"].insert(0, host)
             _release(group, jid)
     return done
+
+
+@contextlib.contextmanager
+def _turn():
+    """
+    Wait for one of a few turns: a join asks all hosts of its group, and many at once keep them from answering in time.
+
+    It may also take hours, and groups are not to wait for each other: so the wait has an end.
+    """
+    until = time.monotonic() + JOIN_WAIT
+    with contextlib.ExitStack() as stack:
+        os.makedirs(_directory(), mode=0o700, exist_ok=True)
+        names = [os.path.join(_directory(), f"join{number}.lock") for number in range(JOINS)]
+        files = [stack.enter_context(open(name, "w", encoding="utf-8")) for name in names]
+        while not any(_is_locked_now(file) for file in files) and time.monotonic() < until:
+            time.sleep(0.2)
+        yield
+
+
+def _is_locked_now(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _join(group, host, options):

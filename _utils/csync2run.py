@@ -6,10 +6,14 @@ that it may run in threads.
 """
 
 import concurrent.futures
+import contextlib
+import ipaddress
 import logging
 import os
 import shutil
 import socket
+import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -83,14 +87,16 @@ def run_paths(group, flags, paths):
 
 def _wait(process, peer):
     """Wait for csync2. Returns (its output, why it had to be ended)."""
-    moved, switches = time.monotonic(), None
+    moved, switches, queues = time.monotonic(), None, {}
     while True:
         try:
             return process.communicate(timeout=ANSWER_AFTER if peer else None)[0], ""
         except subprocess.TimeoutExpired:
             pass
-        now = _switches(process.pid)
-        if now != switches:
+        now, unsent = _switches(process.pid), _queues(process.pid, peer)
+        drained = any(unsent.get(connection, queue) != queue for connection, queue in queues.items())
+        queues = unsent
+        if now != switches or drained:
             moved, switches = time.monotonic(), now
             continue
         stalled = time.monotonic() - moved > STALLED_AFTER
@@ -109,13 +115,49 @@ def _switches(pid):
         return []
 
 
+def _queues(pid, peer):
+    """
+    ``{connection: bytes that wait to be taken}`` of this host's connections to csync2 on the peer.
+
+    On a slow line csync2 sleeps for seconds until there is room in a full queue, and a question would wait just as long
+    behind it: that the queue moves shows that the peer lives. It stands still when the peer hangs or is dead.
+    """
+    queues = {}
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{name}", encoding="ascii", errors="replace") as file:
+            for line in file:
+                _, local, remote, state, queue = line.split()[:5]
+                if state == "01" and remote == _as_in_proc(peer):  # established
+                    queues[local] = queue.partition(":")[0]
+    return queues
+
+
+def _as_in_proc(address):
+    """Given an address, return it with csync2's port as /proc/net/tcp shows it: words in the machine's byte order."""
+    packed = ipaddress.ip_address(address).packed
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{PORT:04X}"
+
+
 def answers(peer, within=ANSWER_WITHIN):
-    """Tell whether csync2 on the peer still greets: "SSL" is answered before anything is asked of us."""
+    """
+    Tell whether csync2 on the peer still begins to talk: it answers "SSL" and the first message of a TLS handshake.
+
+    Nothing is asked of us before that, so no certificate is needed; and a peer that only greets is found out.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.wrap_bio(incoming, outgoing).do_handshake()
     try:
         with socket.create_connection((peer, PORT), timeout=CONNECT_WITHIN) as sock:
             sock.settimeout(within)
             sock.sendall(b"SSL\n")
-            return sock.recv(64).startswith(b"OK")
+            if not sock.recv(64).startswith(b"OK"):
+                return False
+            sock.sendall(outgoing.read())
+            return bool(sock.recv(64))
     except OSError:
         return False
 

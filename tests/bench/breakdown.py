@@ -126,10 +126,10 @@ def _made(jid, heard):
 
 
 def _calls(log, since):
-    """[(began, ended, the first option after the group's name), …] of csync2's runs since a moment."""
+    """[(began, ended, "-u" for a send or the first option), …] of csync2's runs since a moment."""
     calls = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         began, ended, *words = line.split()
         if "-C" in words and float(began) >= since:
-            calls.append((float(began), float(ended), words[2]))
+            calls.append((float(began), float(ended), "-u" if "-u" in words else words[2]))
     return calls

@@ -13,8 +13,8 @@ STEPS = {
     "check": "push: guards, reading the journal",
     "checked": "csync2 checks the paths",
     "send": "push: guards, counting deletions",
-    "first": "csync2 connects and sends: the file is on the first peer",
-    "second": "the same for the second peer",
+    "first": "csync2 connects to all peers and sends: the file is on the first",
+    "second": "until it is on the second",
     "total": "**the file is everywhere**",
     "pushed": "afterwards: the push ends, and the master hears of it; then the next one of the group may begin",
 }

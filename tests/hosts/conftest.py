@@ -194,6 +194,20 @@ class Hosts:
 
         return self.eventually(same, seconds)
 
+    def remove(self, host, path, seconds=60):
+        """Delete a shared tree on a host and so on all; also if it is most of the group, which the guard holds."""
+        self.settled("wwwshared", seconds=seconds)  # to delete what a push has not yet finished is a conflict
+        self.exec(host, "rm", "-rf", path)
+
+        def gone():
+            if not any(self.path(name, path).exists() for name in self.names):
+                return True
+            if self.status(host, "wwwshared").get("held"):
+                self.bed.salt_run("csyncsync.release", "wwwshared", check=False, timeout=600)
+            return False
+
+        self.eventually(gone, seconds, f"{path} is deleted")
+
     def others(self, origin):
         """All hosts but this one."""
         return [host for host in self.names if host != origin]

@@ -1,6 +1,5 @@
 """Many files are few events, and nobody notices but those who wait for the files."""
 
-import contextlib
 import json
 import os
 import threading
@@ -24,32 +23,7 @@ def top(hosts, request):
     hosts.settled("wwwshared")
     made.mkdir()
     yield made
-    hosts.settled("wwwshared", seconds=300)
-    with guard_released(hosts):
-        hosts.shell("web1", f"rm -rf {SHARED}/calm-{name}")
-        for host in hosts.names:
-            gone = hosts.path(host, f"{SHARED}/calm-{name}")
-            hosts.eventually(lambda gone=gone: not gone.exists(), 600, f"the end of {name} on {host}")
-        hosts.settled("wwwshared", seconds=300)
-
-
-@contextlib.contextmanager
-def guard_released(hosts):
-    """Most of the group is deleted here, which the guard holds until it is released."""
-    stop = threading.Event()
-
-    def release():
-        while not stop.wait(3):
-            if hosts.bed.exec("web1", "grep", "-q", '"state": "held"', NOTE, check=False).returncode == 0:
-                hosts.bed.salt_run("csyncsync.release", "wwwshared", check=False, timeout=300)
-
-    thread = threading.Thread(target=release)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    hosts.remove("web1", f"{SHARED}/calm-{name}", seconds=60 + FILES // 20)
 
 
 NOTE = "/var/lib/csyncsync/wwwshared/push.json"

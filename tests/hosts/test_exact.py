@@ -26,12 +26,8 @@ def place(hosts, request):
     print(f"made on {origin}")
     made = Place(hosts, origin, f"exact-{name}")
     yield made
-    # To delete what a push has not yet finished is a conflict.
-    hosts.settled("wwwshared")
     shutil.rmtree(made.outside, ignore_errors=True)
-    shutil.rmtree(made.top)
-    for host in HOSTS:
-        hosts.eventually(lambda host=host: not hosts.path(host, made.shared).exists(), 60, f"the end of {name}")
+    hosts.remove(origin, made.shared)
 
 
 class Place:
@@ -442,8 +438,18 @@ def by_chance(seed, top, outside, seconds, rate):
     return Chance(seed, top, outside).run(seconds, rate)
 
 
+@pytest.fixture(scope="module")
+def ballast(hosts):
+    """Files that nobody touches, so that no deletion is most of the group, which the guard would hold."""
+    for number in range(1500):
+        hosts.write("web1", f"{SHARED}/ballast/{number}", "x")
+    hosts.equal(seconds=120)
+    yield
+    hosts.remove("web1", f"{SHARED}/ballast")
+
+
 @pytest.mark.parametrize("origins", [1, 3])
-def test_whatever_comes_to_mind(hosts, origins):
+def test_whatever_comes_to_mind(hosts, ballast, origins):
     """On one host, then on all of them at once. The seed is printed; EXACT_SEED and EXACT_SECONDS set both."""
     seed = os.environ.get("EXACT_SEED") or str(random.randrange(10**6))
     seconds = float(os.environ.get("EXACT_SECONDS", "10"))
@@ -463,13 +469,11 @@ def test_whatever_comes_to_mind(hosts, origins):
         with multiprocessing.Pool(origins) as pool:
             print(dict(zip(names, pool.starmap(by_chance, work))))
         hosts.equal(seconds=120)
-        hosts.settled("wwwshared")
     finally:
         for name in names:
             shutil.rmtree(hosts.path(name, "/var/www/chance"), ignore_errors=True)
-            shutil.rmtree(hosts.path(name, f"{SHARED}/chance-{name}"), ignore_errors=True)
     for name in names:
-        hosts.eventually(lambda: all(not hosts.path(host, f"{SHARED}/chance-{name}").exists() for host in HOSTS), 60)  # noqa: B023
+        hosts.remove(name, f"{SHARED}/chance-{name}")
 
 
 # --- The watcher under hard conditions

@@ -175,30 +175,29 @@ def test_one_host_of_a_group_pushes_at_a_time(hosts):
 
 def test_a_slow_push_holds_up_no_other_group_and_is_not_started_twice(hosts):
     """It takes longer than the time after which the master asks for it, and a host that waits pushes by itself."""
-    big = os.urandom(5_000_000)
+    big, top = os.urandom(5_000_000), f"{SHARED}/slow-{int(time.time())}"
     with listening(hosts) as heard:
         with slow_line(hosts, "web1", "web3"):
             began = time.time()
-            hosts.write("web1", f"{SHARED}/slow/big", big)
-            hosts.eventually(lambda: hosts.path("web2", f"{SHARED}/slow/big").exists(), 30)
+            hosts.write("web1", f"{top}/big", big)
+            hosts.eventually(lambda: hosts.path("web2", f"{top}/big").exists(), 30)
             for host in ("web2", "web3"):
-                hosts.write(host, f"{SHARED}/slow/waits-on-{host}", "x\n")
+                hosts.write(host, f"{top}/waits-on-{host}", "x\n")
             for number in itertools.count():
-                for host in HOSTS:
+                for host in ("web2", "web3"):  # what web1 sends to web3 would have to wait in its full line
                     name = f"{DATA}/meanwhile-{host}-{number}"
                     hosts.write(host, name, "x\n")
-                    others = [other for other in HOSTS if other != "web3" or host != "web1"]  # the same slow line
-                    hosts.everywhere(name, "x\n", hosts=others, seconds=15)
+                    hosts.everywhere(name, "x\n", seconds=15)
                 assert set(hosts.call(HOSTS, "test.ping", seconds=10)) == set(HOSTS)
-                assert not hosts.path("web3", f"{SHARED}/slow/big").exists()
+                assert not hosts.path("web3", f"{top}/big").exists()
                 if time.time() - began > 28:
                     break
                 time.sleep(1)
             during = heard()
             for host in HOSTS:
-                assert (hosts.read(host, f"{SHARED}/slow/waits-on-web2") is None) == (host != "web2")
-        hosts.everywhere(f"{SHARED}/slow/waits-on-web2", "x\n", seconds=60)
-        hosts.everywhere(f"{SHARED}/slow/waits-on-web3", "x\n", seconds=60)
+                assert (hosts.read(host, f"{top}/waits-on-web2") is None) == (host != "web2")
+        hosts.everywhere(f"{top}/waits-on-web2", "x\n", seconds=60)
+        hosts.everywhere(f"{top}/waits-on-web3", "x\n", seconds=60)
         hosts.equal(seconds=60)
     called = [
         event[1]["minions"]
@@ -223,29 +222,33 @@ def many(hosts):
 
 
 def test_more_than_ten_busy_groups_and_a_slow_push(hosts, many):
-    """All hosts write to all groups at once, and one group is slow: the others converge, and the master answers."""
-    slow, others = many[0], many[1:]
-    with slow_line(hosts, "web1", "web2"):
-        hosts.write("web1", f"/srv/{slow}/big", os.urandom(3_000_000))
-        hosts.eventually(lambda: hosts.status("web1", slow)["dirty"], 30)
+    """All are written to at once, and one group is slow: the others converge, and the master answers."""
+    slow, tops = many[0], [SHARED, DATA, *(f"/srv/{group}" for group in many)]
+    text = f"{time.time()}\n"
+
+    def burst(name, writers):
         for number in range(5):
-            for host in HOSTS:
-                for group in many:
-                    hosts.write(host, f"/srv/{group}/{host}-{number}", f"{number}\n")
-                for top in (SHARED, DATA):
-                    hosts.write(host, f"{top}/many/{host}-{number}", f"{number}\n")
+            for top in tops:
+                for host in writers:
+                    hosts.write(host, f"{top}/{name}/{host}-{number}", text)
         assert set(hosts.call(HOSTS, "test.ping", seconds=15)) == set(HOSTS)
-        for top in (f"{SHARED}/many", f"{DATA}/many", *(f"/srv/{group}" for group in others)):
-            for host in HOSTS:
-                for number in range(5):
-                    hosts.everywhere(f"{top}/{host}-{number}", f"{number}\n", seconds=60)
-        assert set(hosts.call(HOSTS, "test.ping", seconds=15)) == set(HOSTS)
-    hosts.equal(*(f"/srv/{group}" for group in many), seconds=90)
+
+    with slow_line(hosts, "web1", "web2"):
+        hosts.write("web1", f"/srv/{slow}/big", os.urandom(4_000_000))
+        hosts.eventually(lambda: hosts.status("web1", slow)["dirty"], 30)
+        burst("beside", ("web2", "web3"))
+        for top in tops:
+            for host, number in itertools.product(("web2", "web3"), range(5)):
+                if top != f"/srv/{slow}":
+                    hosts.everywhere(f"{top}/beside/{host}-{number}", text, seconds=60)
+    burst("after", HOSTS)
+    hosts.equal(*tops, seconds=90)
 
 
 @pytest.mark.parametrize("mode", ["silent", "greets", "garbage"])
 def test_a_peer_that_hangs_delays_the_others_once(hosts, mode):
     """Not at each push. When it is well again, it gets everything without a command."""
+    text = f"{time.time()}\n"
     hosts.write("web3", "/run/bad_peer.py", BAD_PEER)
     hosts.shell(
         "web3",
@@ -253,13 +256,13 @@ def test_a_peer_that_hangs_delays_the_others_once(hosts, mode):
         f" /opt/salt/bin/python /run/bad_peer.py {mode}",
     )
     try:
-        until = time.monotonic() + 30  # with a delay each time: more than 40 s
-        for number in range(10):
-            hosts.write("web1", f"{SHARED}/hangs/{mode}-{number}", "x\n")
+        until = time.monotonic() + 24  # with a delay each time: more than 28 s
+        for number in range(7):
+            hosts.write("web1", f"{SHARED}/hangs/{mode}-{number}", text)
             left = max(1, until - time.monotonic())
-            hosts.everywhere(f"{SHARED}/hangs/{mode}-{number}", "x\n", hosts=["web2"], seconds=left)
-        hosts.write("web2", f"{SHARED}/hangs/{mode}-back", "x\n")
-        hosts.everywhere(f"{SHARED}/hangs/{mode}-back", "x\n", hosts=["web1"], seconds=30)
+            hosts.everywhere(f"{SHARED}/hangs/{mode}-{number}", text, hosts=["web2"], seconds=left)
+        hosts.write("web2", f"{SHARED}/hangs/{mode}-back", text)
+        hosts.everywhere(f"{SHARED}/hangs/{mode}-back", text, hosts=["web1"], seconds=30)
         hosts.eventually(lambda: hosts.status("web1", "wwwshared")["unreachable"], 30, "it is shown")
     finally:
         hosts.shell("web3", "systemctl stop bad-peer; systemctl start csync2.socket")

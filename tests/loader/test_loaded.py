@@ -8,7 +8,19 @@ import salt.config
 import salt.loader
 import salt.runner
 
-EXECUTION = {"member", "groups", "push", "status", "installed", "paths", "certificate", "join", "digests", "admit"}
+EXECUTION = {
+    "member",
+    "groups",
+    "push",
+    "status",
+    "installed",
+    "paths",
+    "certificate",
+    "join",
+    "digests",
+    "admit",
+    "wait",
+}
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {"sync", "pushed", "join", "apply", "release", "status"}
 BEACON = {"beacon", "validate", "close"}
