@@ -375,7 +375,6 @@ class Entry:
         "hold",
         "judged",
         "last",
-        "made",
         "moved",
         "own",
         "path",
@@ -391,8 +390,6 @@ class Entry:
         self.path = path
         self.first = self.last = now
         self.writing = False
-        #: there was nothing of this name before
-        self.made = False
         #: written to in place, at any time
         self.written = False
         #: not csync2's work: csync2 writes to a temporary file, renames it, and closes it
@@ -744,14 +741,8 @@ class Watcher:
         path = root.path if root.only else directory + b"/" + name
         if root.group.excludes.match(path, name):
             return
-        known = path in root.group.pending
+        # Also what came and went at once is judged: a check of the directory may have seen, and sent, it in between.
         entry = self._note(root.group, path, now)
-        if mask & IN_CREATE and not known:
-            entry.made = True
-        elif entry.made and mask & (IN_DELETE | IN_MOVED_FROM):
-            # Came and went, as csync2's temporary files do: nothing has changed.
-            root.group.pending.pop(path, None)
-            return
         if renamed:
             self.landing[path] = now
         elif mask & (IN_MODIFY | IN_CLOSE_WRITE) and path in self.landing:

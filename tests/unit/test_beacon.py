@@ -716,6 +716,19 @@ async def test_user_file_that_looks_like_csync2s_arrives(host):
 
 
 @on_loop
+async def test_what_came_and_went_goes_out_if_it_was_recorded_in_between(host):
+    """By a check of its directory, which may have sent it too."""
+    host.make_database()
+    host.config()
+    await host.start()
+    (host.tree / ".name.AbCdEf").write_text("x")
+    await asyncio.sleep(0.05)
+    host.record(host.tree / ".name.AbCdEf")
+    (host.tree / ".name.AbCdEf").unlink()
+    await host.until(lambda: host.lines() == [b".name.AbCdEf"])
+
+
+@on_loop
 async def test_files_in_a_directory_that_csync2_made(host):
     """The directory is csync2's, and left out; a user's files that were there before the watch still go out."""
     host.make_database()
