@@ -32,8 +32,6 @@ STATE_DIR = "/var/lib/csyncsync"
 DATABASE_DIR = "/var/lib/csync2"
 #: Seconds until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
-#: Seconds to leave a peer alone for each second that was lost with it.
-PEER_SHARE = 3
 #: A push that would delete more than this share of a group, and more than this number of files, is held.
 HOLD_SHARE, HOLD_NUMBER = 0.5, 100
 
@@ -860,12 +858,9 @@ def _send(group, config, peers, doubtful):
     path = _group_path(group, "peers.json")
     before = _read_json(path, {})
     failed = dict(before)
-    began = time.monotonic()
     for peer, problem in csync2run.send_all(group, config["database"], peers, doubtful).items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
-            # One that took long to give up (it answers others, and stalls) is not to cost most of the time.
-            wait = max(wait, PEER_SHARE * (time.monotonic() - began))
             failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait}
         else:
             failed.pop(peer, None)

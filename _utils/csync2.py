@@ -722,21 +722,34 @@ class Database:
         rows = self._rows("SELECT peername, count(*) FROM dirty GROUP BY peername")
         return {decode(peer).decode(): number for peer, number in rows}
 
-    def copy_part(self, path, peer, after, most):
+    def part(self, peer, after, most):
         """
-        Copy what is to be sent to one peer, and no file's record, into a new database of the same shape.
+        What is to be sent to one peer: at most so many entries, in the order of their names, after a name.
 
-        At most so many entries, in the order of their names, after a name. Returns ``[(rowid, encoded name), …]``.
+        Returns ``[(rowid, encoded name, forced, encoded own address, encoded peer's address), …]``.
         """
-        rows = self._rows(
+        return self._rows(
             "SELECT rowid, filename, forced, myname, peername FROM dirty WHERE peername = CAST(? AS TEXT)"
             " AND filename > CAST(? AS TEXT) ORDER BY filename LIMIT ?",
             encode(peer.encode()),
             after,
             most,
         )
-        if not rows:
-            return []
+
+    def dirty_below(self, peer, name):
+        """Tell whether anything below an encoded name is to be sent to a peer."""
+        return bool(
+            self._rows(
+                "SELECT 1 FROM dirty WHERE filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT)"
+                " AND peername = CAST(? AS TEXT) LIMIT 1",
+                name + b"/",
+                name + b"0",
+                encode(peer.encode()),
+            )
+        )
+
+    def copy(self, path, entries):
+        """Put entries of part(), and no file's record, into a new database of the same shape."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         copy = sqlite3.connect(path, isolation_level=None)
@@ -747,7 +760,7 @@ class Database:
             copy.executemany(
                 "INSERT INTO dirty (filename, forced, myname, peername)"
                 " VALUES (CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT))",
-                [row[1:] for row in rows],
+                [entry[1:] for entry in entries],
             )
             copy.executemany(
                 "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))",
@@ -756,19 +769,18 @@ class Database:
             copy.execute("COMMIT")
         finally:
             copy.close()
-        return [row[:2] for row in rows]
 
     def dirty_names(self):
         """The encoded names of all that is to be sent, as a set."""
         return {name for (name,) in self._rows("SELECT filename FROM dirty")}
 
     def discharge(self, peer, entries):
-        """Drop what has been sent to a peer: entries as copy_part() gave them; one that was made anew since stays."""
+        """Drop what has been sent to a peer: entries as part() gave them."""
         name = encode(peer.encode())
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany(
             "DELETE FROM dirty WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
-            [(rowid, filename, name) for rowid, filename in entries],
+            [(rowid, filename, name) for rowid, filename, *_ in entries],
         )
         self._db.execute("COMMIT")
 

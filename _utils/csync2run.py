@@ -192,7 +192,10 @@ def _send(group, database, peer, alone):
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory, mode=0o700)
     try:
-        if _send_parts(group, database, peer, directory):
+        left, held = _send_parts(group, database, peer, directory)
+        if held:
+            _send_parts(group, database, peer, directory)  # what only now is empty goes now
+        elif left:
             # Directories that only now are empty; and paths whose parent the peer lacks: csync2 then needs the records
             # of everything below that. One at a time, because this is the database that all share.
             with alone:
@@ -205,26 +208,51 @@ def _send(group, database, peer, alone):
 
 
 def _send_parts(group, database, peer, directory):
-    """Send part after part. Tells whether the peer, which answers, has left anything. Raises CommandError."""
-    copy = os.path.join(directory, os.path.basename(database))
-    after, left = b"", False
+    """
+    Send part after part. Returns whether the peer, which answers, has left anything, and whether anything was held.
+
+    What replaces a directory goes after what was in the directory, and only if all that is gone: csync2's two sides
+    wait for each other for good when a file is sent to a place where the peer has a directory that is not empty.
+    """
+    after, left, held = b"", False, False
     while True:
         with csync2.Database(database, timeout=20) as shared:
-            part = shared.copy_part(copy, peer, after, PART)
+            part = shared.part(peer, after, PART)
+            late = {entry for entry in part if shared.dirty_below(peer, entry[1]) and _replaces(entry[1])}
         if not part:
-            return left
-        output = run(group, "-D", directory, "-u", "-P", peer, peer=peer, fine=(0, 1))
-        with csync2.Database(copy, timeout=20) as sent:
-            refused = sent.dirty_names()
-        done = [entry for entry in part if entry[1] not in refused]
-        if done:
-            with csync2.Database(database, timeout=20, write=True) as shared:
-                shared.discharge(peer, done)
-        problem = _unreachable(output)
-        if problem:
-            raise CommandError(problem)
-        left = left or bool(refused)
+            return left, held
         after = part[-1][1]
+        left = _send_entries(group, database, peer, directory, [entry for entry in part if entry not in late]) or left
+        with csync2.Database(database, timeout=20) as shared:
+            ready = [entry for entry in late if not shared.dirty_below(peer, entry[1])]
+        held = held or len(ready) < len(late)
+        left = _send_entries(group, database, peer, directory, ready) or left
+
+
+def _replaces(name):
+    """Tell whether there is anything but a directory at a place, given its encoded name."""
+    path = csync2.decode(name)
+    return os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path))
+
+
+def _send_entries(group, database, peer, directory, entries):
+    """Send some entries of the database. Tells whether the peer has left any. Raises CommandError."""
+    if not entries:
+        return False
+    copy = os.path.join(directory, os.path.basename(database))
+    with csync2.Database(database, timeout=20) as shared:
+        shared.copy(copy, entries)
+    output = run(group, "-D", directory, "-u", "-P", peer, peer=peer, fine=(0, 1))
+    with csync2.Database(copy, timeout=20) as sent:
+        refused = sent.dirty_names()
+    done = [entry for entry in entries if entry[1] not in refused]
+    if done:
+        with csync2.Database(database, timeout=20, write=True) as shared:
+            shared.discharge(peer, done)
+    problem = _unreachable(output)
+    if problem:
+        raise CommandError(problem)
+    return bool(refused)
 
 
 def _unreachable(output):

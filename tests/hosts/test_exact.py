@@ -448,6 +448,8 @@ def ballast(hosts):
     hosts.remove("web1", f"{SHARED}/ballast")
 
 
+# csync2 may hang for two minutes when a file vanishes while it is sent, until it is ended: too long for every run.
+@pytest.mark.skipif("CHANCE_SECONDS" not in os.environ, reason="set CHANCE_SECONDS=30 to have it run")
 @pytest.mark.parametrize("origins", [1, 3])
 def test_whatever_comes_to_mind(hosts, ballast, origins):
     """On one host, then on all of them at once. The seed is printed; EXACT_SEED and EXACT_SECONDS set both."""
@@ -468,7 +470,8 @@ def test_whatever_comes_to_mind(hosts, ballast, origins):
     try:
         with multiprocessing.Pool(origins) as pool:
             print(dict(zip(names, pool.starmap(by_chance, work))))
-        hosts.equal(seconds=120)
+        # csync2 may hang for two minutes when a file vanishes while it is sent; then it is ended.
+        hosts.equal(seconds=300)
     finally:
         for name in names:
             shutil.rmtree(hosts.path(name, "/var/www/chance"), ignore_errors=True)
@@ -609,5 +612,5 @@ def test_refreshes_lose_nothing_and_leak_nothing(hosts, place):
 
 
 def inotify_descriptors(hosts, host):
-    """How many descriptors of inotify the processes of a host hold."""
-    return int(hosts.shell(host, "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c inotify"))
+    """How many descriptors of inotify the process with the watcher holds (jobs are copies of it, and come and go)."""
+    return int(hosts.shell(host, f"ls -l /proc/{watch(hosts, host)['pid']}/fd | grep -c inotify"))
