@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -33,27 +34,44 @@ ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
 DOUBTFUL_WITHIN = 1.0
 #: Seconds without a sign of life from a running transfer after which it is ended (the peer answers others).
 STALLED_AFTER = 120.0
+#: Seconds without a sign of life after which is asked whether the two sides wait for each other for good.
+STANDS_STILL = 3.0
 #: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
 COMMAND_BYTES = 100_000
 #: Peers that are sent to at once, and entries that one run of csync2 sends to one of them.
 PEERS_AT_ONCE = 8
 PART = 5000
+#: Runs of csync2 for one part, when something interrupts them; paths given to one that leaves others out.
+ATTEMPTS = 20
+MOST_NAMED = 200
+#: Seconds until a file is tried again in whose place the peer has a directory.
+BLOCKED_FOR = 30.0
 
 
 class CommandError(csync2.Csync2Error):
     """csync2 ended with an error, could not be started, or had to be ended."""
 
 
-def run(group, *args, peer=None, fine=(0,)):
+class Interrupted(CommandError):
+    """csync2 did not come to its end: a signal killed it, or it and the peer's csync2 wait for each other for good."""
+
+    def __init__(self, why, output):
+        super().__init__(why)
+        self.output = output
+
+
+def run(group, *args, peer=None, fine=(0,), hopeless=None):
     """
     Run ``csync2 -C group …`` and return what it printed, as bytes.
 
     peer
         Address of the peer that the run talks to: the run is ended when that peer no longer answers.
+    hopeless
+        Asked once, when the run stands still: tells whether it will never go on.
     fine
         Exit codes that are no error (1 is any error of csync2, 2 is "nothing to list" or "in sync").
 
-    Raises CommandError.
+    Raises CommandError, Interrupted.
     """
     command = ["csync2", "-C", group, *args]
     log.debug("csync2 -C %s %s … (%d arguments)", group, args[0], len(args))
@@ -63,12 +81,11 @@ def run(group, *args, peer=None, fine=(0,)):
         )
     except FileNotFoundError as err:
         raise CommandError("csync2 is not installed: run state.apply csyncsync.package") from err
-    output, ended = _wait(process, peer)
-    if ended:
-        raise CommandError(ended)
+    output = _wait(process, peer, hopeless)
     if process.returncode not in fine:
         text = output.decode("utf-8", "backslashreplace").strip()[-400:]
-        raise CommandError(f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text}")
+        why = f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text}"
+        raise Interrupted(why, output) if process.returncode < 0 else CommandError(why)
     return output
 
 
@@ -85,12 +102,12 @@ def run_paths(group, flags, paths):
         run(group, *flags, *batch)
 
 
-def _wait(process, peer):
-    """Wait for csync2. Returns (its output, why it had to be ended)."""
+def _wait(process, peer, hopeless):
+    """Wait for csync2 and return its output. Raises CommandError, Interrupted when it had to be ended."""
     moved, switches, queues = time.monotonic(), None, {}
     while True:
         try:
-            return process.communicate(timeout=ANSWER_AFTER if peer else None)[0], ""
+            return process.communicate(timeout=ANSWER_AFTER if peer else None)[0]
         except subprocess.TimeoutExpired:
             pass
         now, unsent = _switches(process.pid), _queues(process.pid, peer)
@@ -99,11 +116,21 @@ def _wait(process, peer):
         if now != switches or drained:
             moved, switches = time.monotonic(), now
             continue
-        stalled = time.monotonic() - moved > STALLED_AFTER
-        if stalled or not answers(peer):
+        still = time.monotonic() - moved
+        why = ""
+        if not answers(peer):
+            why = "it does not answer"
+        elif still > STALLED_AFTER:
+            why = "it stalled"
+        if why:
             process.kill()
-            why = "stalled" if stalled else "does not answer"
-            return process.communicate()[0], f"Connection to {peer} ended: it {why}"
+            process.communicate()
+            raise CommandError(f"Connection to {peer} ended: {why}")
+        if still > STANDS_STILL and hopeless:
+            if hopeless():
+                process.kill()
+                raise Interrupted(f"Connection to {peer} ended: both sides wait", process.communicate()[0])
+            hopeless = None
 
 
 def _switches(pid):
@@ -181,52 +208,149 @@ def send_all(group, database, peers, doubtful=()):
     def send(peer):
         if peer in doubtful and not answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
-        return _send(group, database, peer, alone)
+        try:
+            _Send(group, database, peer).all(alone)
+        except CommandError as err:
+            return str(err)
+        return ""
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=PEERS_AT_ONCE) as pool:
         return dict(zip(peers, pool.map(send, peers)))
 
 
-def _send(group, database, peer, alone):
-    directory = os.path.join(RUN_DIR, group, peer)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.makedirs(directory, mode=0o700)
-    try:
-        left, held = _send_parts(group, database, peer, directory)
-        if held:
-            _send_parts(group, database, peer, directory)  # what only now is empty goes now
-        elif left:
-            # Directories that only now are empty; and paths whose parent the peer lacks: csync2 then needs the records
-            # of everything below that. One at a time, because this is the database that all share.
-            with alone:
-                run(group, "-u", "-P", peer, peer=peer, fine=(0, 1))
-    except CommandError as err:
-        return str(err)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    return ""
+class _Send:
+    """What one peer is sent. Its methods raise CommandError when the peer cannot be reached."""
+
+    def __init__(self, group, database, peer):
+        self.group, self.database, self.peer = group, database, peer
+        self.directory = os.path.join(RUN_DIR, group, peer)
+        self.blocked = _Blocked(f"{self.directory}.blocked")
+
+    def all(self, alone):
+        """Send all that is marked. ``alone`` is the lock of the database that all share."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.makedirs(self.directory, mode=0o700)
+        try:
+            left, held = self._parts()
+            if held:
+                self._parts()  # what only now is empty goes now
+            elif left:
+                # Directories that only now are empty; and paths whose parent the peer lacks: csync2 then needs the
+                # records of everything below that. One at a time, because this is the database that all share.
+                only = left[:MOST_NAMED] if self.blocked.names else ()
+                with alone:
+                    run(self.group, "-u", "-P", self.peer, *only, peer=self.peer, fine=(0, 1))
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _parts(self):
+        """
+        Send part after part. Returns the paths that the peer has left, which answers (see _entries), and whether anything was held.
+
+        What replaces a directory goes after what was in the directory, and only if all that is gone: csync2's two sides
+        wait for each other for good when a file is sent to a place where the peer has a directory that is not empty.
+        """
+        after, left, held = b"", [], False
+        while True:
+            with csync2.Database(self.database, timeout=20) as shared:
+                part = shared.part(self.peer, after, PART)
+                late = {entry for entry in part if shared.dirty_below(self.peer, entry[1]) and _replaces(entry[1])}
+            if not part:
+                return left, held
+            after = part[-1][1]
+            left += self._entries([entry for entry in part if entry not in late])
+            with csync2.Database(self.database, timeout=20) as shared:
+                ready = [entry for entry in late if not shared.dirty_below(self.peer, entry[1])]
+            held = held or len(ready) < len(late)
+            left += self._entries(ready)
+
+    def _entries(self, entries):
+        """Send some entries of the database. Returns the paths that the peer has left, but for blocked ones."""
+        waiting = [entry for entry in entries if not self.blocked.has(entry[1])]
+        for attempt in range(1, ATTEMPTS + 1):
+            if not waiting:
+                break
+            refused, interrupted = self._once(waiting)
+            waiting = [entry for entry in waiting if entry[1] in refused]
+            if not interrupted:
+                break
+            if attempt == ATTEMPTS:
+                raise interrupted
+            waiting = [entry for entry in waiting if not self.blocked.has(entry[1])]
+        return [csync2.decode(entry[1]) for entry in waiting]
+
+    def _once(self, entries):
+        """One run of csync2 with some entries. Returns (names that are still to be sent, why it was interrupted)."""
+        copy, interrupted = self._copy(self.directory, entries), None
+        flags = ("-D", self.directory, "-u", "-P", self.peer)
+        try:
+            output = run(
+                self.group, *flags, peer=self.peer, fine=(0, 1), hopeless=lambda: self._is_blocked(copy, entries)
+            )
+        except Interrupted as err:
+            output, interrupted = err.output, err
+        with csync2.Database(copy, timeout=20) as sent:
+            refused = sent.dirty_names()
+        done = [entry for entry in entries if entry[1] not in refused]
+        if done:
+            with csync2.Database(self.database, timeout=20, write=True) as shared:
+                shared.discharge(self.peer, done)
+        problem = _unreachable(output)
+        if problem:
+            raise CommandError(problem)
+        return refused, interrupted
+
+    def _copy(self, directory, entries):
+        path = os.path.join(directory, os.path.basename(self.database))
+        with csync2.Database(self.database, timeout=20) as shared:
+            shared.copy(path, entries)
+        return path
+
+    def _is_blocked(self, copy, entries):
+        """Ask the peer which of the files that are still to be sent are directories there."""
+        with csync2.Database(copy, timeout=20) as sent:
+            waiting = sent.dirty_names()
+        probe = os.path.join(self.directory, "probe")
+        os.makedirs(probe, exist_ok=True)
+        self._copy(probe, [entry for entry in entries if entry[1] in waiting and _is_file(entry[1])])
+        flags = ("-v", "-v", "-D", probe, "-u", "-d", "-P", self.peer)
+        try:
+            output = run(self.group, *flags, peer=self.peer, fine=(0, 1), hopeless=lambda: True)
+        except Interrupted as err:  # it takes its time, over a large file perhaps
+            output = err.output
+        except CommandError:
+            return False
+        return self.blocked.add(_directories(output, self.peer))
 
 
-def _send_parts(group, database, peer, directory):
-    """
-    Send part after part. Returns whether the peer, which answers, has left anything, and whether anything was held.
+class _Blocked:
+    """Files in whose place the peer has a directory with files of its own: those that csync2 is not to send now."""
 
-    What replaces a directory goes after what was in the directory, and only if all that is gone: csync2's two sides
-    wait for each other for good when a file is sent to a place where the peer has a directory that is not empty.
-    """
-    after, left, held = b"", False, False
-    while True:
-        with csync2.Database(database, timeout=20) as shared:
-            part = shared.part(peer, after, PART)
-            late = {entry for entry in part if shared.dirty_below(peer, entry[1]) and _replaces(entry[1])}
-        if not part:
-            return left, held
-        after = part[-1][1]
-        left = _send_entries(group, database, peer, directory, [entry for entry in part if entry not in late]) or left
-        with csync2.Database(database, timeout=20) as shared:
-            ready = [entry for entry in late if not shared.dirty_below(peer, entry[1])]
-        held = held or len(ready) < len(late)
-        left = _send_entries(group, database, peer, directory, ready) or left
+    def __init__(self, path):
+        self.path, self.names = path, set()
+        with contextlib.suppress(OSError):
+            if 0 <= time.time() - os.stat(path).st_mtime <= BLOCKED_FOR:
+                with open(path, "rb") as file:
+                    self.names = set(file.read().split(b"\0")) - {b""}
+
+    def has(self, name):
+        """Tell whether a file, given its encoded name, is to be left out."""
+        return name in self.names and _is_file(name)
+
+    def add(self, names):
+        """Take in encoded names. Tells whether there were any."""
+        if names:
+            self.names |= names
+            with open(self.path, "wb") as file:
+                file.write(b"\0".join(self.names))
+            log.warning("csyncsync: %d files would replace directories that are not empty there", len(self.names))
+        return bool(names)
+
+
+def _is_file(name):
+    """Tell whether there is a regular file at a place, given its encoded name."""
+    path = csync2.decode(name)
+    return os.path.isfile(path) and not os.path.islink(path)
 
 
 def _replaces(name):
@@ -235,24 +359,12 @@ def _replaces(name):
     return os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path))
 
 
-def _send_entries(group, database, peer, directory, entries):
-    """Send some entries of the database. Tells whether the peer has left any. Raises CommandError."""
-    if not entries:
-        return False
-    copy = os.path.join(directory, os.path.basename(database))
-    with csync2.Database(database, timeout=20) as shared:
-        shared.copy(copy, entries)
-    output = run(group, "-D", directory, "-u", "-P", peer, peer=peer, fine=(0, 1))
-    with csync2.Database(copy, timeout=20) as sent:
-        refused = sent.dirty_names()
-    done = [entry for entry in entries if entry[1] not in refused]
-    if done:
-        with csync2.Database(database, timeout=20, write=True) as shared:
-            shared.discharge(peer, done)
-    problem = _unreachable(output)
-    if problem:
-        raise CommandError(problem)
-    return bool(refused)
+def _directories(output, peer):
+    """Encoded names of what the peer has as directories, given what ``csync2 -v -v -u -d`` printed (update.c)."""
+    begin = rb"(?:^|\n)Updating (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
+    sections = re.split(begin, output, flags=re.DOTALL)
+    found = zip(sections[1::2], sections[2::2])
+    return {csync2.encode(path) for path, told in found if re.search(rb"^>>> PEER: .*type=dir", told, re.MULTILINE)}
 
 
 def _unreachable(output):

@@ -9,7 +9,7 @@ import pytest
 
 SHARED = "/var/www/shared"
 #: How long a file is kept hot; HOT_SECONDS=60 is the promise.
-SECONDS = float(os.environ.get("HOT_SECONDS", "20"))
+SECONDS = float(os.environ.get("HOT_SECONDS", "14"))
 MAX_DELAY = 2
 
 
