@@ -699,12 +699,12 @@ def _push(group, config, full, release, result):
         result.update(state="joining", comment="waits for the master to have an established host admit it")
         return
     result["checked"] = _check_journal(group, config, full)
-    peers, doubtful = _peers_to_serve(group, config)
+    peers = _peers_to_serve(group, config)
     vanished = _vanishing(group, peers)
     if vanished and not release:
         result.update(state="held", comment=vanished)
         return
-    result["left"] = _send(group, config, peers, doubtful)
+    result["left"] = _send(group, config, peers)
     result["refused"] = _refused(group, config)
 
 
@@ -839,17 +839,16 @@ def _vanishing(group, peers):
 
 
 def _peers_to_serve(group, config):
-    """Addresses of the peers that something is to be sent to now, and which of these failed lately."""
+    """Addresses of the peers that something is to be sent to now."""
     failed, now = _read_json(_group_path(group, "peers.json"), {}), time.time()
 
     def due(peer):  # a clock that was set back delays nobody
         return not 0 < failed.get(peer, {}).get("again", 0) - now <= PEER_RETRY[1]
 
-    peers = [peer for peer in sorted(_left(group, config)) if due(peer)]
-    return peers, [peer for peer in peers if peer in failed]
+    return [peer for peer in sorted(_left(group, config)) if due(peer)]
 
 
-def _send(group, config, peers, doubtful):
+def _send(group, config, peers):
     """
     csync2 -u, to all peers at once; notes who failed, and when to try it again.
 
@@ -858,10 +857,12 @@ def _send(group, config, peers, doubtful):
     path = _group_path(group, "peers.json")
     before = _read_json(path, {})
     failed = dict(before)
-    for peer, problem in csync2run.send_all(group, config["database"], peers, doubtful).items():
+    stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
+    for peer, problem in csync2run.send_all(group, config["database"], peers, stalled).items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
-            failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait}
+            times = stalled.get(peer, 0) + problem.endswith(csync2run.STALLED)
+            failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait, "stalled": times}
         else:
             failed.pop(peer, None)
     left = _left(group, config)

@@ -32,8 +32,12 @@ RUN_DIR = "/run/csyncsync"
 ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
 #: The same for a peer that failed lately: a dead host costs the others next to nothing.
 DOUBTFUL_WITHIN = 1.0
-#: Seconds without a sign of life from a running transfer after which it is ended (the peer answers others).
+#: Seconds without a sign of life from a run after which it is ended, though the peer answers others: of one that may
+#: go through the whole group, and of a transfer, where a sign is missing while the peer reads a file or waits for its
+#: database (csync2.c: lock timeout 12 s), with the bytes a second that it reads at least. Doubled after each try.
 STALLED_AFTER = 120.0
+TRANSFER_STALLED_AFTER, READ_RATE = 20.0, 10_000_000
+STALLED = "it stands still"
 #: Seconds without a sign of life after which is asked whether the two sides wait for each other for good.
 STANDS_STILL = 3.0
 #: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
@@ -60,12 +64,14 @@ class Interrupted(CommandError):
         self.output = output
 
 
-def run(group, *args, peer=None, fine=(0,), hopeless=None):
+def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None):
     """
     Run ``csync2 -C group …`` and return what it printed, as bytes.
 
     peer
         Address of the peer that the run talks to: the run is ended when that peer no longer answers.
+    patience
+        Seconds for which the run may stand still while the peer answers others.
     hopeless
         Asked once, when the run stands still: tells whether it will never go on.
     fine
@@ -81,7 +87,7 @@ def run(group, *args, peer=None, fine=(0,), hopeless=None):
         )
     except FileNotFoundError as err:
         raise CommandError("csync2 is not installed: run state.apply csyncsync.package") from err
-    output = _wait(process, peer, hopeless)
+    output = _wait(process, peer, patience, hopeless)
     if process.returncode not in fine:
         text = output.decode("utf-8", "backslashreplace").strip()[-400:]
         why = f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text}"
@@ -102,7 +108,7 @@ def run_paths(group, flags, paths):
         run(group, *flags, *batch)
 
 
-def _wait(process, peer, hopeless):
+def _wait(process, peer, patience, hopeless):
     """Wait for csync2 and return its output. Raises CommandError, Interrupted when it had to be ended."""
     moved, switches, queues = time.monotonic(), None, {}
     while True:
@@ -120,8 +126,8 @@ def _wait(process, peer, hopeless):
         why = ""
         if not answers(peer):
             why = "it does not answer"
-        elif still > STALLED_AFTER:
-            why = "it stalled"
+        elif still > patience:
+            why = STALLED
         if why:
             process.kill()
             process.communicate()
@@ -192,24 +198,25 @@ def answers(peer, within=ANSWER_WITHIN):
 # --- Sending ---------------------------------------------------------------------------------------------
 
 
-def send_all(group, database, peers, doubtful=()):
+def send_all(group, database, peers, failed=None):
     """
     Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
     for one that answered, whatever it refused.
 
-    doubtful
-        Those of the peers that failed lately: they are asked first whether they answer.
+    failed
+        ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
+        answer, and get the more time the more often they stood still.
 
     Each peer gets a run of csync2 of its own, with a copy of its part of the database: runs that share a database wait
     for each other by whole seconds, and keep csync2's server from writing into it.
     """
-    alone = threading.Lock()
+    alone, failed = threading.Lock(), failed or {}
 
     def send(peer):
-        if peer in doubtful and not answers(peer, DOUBTFUL_WITHIN):
+        if peer in failed and not answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
         try:
-            _Send(group, database, peer).all(alone)
+            _Send(group, database, peer, failed.get(peer, 0)).all(alone)
         except CommandError as err:
             return str(err)
         return ""
@@ -221,8 +228,9 @@ def send_all(group, database, peers, doubtful=()):
 class _Send:
     """What one peer is sent. Its methods raise CommandError when the peer cannot be reached."""
 
-    def __init__(self, group, database, peer):
+    def __init__(self, group, database, peer, stalled):
         self.group, self.database, self.peer = group, database, peer
+        self.stalled = stalled
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Blocked(f"{self.directory}.blocked")
 
@@ -245,7 +253,8 @@ class _Send:
 
     def _parts(self):
         """
-        Send part after part. Returns the paths that the peer has left, which answers (see _entries), and whether anything was held.
+        Send part after part. Returns what the peer, which answers, has left (see _entries), and whether anything
+        was held.
 
         What replaces a directory goes after what was in the directory, and only if all that is gone: csync2's two sides
         wait for each other for good when a file is sent to a place where the peer has a directory that is not empty.
@@ -285,7 +294,12 @@ class _Send:
         flags = ("-D", self.directory, "-u", "-P", self.peer)
         try:
             output = run(
-                self.group, *flags, peer=self.peer, fine=(0, 1), hopeless=lambda: self._is_blocked(copy, entries)
+                self.group,
+                *flags,
+                peer=self.peer,
+                fine=(0, 1),
+                patience=self._patience(entries),
+                hopeless=lambda: self._is_blocked(copy, entries),
             )
         except Interrupted as err:
             output, interrupted = err.output, err
@@ -299,6 +313,10 @@ class _Send:
         if problem:
             raise CommandError(problem)
         return refused, interrupted
+
+    def _patience(self, entries):
+        largest = max(_size(entry[1]) for entry in entries)
+        return (TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
 
     def _copy(self, directory, entries):
         path = os.path.join(directory, os.path.basename(self.database))
@@ -351,6 +369,14 @@ def _is_file(name):
     """Tell whether there is a regular file at a place, given its encoded name."""
     path = csync2.decode(name)
     return os.path.isfile(path) and not os.path.islink(path)
+
+
+def _size(name):
+    """Bytes of what is at a place, given its encoded name."""
+    try:
+        return os.lstat(csync2.decode(name)).st_size
+    except OSError:
+        return 0
 
 
 def _replaces(name):

@@ -269,6 +269,21 @@ def test_a_peer_that_hangs_delays_the_others_once(hosts, mode):
     hosts.equal(seconds=60)
 
 
+def test_a_csync2_that_stops_in_the_middle_of_a_transfer(hosts):
+    """Others that the peer runs answer. The transfer is ended within half a minute, and done again."""
+    text, top = f"{time.time()}\n", f"{SHARED}/stops-{int(time.time())}"
+    with slow_line(hosts, "web1", "web3"):
+        hosts.write("web1", f"{top}/big", os.urandom(1_000_000))
+        hosts.eventually(lambda: "." in hosts.shell("web3", f"ls -A {top} 2>/dev/null || true"), 30, "it is under way")
+        stopped = hosts.shell("web3", "kill -STOP $(pgrep -x csync2) && pgrep -x csync2").split()
+    try:
+        hosts.write("web2", f"{top}/waits", text)
+        hosts.everywhere(f"{top}/waits", text, seconds=60)
+        hosts.equal(seconds=60)
+    finally:
+        hosts.shell("web3", f"kill -KILL {' '.join(stopped)} 2>/dev/null || true")
+
+
 def test_two_masters_that_hear_the_same_do_no_harm(hosts):
     """Each has leases of its own, so two hosts push at the same time now and then."""
     master = hosts.bed.find("master")
