@@ -2,14 +2,16 @@
 PYTHON ?= /usr/bin/python3
 VENV ?= .venv
 BED = tests/testbed/testbed
+MINUTES ?= 10
 
-.PHONY: help demo demo-down test unit bench bench-large lint format clean
+.PHONY: help demo demo-down test unit chaos bench bench-large lint format clean
 
 help:
 	@echo "make demo       boot a Salt master and three hosts, and show files being synchronized (root)"
 	@echo "make demo-down  end what make demo left running"
 	@echo "make test       all tests: pure logic, Salt's loader, the promises on real hosts (root)"
 	@echo "make unit       only the tests of the pure logic"
+	@echo "make chaos      one fault after another while all hosts write: MINUTES=60 CHAOS_SEED=… (root)"
 	@echo "make bench      measure it beside csync2 + lsyncd and Syncthing; writes docs/benchmarks.* (root, half an hour)"
 	@echo "make bench-large  the same in a tree of 1,000,000 files (root, an hour, 30 GB)"
 	@echo "make lint       ruff, yamllint, salt-lint"
@@ -25,6 +27,9 @@ test: root $(VENV)/ready
 
 unit: $(VENV)/ready
 	$(VENV)/bin/python -m pytest tests/unit $(ARGS)
+
+chaos: root $(VENV)/ready
+	CHAOS_MINUTES=$(MINUTES) $(VENV)/bin/python -m pytest -s tests/hosts/test_chaos.py -k follow $(ARGS)
 
 bench: root $(VENV)/bench
 	$(VENV)/bin/python tests/bench/bench.py $(ARGS)

@@ -32,8 +32,8 @@ STATE_DIR = "/var/lib/csyncsync"
 DATABASE_DIR = "/var/lib/csync2"
 #: Seconds until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
-#: A push that would delete more than this share of a group, and more than this number of files, is held.
-HOLD_SHARE, HOLD_NUMBER = 0.5, 100
+#: An include root that is empty now, and from which more than this number of files have vanished, holds a push.
+EMPTIED = 10
 
 
 def __virtual__():
@@ -259,9 +259,42 @@ def installed():
     return [name for name in names if os.path.isdir(os.path.join(STATE_DIR, name))]
 
 
+def listen():
+    """
+    The addresses that csync2 is to listen on: those of this host's groups, if each of them sets ``address``.
+
+    Returns a sorted list; an empty one means all addresses.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.listen
+    """
+    checked = csync2.validate(_pillar_groups())
+    broken = {*checked["errors"], *((__pillar__.get("csyncsync") or {}).get("errors") or {})}
+    configs = {name: _config(name) or {} for name in installed()}
+    wanted = {name: config.get("address_wanted") for name, config in configs.items() if name in broken}
+    for name, options in checked["groups"].items():
+        if csync2.matches(options["members"], __opts__["id"]):
+            wanted[name] = options["address"]
+    if not all(wanted.values()):
+        return []
+    return sorted({_address_or(name, address, configs) for name, address in wanted.items()} - {None})
+
+
+def _address_or(name, wanted, configs):
+    """This host's address for a group; the one that it had, when there is none now."""
+    try:
+        return _address(name, wanted)
+    except CommandExecutionError:
+        return configs.get(name, {}).get("address")
+
+
 def refresh(accepted=None):
     """
-    Read pillar and mine again: ``csyncsync.groups`` is applied, beside whatever state run is under way.
+    Read pillar and mine again: ``csyncsync.groups`` and ``csyncsync.service`` are applied, beside whatever state run
+    is under way.
 
     accepted
         ``{GROUP: [minion id, …]}``: whom the master has accepted; the runner gives it. Who is not among them has left.
@@ -284,7 +317,7 @@ def refresh(accepted=None):
             if not mine:
                 return "another call takes too long"
             pillar = {"csyncsync": {"accepted": accepted}} if accepted else None
-            states = __salt__["state.apply"]("csyncsync.groups", concurrent=True, pillar=pillar)
+            states = __salt__["state.apply"]("csyncsync.groups,csyncsync.service", concurrent=True, pillar=pillar)
     if not isinstance(states, dict):
         raise CommandExecutionError("; ".join(str(line) for line in states))
     return sorted(state["__id__"] for state in states.values() if state["result"] is False)
@@ -342,8 +375,10 @@ def install(group, test=False):
         "unpublished": found["unpublished"],
         "name": _host_name(),
         "address": found["hosts"][__opts__["id"]]["address"],
+        "address_wanted": found["options"]["address"],
         "database": _database_path(group),
         "tls": found["options"]["tls"],
+        "hold": found["options"]["hold"],
         "rules": found["context"],
     }
     if not test:
@@ -604,8 +639,8 @@ def push(group, full=False, release=False, **kwargs):
         is on another file system than before.
 
     Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]},
-    "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same, without paths. ``refused`` are the
-    first paths that hosts which answered did not take, because the same file was changed there too. ``state`` is one of
+    "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same. ``refused`` are the first paths that
+    hosts which answered did not take, because the same file was changed there too. ``state`` is one of
 
     ========  ======================================================================
     pushed    done; what could not be sent (dead peers, conflicts) stands in ``left``
@@ -624,7 +659,8 @@ def push(group, full=False, release=False, **kwargs):
     """
     config = _require(group)
     began = time.time()
-    result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "comment": ""}
+    refused = _read_json(_group_path(group, "push.json"), {}).get("refused") or {}
+    result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
     with _locked(group) as mine:
         if not mine:
             result.update(state="running", comment="another push of this group is under way here")
@@ -635,8 +671,8 @@ def push(group, full=False, release=False, **kwargs):
                 result.update(state="error", comment=str(err))
             result["seconds"] = round(time.time() - began, 3)
             _note_push(group, result)
-    told = {key: value for key, value in result.items() if key not in ("refused", "comment")}
-    _send_event(group, "pushed", {**told, "jid": kwargs.get("__pub_jid")})
+    told = {key: value for key, value in result.items() if key != "comment"}
+    _send_event(group, "pushed", {**told, "refused": _plain(result["refused"]), "jid": kwargs.get("__pub_jid")})
     return result
 
 
@@ -700,27 +736,37 @@ def _push(group, config, full, release, result):
         return
     result["checked"] = _check_journal(group, config, full)
     peers = _peers_to_serve(group, config)
-    vanished = _vanishing(group, peers)
+    vanished = _vanishing(group, config, peers)
     if vanished and not release:
         result.update(state="held", comment=vanished)
         return
     result["left"] = _send(group, config, peers)
-    result["refused"] = _refused(group, config)
+    result["refused"] = _refused(group, config, result["refused"])
 
 
-def _refused(group, config, most=20):
-    """``{minion id: [path, …]}`` of what hosts that answered did not take: conflicts, in the main."""
+def _refused(group, config, before, most=20):
+    """
+    ``{minion id: [path, …]}`` of what hosts that answered did not take: conflicts, in the main.
+
+    What a host refused before stays refused while it does not answer.
+    """
     unreachable = _read_json(_group_path(group, "peers.json"), {})
-    minions = {
-        host["address"]: minion for minion, host in config["hosts"].items() if host["address"] not in unreachable
-    }
+    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
     refused = {}
     with _open_database(group) as database:
-        for path, peer, _ in database.dirty(minions):
-            paths_ = refused.setdefault(minions[peer], [])
-            if len(paths_) < most:
-                paths_.append(path.decode("utf-8", "backslashreplace"))
-    return refused
+        for raw, peer, _ in database.dirty(minions):
+            path, paths_ = raw.decode("utf-8", "backslashreplace"), refused.setdefault(minions[peer], [])
+            if len(paths_) < most and (peer not in unreachable or path in before.get(minions[peer], ())):
+                paths_.append(path)
+    return {minion: paths_ for minion, paths_ in refused.items() if paths_}
+
+
+def _plain(refused):
+    """The same in ASCII: Salt cannot render a reactor SLS with every character (those beyond U+FFFF)."""
+    return {
+        minion: [path.encode("ascii", "backslashreplace").decode("ascii") for path in paths_]
+        for minion, paths_ in refused.items()
+    }
 
 
 def _note_push(group, result):
@@ -822,19 +868,20 @@ def _parents(path, roots):
     return reversed(result) if path in roots else []
 
 
-def _vanishing(group, peers):
+def _vanishing(group, config, peers):
     """Why the entries to be sent look like a lost disk ("" if they do not)."""
     with _open_database(group) as database:
         entries = {path for path, _, _ in database.dirty(peers)}
-        gone = sum(1 for path in entries if not os.path.lexists(path))
-        if gone <= HOLD_NUMBER:
-            return ""
-        total = database.count() + gone
-    if gone <= HOLD_SHARE * total:
+        gone = [path for path in entries if not os.path.lexists(path)]
+        total = database.count() + len(gone) if gone else 0
+    hold = config.get("hold") or csync2.HOLD
+    roots = [os.fsencode(root) + b"/" for root in config["include"] if _is_empty_directory(root)]
+    emptied = any(sum(path.startswith(root) for path in gone) > EMPTIED for root in roots)
+    if not emptied and (len(gone) <= hold["number"] or len(gone) <= hold["share"] * total):
         return ""
     return (
-        f"{gone} of {total} files have vanished here: nothing is deleted on the other hosts until you put them back,"
-        f" or run: salt-run csyncsync.release {group}"
+        f"{len(gone)} of {total} files have vanished here: nothing is deleted on the other hosts until you put them"
+        f" back, or run: salt-run csyncsync.release {group}"
     )
 
 

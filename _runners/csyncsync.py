@@ -14,6 +14,7 @@ What events say is a hint: whoever is in a group is what the master's pillar and
 import contextlib
 import contextvars
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import time
 
 import csync2
 import salt.client
+import salt.utils.event
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError, SaltException
 
@@ -135,7 +137,7 @@ def _known(group):
 def _record(group):
     """
     The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``options`` (the last good
-    ones), ``known`` (who was a member when it last asked). Written back if it changed.
+    ones), ``known`` (who was a member when it last asked), ``refused`` and ``conflicts``. Written back if it changed.
     """
     if not csync2.is_group_name(group):
         raise CommandExecutionError(f"{group!r:.80} is no group name")
@@ -293,16 +295,22 @@ def _holds(lease):
     return bool(running.get(lease["host"]))
 
 
-def _release(group, jid):
+def _release(group, jid, host=None):
+    """End a lease and call the next host. Given a host, only its own lease: what an event says is a hint."""
     with _record(group) as record:
-        if record["lease"] and record["lease"]["jid"] == jid:
+        lease = record["lease"]
+        if lease and lease["jid"] == jid and host in (None, lease["host"]):
             record["lease"] = None
         _next(group, record)
 
 
-def pushed(group, host, jid=None, state=None):
+def pushed(group, host, jid=None, state=None, refused=None):
     """
     Take in that a host has ended its push, and call the next. The reactor calls it.
+
+    refused
+        ``{minion id: [path, …]}``: what other hosts did not take. A file that two hosts refuse from each other is a
+        conflict: the event ``csyncsync/GROUP/conflict`` is fired, once.
 
     CLI Example:
 
@@ -314,7 +322,7 @@ def pushed(group, host, jid=None, state=None):
         return False
     if state == "joining":
         with _record(group) as record:
-            ours = record["lease"] and record["lease"]["jid"] == jid
+            ours = record["lease"] and (record["lease"]["jid"], record["lease"]["host"]) == (jid, host)
             if ours:
                 # The join goes on under this lease, as a process of its own: it waits for hosts. It notes its pid
                 # itself: if it never comes to that, the lease is found stale.
@@ -327,8 +335,43 @@ def pushed(group, host, jid=None, state=None):
             record["admitted"] = sorted({*record["admitted"], host})
             if record["founders"] is not None:
                 record["founders"] = [minion for minion in record["founders"] if minion != host]
-    _release(group, jid)
+    _release(group, jid, host)
+    if state == "pushed":
+        _tell_conflicts(group, host, refused)
     return True
+
+
+def _tell_conflicts(group, host, refused):
+    """Note what a host says that others refused, and fire an event for each conflict that this brings to light."""
+    with _record(group) as record:
+        said = {**record.get("refused", {}), host: _checked_refusals(refused)}
+        if said[host] == record.get("refused", {}).get(host, {}):
+            return
+        found = sorted(
+            [path, one, other]
+            for one, theirs in said.items()
+            for other, paths in theirs.items()
+            for path in paths
+            if one < other and path in said.get(other, {}).get(one, ())
+        )
+        new = [conflict for conflict in found if conflict not in record.get("conflicts", [])]
+        record["refused"] = {minion: theirs for minion, theirs in said.items() if theirs}
+        record["conflicts"] = found
+    for path, one, other in new:
+        log.warning("csyncsync: conflict in group %s: %s and %s have changed %s", group, one, other, path)
+        with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as event:
+            event.fire_event({"group": group, "path": path, "hosts": [one, other]}, f"csyncsync/{group}/conflict")
+
+
+def _checked_refusals(refused):
+    """What an event says that hosts refused, if it has the shape of it; any minion can send any event."""
+    if not isinstance(refused, dict) or not all(isinstance(paths, list) for paths in refused.values()):
+        return {}
+    return {
+        str(minion)[:255]: sorted({str(path)[:4096] for path in paths[:20]})
+        for minion, paths in itertools.islice(refused.items(), 100)
+        if paths
+    }
 
 
 def _start_join(group, host, jid):

@@ -30,12 +30,15 @@ OPTIONS = (
     "backup_directory",
     "backup_generations",
     "receive_only",
+    "hold",
     "address",
     "seed",
     "tls",
     "key",
 )
 ACTION_OPTIONS = ("pattern", "exec", "logfile", "do_local", "do_local_only")
+#: A push that deletes more files than the number, and a greater share of the group, is held.
+HOLD = {"number": 100, "share": 0.5}
 TARGET_TYPES = ("glob", "list", "pcre")
 #: csync2's cfgfile_parser.y, set_auto()
 AUTO_METHODS = ("none", "first", "younger", "older", "bigger", "smaller", "left", "right")
@@ -365,6 +368,21 @@ def _receive_only(value, problems):
     return minions
 
 
+def _hold(value, problems):
+    if not isinstance(value, dict):
+        problems.add("hold", f"is a {_kind(value)}, not a mapping of number and share")
+        return HOLD
+    for name in value:
+        if name not in HOLD:
+            problems.add(f"hold:{_shown(name)}", f"is no option; there are: {', '.join(HOLD)}")
+    found = {**HOLD, **{name: value[name] for name in HOLD if name in value}}
+    if isinstance(found["number"], bool) or not isinstance(found["number"], int) or not 0 <= found["number"] < 2**31:
+        problems.add("hold:number", f"{_shown(found['number'])!r} is no number of files")
+    if isinstance(found["share"], bool) or not isinstance(found["share"], (int, float)) or not 0 <= found["share"] <= 1:
+        problems.add("hold:share", f"{_shown(found['share'])!r} is no share from 0 to 1")
+    return found
+
+
 def _address(value, problems):
     """An interface name, a network in CIDR notation, or a literal address."""
     if isinstance(value, str) and re.match(r"[A-Za-z0-9_.@-]{1,15}\Z", value) and not value[0].isdigit():
@@ -410,6 +428,7 @@ _CHECKS = {
     "backup_directory": (_backup_directory, None),
     "backup_generations": (_backup_generations, None),
     "receive_only": (_receive_only, []),
+    "hold": (_hold, HOLD),
     "address": (_address, None),
     "seed": (_seed, None),
     "tls": (_tls, True),

@@ -2,7 +2,8 @@
 csync2's socket takes any number of connections in a row:
   file.managed:
     - name: /etc/systemd/system/csync2.socket.d/csyncsync.conf
-    - source: salt://csyncsync/files/csync2.socket.conf
+    - source: salt://csyncsync/files/csync2.socket.conf.jinja
+    - template: jinja
     - makedirs: True
 
 csync2's connections leave nothing behind, and can be seen:
@@ -34,4 +35,6 @@ csync2 listens:
     - name: csync2.socket
     - enable: True
     - require:
+      - module: systemd reads its units again
+    - watch:
       - file: csync2's socket takes any number of connections in a row

@@ -20,7 +20,7 @@ from bed.install import install
 
 #: What changes least comes first; what boots, kills and adds hosts comes last.
 ORDER = ["flow", "exact", "calm", "hot", "states", "mine", "tls", "secrets", "first_content", "guards"]
-ORDER += ["pushers", "faults", "join"]
+ORDER += ["pushers", "faults", "conflicts", "chaos", "join"]
 
 SHARED = "/var/www/shared"
 PILLAR = "/srv/pillar/csyncsync.sls"
@@ -173,7 +173,12 @@ class Hosts:
 
     def tree(self, host, top=SHARED, skip=()):
         """Everything below a directory: {path: (type, mode, uid, gid, hash of the content or link's target)}."""
-        start, result = os.fsencode(self.path(host, top)), {}
+        return self.tree_at(self.path(host, top), skip)
+
+    @staticmethod
+    def tree_at(path, skip=()):
+        """The same of any directory of this machine."""
+        start, result = os.fsencode(path), {}
         for directory, names, files in os.walk(start):
             for name in [b"."] * (directory == start) + names + files:
                 if name not in skip:

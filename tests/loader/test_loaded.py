@@ -18,6 +18,7 @@ EXECUTION = {
     "certificate",
     "join",
     "digests",
+    "listen",
     "admit",
     "wait",
 }

@@ -17,7 +17,13 @@ REACTIONS = {
     "changed": ("csyncsync.sync", {"group": ("group",), "host": ("id",)}),
     "pushed": (
         "csyncsync.pushed",
-        {"group": ("data", "group"), "host": ("id",), "jid": ("data", "jid"), "state": ("data", "state")},
+        {
+            "group": ("data", "group"),
+            "host": ("id",),
+            "jid": ("data", "jid"),
+            "state": ("data", "state"),
+            "refused": ("data", "refused"),
+        },
     ),
     "facts": ("csyncsync.apply", {"group": ("data", "group"), "reporter": ("id",)}),
     "started": ("csyncsync.apply", {"host": ("id",)}),

@@ -5,3 +5,4 @@ A host has pushed:
       - host: {{ data.get('id') | tojson }}
       - jid: {{ (data.get('data') or {}).get('jid') | tojson }}
       - state: {{ (data.get('data') or {}).get('state') | tojson }}
+      - refused: {{ (data.get('data') or {}).get('refused') | tojson }}

@@ -1,0 +1,195 @@
+"""Random changes to a part of the tree that one host has for itself, and what it must look like in the end."""
+
+import contextlib
+import os
+import random
+import shutil
+import threading
+
+OWNERS = ((0, 0), (33, 33), (1000, 1000))
+MODES = (0o644, 0o640, 0o600, 0o755)
+NAMES = [
+    *(b"n%d" % number for number in range(12)),
+    b"a b",
+    b"-rf",
+    b"100%",
+    b"nl\nx",
+    b"q'\"\\",
+    b"\xff\xfe",
+    "ü".encode(),
+    b".hidden",
+    b"x" * 255,
+]
+#: So that no deletion is one that the guard holds.
+MOST = 60
+
+
+class Part:
+    """
+    A directory on a host and its model, a directory elsewhere. Each change is made in both.
+
+    The seed decides what is done. When it is done is left to the machine.
+    """
+
+    def __init__(self, seed, real, model):
+        self.random = random.Random(seed)
+        self.tops = os.fsencode(model), os.fsencode(real)
+        self.changes, self._stop, self._thread = 0, threading.Event(), None
+        for top in self.tops:
+            os.makedirs(top)
+
+    # ---- as long as wanted
+
+    @contextlib.contextmanager
+    def changing(self, rate):
+        """Make so many changes a second, meanwhile."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, args=(rate,))
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            self._thread.join()
+
+    def _run(self, rate):
+        while not self._stop.wait(self.random.expovariate(rate)):
+            self.change()
+
+    def change(self):
+        """One change. What cannot be done (a full disk) is left half done in both."""
+        act = self.random.choice([getattr(self, name) for name in sorted(dir(self)) if name.startswith("do_")])
+        step = act()
+        if step is None:
+            return
+        model, real = self.tops
+        try:
+            step(real)
+        except OSError:
+            self._take_over(model, real)
+        else:
+            step(model)
+        self.changes += 1
+
+    @staticmethod
+    def _take_over(model, real):
+        shutil.rmtree(model)
+        shutil.copytree(real, model, symlinks=True)
+        for directory, names, files in os.walk(real):
+            for path in [directory, *(os.path.join(directory, name) for name in names + files)]:
+                status = os.lstat(path)
+                os.lchown(os.path.join(model, os.path.relpath(path, real)), status.st_uid, status.st_gid)
+
+    # ---- what is there, as the model has it, relative to its top
+
+    def _all(self):
+        top = self.tops[0]
+        found = []
+        for directory, names, files in os.walk(top):
+            found += [os.path.relpath(os.path.join(directory, name), top) for name in names + files]
+        return sorted(found)
+
+    def _is_directory(self, path):
+        path = os.path.join(self.tops[0], path)
+        return os.path.isdir(path) and not os.path.islink(path)
+
+    def _files(self):
+        return [path for path in self._all() if os.path.isfile(os.path.join(self.tops[0], path))]
+
+    def _free(self):
+        """A place where nothing is, None if there is enough."""
+        everything = self._all()
+        if len(everything) >= MOST:
+            return None
+        directories = [b"", *(path for path in everything if self._is_directory(path) and len(path) < 600)]
+        path = os.path.join(self.random.choice(directories), self.random.choice(NAMES))
+        return None if path in everything else path
+
+    def _any(self, found):
+        return self.random.choice(found) if found else None
+
+    def _content(self):
+        return self.random.randbytes(self.random.choice([0, 5, 5, 300, 20_000]))
+
+    # ---- changes: each picks what to do, and returns how to do it below a top
+
+    def do_write(self):
+        path, content = self._free(), self._content()
+        return path and (lambda top: _write(os.path.join(top, path), content))
+
+    def do_rewrite(self):
+        path, content, mode = self._any(self._files()), self._content(), self.random.choice(["wb", "ab"])
+        return path and (lambda top: _write(os.path.join(top, path), content, mode))
+
+    def do_replace(self):
+        path, content = self._any(self._files()), self._content()
+
+        def step(top):
+            _write(os.path.join(top, b".new"), content)
+            os.rename(os.path.join(top, b".new"), os.path.join(top, path))
+
+        return path and step
+
+    def do_make_directory(self):
+        path = self._free()
+        return path and (lambda top: os.mkdir(os.path.join(top, path)))
+
+    def do_make_tree(self):
+        path, content = self._free(), self._content()
+
+        def step(top):
+            os.makedirs(os.path.join(top, path, b"x/y"))
+            _write(os.path.join(top, path, b"x/y/f"), content)
+
+        return path and step
+
+    def do_link(self):
+        path, target = self._free(), self.random.choice([b"n1", b"../n2", b"nowhere"])
+        return path and (lambda top: os.symlink(target, os.path.join(top, path)))
+
+    def do_rename(self):
+        path, to = self._any(self._all()), self._free()
+        if not path or not to or (to + b"/").startswith(path + b"/"):
+            return None
+        return lambda top: os.rename(os.path.join(top, path), os.path.join(top, to))
+
+    def do_delete(self):
+        path = self._any(self._all())
+        return path and (lambda top: _remove(os.path.join(top, path)))
+
+    def do_change_mode(self):
+        path, mode = self._any(self._files()), self.random.choice(MODES)
+        return path and (lambda top: os.chmod(os.path.join(top, path), mode))
+
+    def do_change_owner(self):
+        path, owner = self._any(self._all()), self.random.choice(OWNERS)
+        return path and (lambda top: os.lchown(os.path.join(top, path), *owner))
+
+    def do_switch(self):
+        """A file becomes a directory, and the reverse."""
+        path, content = self._any(self._all()), self._content()
+        if not path:
+            return None
+        to_file = self._is_directory(path)
+
+        def step(top):
+            _remove(os.path.join(top, path))
+            if to_file:
+                _write(os.path.join(top, path), content)
+            else:
+                os.mkdir(os.path.join(top, path))
+                _write(os.path.join(top, path, b"in"), content)
+
+        return step
+
+
+def _write(path, content, mode="wb"):
+    with open(path, mode) as file:
+        file.write(content)
+
+
+def _remove(path):
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)

@@ -1,0 +1,101 @@
+"""Whatever breaks while all hosts write: afterwards each tree is what its writer made of it, and nobody ran anything.
+
+CHAOS_MINUTES has several faults follow each other for so long (make chaos); CHAOS_SEED replays a run.
+"""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import time
+
+import pytest
+from chaos import FAULTS
+from model import Part
+
+HOSTS = ("web1", "web2", "web3")
+SHARED = "/var/www/shared"
+MINUTES = float(os.environ.get("CHAOS_MINUTES", "0.5"))
+TEMPORARY = re.compile(rb"(^|/)\.[^/]*\.[A-Za-z0-9]{6}$")
+
+
+@pytest.fixture
+def seed():
+    chosen = os.environ.get("CHAOS_SEED") or str(random.randrange(10**6))
+    print(f"CHAOS_SEED={chosen}")
+    return chosen
+
+
+@pytest.fixture
+def parts(hosts, seed, tmp_path):
+    """``{host: its part of the tree}``; each host has something there before anything breaks."""
+    hosts.equal(seconds=120)
+    hosts.settled(seconds=120)
+    made = {host: Part(f"{seed}{host}", hosts.path(host, f"{SHARED}/chaos-{host}"), tmp_path / host) for host in HOSTS}
+    for part in made.values():
+        for _ in range(30):
+            part.change()
+    hosts.equal(seconds=60)
+    hosts.settled(seconds=60)
+    yield made
+    for host in HOSTS:
+        shutil.rmtree(hosts.path(host, f"{SHARED}/chaos-{host}"))
+    hosts.equal(seconds=120)
+
+
+@contextlib.contextmanager
+def changing(parts, rate=5):
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(part.changing(rate)) for part in parts.values()]
+
+
+def healed(hosts, parts, seconds):
+    """Wait until every host has what the models say; the seconds that it took."""
+    began = time.monotonic()
+    wanted = {host: hosts.tree_at(part.tops[0]) for host, part in parts.items()}
+
+    def all_there():
+        for owner in HOSTS:
+            for host in HOSTS:
+                found = hosts.tree(host, f"{SHARED}/chaos-{owner}")
+                differ = sorted(path for path in {*found, *wanted[owner]} if found.get(path) != wanted[owner].get(path))
+                assert not differ, (
+                    f"{len(differ)} paths of {owner} differ on {host}: {differ[:3]}:"
+                    f" {[(found.get(path), wanted[owner].get(path)) for path in differ[:3]]}"
+                )
+
+    hosts.eventually(all_there, seconds)
+    took = time.monotonic() - began
+    for host in HOSTS:
+        left = [path for path in hosts.tree(host) if TEMPORARY.search(path)]
+        assert not left, f"{left} on {host}"
+    return took
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_all_trees_are_as_their_writers_made_them_after(hosts, parts, seed, fault):
+    """A fault on a host that chance picks, while all write."""
+    host = random.Random(seed).choice(HOSTS)
+    with changing(parts):
+        time.sleep(1)
+        with FAULTS[fault](hosts, host) as seconds:
+            time.sleep(seconds)
+        time.sleep(1)
+    took = healed(hosts, parts, 150)
+    print(f"{fault} on {host}: {sum(part.changes for part in parts.values())} changes, healed in {took:.0f} s")
+
+
+def test_faults_follow_each_other(hosts, parts, seed):
+    """For some time, then all is healed and must be equal."""
+    chance, until, happened = random.Random(seed), time.monotonic() + 60 * MINUTES, []
+    with changing(parts):
+        while time.monotonic() < until:
+            fault, host = chance.choice(sorted(FAULTS)), chance.choice(HOSTS)
+            happened.append(f"{fault} {host}")
+            print(f"{time.strftime('%H:%M:%S')} {happened[-1]}", flush=True)
+            with FAULTS[fault](hosts, host) as seconds:
+                time.sleep(seconds * chance.random())
+            time.sleep(chance.expovariate(0.5))
+    took = healed(hosts, parts, 240)
+    print(f"{sum(part.changes for part in parts.values())} changes, healed in {took:.0f} s after {happened}")
