@@ -327,11 +327,25 @@ def _action(where, action, problems):
         problems.add(f"{where}:logfile", f"{_shown(logfile)!r} is not an absolute path")
     return {
         "pattern": _action_patterns(f"{where}:pattern", given.get("pattern", []), problems),
-        "exec": [c for _, c in _strings(f"{where}:exec", given.get("exec", []), problems, "commands")],
+        "exec": _commands(f"{where}:exec", given.get("exec", []), problems),
         "logfile": logfile,
         "do_local": given.get("do_local", False),
         "do_local_only": given.get("do_local_only", False),
     }
+
+
+def _commands(option, value, problems):
+    """
+    Commands for root's shell. csync2 puts the names of files where "%%" stands first, as its database has them
+    (action.c): spaces and quotes are %XX there, but not the characters ; & ` ( and >.
+    """
+    commands = []
+    for where, item in _strings(option, value, problems, "commands"):
+        before, mark, _ = item.partition("%%")
+        if mark and before.count("'") % 2 == 0:
+            problems.add(where, "has %% outside of single quotes: a file's name could run commands there")
+        commands.append(item)
+    return commands
 
 
 def _action_patterns(option, value, problems):

@@ -1,5 +1,10 @@
 """Hosts and masters die and come back: nobody else is held up, and nobody runs anything by hand."""
 
+import os
+import re
+import shutil
+import time
+
 import pytest
 
 HOSTS = ("web1", "web2", "web3")
@@ -84,3 +89,46 @@ def test_a_change_arrives_without_the_master(hosts):
     hosts.write("web2", f"{SHARED}/with-the-master-again", "x\n")
     hosts.everywhere(f"{SHARED}/with-the-master-again", "x\n", seconds=60)
     hosts.equal(seconds=60)
+
+
+TEMPORARY = re.compile(rb"(^|/)\.[^/]*\.[A-Za-z0-9]{6}$")
+DISK = "/srv/disk"
+
+
+@pytest.fixture
+def small_disk(hosts):
+    """A group whose files are on a small disk of their own on web3."""
+    hosts.shell("web3", f"mkdir -p {DISK} && mount -t tmpfs -o size=4m tmpfs {DISK}")
+    try:
+        with hosts.pillar({"wwwdisk": {"members": "web*", "include": [DISK], "exclude": ["ballast"]}}):
+            hosts.apply(sls="csyncsync.groups")
+            hosts.settled("wwwdisk", seconds=60)
+            yield DISK
+    finally:
+        hosts.shell("web3", f"umount {DISK}")
+        for host in HOSTS:
+            shutil.rmtree(hosts.path(host, DISK))
+
+
+def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
+    """And nothing of csync2's failed attempts stays there, or gets to the others."""
+    hosts.shell("web3", f"head -c 3500000 /dev/zero >{DISK}/ballast")
+    for number in range(100):
+        hosts.write("web1", f"{DISK}/burst/{number}", os.urandom(20_000))
+    hosts.equal(DISK, hosts=["web1", "web2"], seconds=60)
+    hosts.eventually(lambda: hosts.status("web1", "wwwdisk")["dirty"].get("web3"), 30, "it is shown")
+    time.sleep(15)  # some more attempts
+    hosts.write("web2", f"{DISK}/meanwhile", "x\n")
+    hosts.everywhere(f"{DISK}/meanwhile", "x\n", hosts=["web1", "web2"], seconds=30)
+    hosts.path("web3", f"{DISK}/ballast").unlink()
+    tree = hosts.equal(DISK, seconds=90)
+    assert len(tree) == 103
+    hosts.shell("web3", f"mount -o remount,ro {DISK}")
+    for number in range(50):
+        hosts.write("web1", f"{DISK}/burst/{number}", os.urandom(10_000))
+    hosts.equal(DISK, hosts=["web1", "web2"], seconds=60)
+    time.sleep(5)
+    hosts.shell("web3", f"mount -o remount,rw {DISK}")
+    tree = hosts.equal(DISK, seconds=90)
+    assert not [path for path in tree if TEMPORARY.search(path)]
+    hosts.settled("wwwdisk", seconds=90)
