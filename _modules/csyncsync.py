@@ -960,7 +960,7 @@ def _record(group):
             database.set_state(csync2.Database.RECORDED)
 
 
-def join(group, source=None, keep=False, admitted=False):
+def join(group, source=None, keep=False, admitted=False, digests=None):
     """
     Take this host into a group, in two steps around ``admit`` on the source. The runner calls it.
 
@@ -971,6 +971,9 @@ def join(group, source=None, keep=False, admitted=False):
         source's version replaces them.
     admitted
         The source has sent what it has; from now on this host pushes.
+    digests
+        With ``keep``: what ``csyncsync.digests`` returned on the source. Without it, each file is compared with the
+        source's.
 
     Returns ``{"group", "state": "recorded" or "established"}``. Raises CommandExecutionError.
 
@@ -993,15 +996,24 @@ def join(group, source=None, keep=False, admitted=False):
             return {"group": group, "state": "established"}
         peer = _peer_address(config, source)
         if not admitted:
-            only_here = _compare(group, config, peer)[1] if keep else set()
-            with _open_database(group, write=True) as database:
-                # What both have stays marked for the source alone: equal contents end the mark, others are a conflict.
-                database.keep_dirty(lambda path, to: path in only_here or (keep and to == peer))
+            _keep_marks(group, config, peer, keep, digests)
             return {"group": group, "state": "recorded"}
         _, only_here = _compare(group, config, peer)
         _csync2_paths(group, ["-m"], sorted(only_here))
         _establish(group, None)
     return {"group": group, "state": "established", "only_here": len(only_here)}
+
+
+def _keep_marks(group, config, peer, keep, digests):
+    """
+    Drop this host's marks: all, or all but those on what it alone has, and, for the source, on what may differ there.
+
+    Equal contents end a mark; others are a conflict.
+    """
+    different, only_here = _compare(group, config, peer) if keep else (set(), set())
+    different |= set(_unlike(group, digests)) if keep else set()
+    with _open_database(group, write=True) as database:
+        database.keep_dirty(lambda path, to: path in only_here or (to == peer and path in different))
 
 
 def _establish(group, wanted):
@@ -1067,12 +1079,17 @@ def admit(group, host, digests=None):
 
 def _mark_contents(group, config, peer, theirs):
     """Mark for a peer the files whose contents may differ there."""
+    unlike = _unlike(group, theirs)
+    with _open_database(group, write=True) as database:
+        database.mark(unlike, config["address"], peer)
+
+
+def _unlike(group, theirs):
+    """The paths of files whose contents may differ from those of a host with these digests: all, if there are none."""
     with _open_database(group) as database:
         ours = csync2.digests(database.contents())
         theirs = theirs if theirs and len(theirs) == len(ours) else [None] * len(ours)
-        paths_ = [path for path in database.contents() if ours[slot := csync2.digest_slot(path)] != theirs[slot]]
-    with _open_database(group, write=True) as database:
-        database.mark(paths_, config["address"], peer)
+        return [path for path in database.contents() if ours[slot := csync2.digest_slot(path)] != theirs[slot]]
 
 
 def _peer_address(config, minion):

@@ -483,7 +483,8 @@ def _join(group, host, options):
     else:
         source = options["seed"] if options["seed"] in established else established[0]
         keep = host in founders and not options["seed"]
-        _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}"])
+        theirs = _step(source, "csyncsync.digests", [group])["digests"] if keep else None
+        _step(host, "csyncsync.join", [group, source, keep, False, theirs])
         digests = _step(host, "csyncsync.digests", [group])["digests"]
         _step(source, "csyncsync.admit", [group, host, digests])
         _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])

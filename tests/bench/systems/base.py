@@ -74,9 +74,12 @@ class System:
             self.canary(host, 300)
         self.idle = {}
         self.quiet(60)
-        if len(set(trees.digests([self.top(host) for host in self.hosts], self.skip))) > 1:
-            raise TestbedError(f"{self.label} says it is in sync, but the trees differ")
+        self.wait(self._differ, 120, pause=2)
         say(f"  {self.label}: in sync after {time.monotonic() - began:.0f} s")
+
+    def _differ(self):
+        different = len(set(trees.digests([self.top(host) for host in self.hosts], self.skip))) > 1
+        return "it is at rest, but the trees differ" if different else ""
 
     def finish(self):
         """End, and delete the trees."""
