@@ -56,8 +56,9 @@ def test_a_conflict_is_shown_and_told_once_and_both_versions_stay(hosts):
         ("wwwshared", path, ["web1", "web3"])
     ]
     assert {host: hosts.read(host, path) for host in versions} == versions
-    # csync2's own way out: -f has this host's version win.
+    # csync2's own way out: -f has this host's version win (and is forgotten when the other host tries to send again).
     hosts.exec("web1", "csync2", "-C", "wwwshared", "-f", path)
+    hosts.ask("web1", "csyncsync.push", "wwwshared")
     hosts.everywhere(path, versions["web1"], seconds=60)
     hosts.settled("wwwshared")
     assert hosts.run("csyncsync.status", "wwwshared")["wwwshared"] == dict.fromkeys(HOSTS, "in sync")

@@ -274,7 +274,8 @@ def test_a_csync2_that_stops_in_the_middle_of_a_transfer(hosts):
     text, top = f"{time.time()}\n", f"{SHARED}/stops-{int(time.time())}"
     with slow_line(hosts, "web1", "web3"):
         hosts.write("web1", f"{top}/big", os.urandom(1_000_000))
-        hosts.eventually(lambda: "." in hosts.shell("web3", f"ls -A {top} 2>/dev/null || true"), 30, "it is under way")
+        hosts.eventually(lambda: hosts.path("web2", f"{top}/big").exists(), 30)
+        time.sleep(2)  # 8 s in all
         stopped = hosts.shell("web3", "kill -STOP $(pgrep -x csync2) && pgrep -x csync2").split()
     try:
         hosts.write("web2", f"{top}/waits", text)
