@@ -3,7 +3,7 @@ Keep the files of several hosts the same, with csync2.
 
 A *group* (one csync2 config, ``csync2 -C GROUP``) is a set of directories that its *hosts* share. This module
 computes from pillar and mine who is in a group, and pushes what changed on this host to the group's other
-hosts. It may call ``_utils/csync2`` and the ``csync2`` command; the states, the beacon and the runner call it.
+hosts. It may call ``_utils/`` and the ``csync2`` command; the states, the beacon and the runner call it.
 
 Nothing that this module returns, logs or sends as an event holds a key or a private key.
 """
@@ -21,6 +21,7 @@ import time
 
 import csync2
 import csync2cert
+import csync2journal
 import csync2run
 from salt.exceptions import CommandExecutionError
 
@@ -389,7 +390,7 @@ def install(group, test=False):
     if old != new and not test:
         _write_json(_group_path(group, "config.json"), new)
         if old and old["rules"] != new["rules"]:
-            _mark_whole(group)
+            csync2journal.mark_whole(_group_path(group, "journal"))
             if os.path.exists(new["database"]):
                 _csync2(group, "-R")  # forget what is no longer included
     if old != new and not changes:
@@ -785,36 +786,9 @@ def _send_event(group, what, data):
         __salt__["event.send"](f"csyncsync/{group}/{what}", data)
 
 
-# A journal file is one flush of the beacon: NUL-terminated paths, "/" at the end for a whole tree.
-
-
-def _mark_whole(group):
-    with open(_group_path(group, "journal", "whole"), "w", encoding="utf-8"):
-        pass
-
-
-def _take_journal(group):
-    """Returns (journal files, {path: whole tree?}, whole group?). The mark of the whole group is renamed, so
-    that one that comes while the check runs is not taken for done."""
-    directory = _group_path(group, "journal")
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(os.path.join(directory, "whole"), os.path.join(directory, "whole.taken"))
-    names = [name for name in sorted(os.listdir(directory)) if not name.startswith(".")]
-    entries = {}
-    for file_name in names:
-        if file_name.endswith(".paths"):
-            with open(os.path.join(directory, file_name), "rb") as file:
-                for path in file.read().split(b"\0"):
-                    if path.startswith(b"/"):
-                        name = path.rstrip(b"/")
-                        entries[name] = entries.get(name, False) or path.endswith(b"/")
-    files = [os.path.join(directory, name) for name in names]
-    return files, entries, "whole.taken" in names
-
-
 def _check_journal(group, config, full):
     """Let csync2's check take in what changed; then the journal has done its work. Returns how many paths."""
-    files, entries, whole = _take_journal(group)
+    files, entries, whole = csync2journal.take(_group_path(group, "journal"))
     check, trees, mark = _sort_paths(group, config, entries)
     if full or whole:
         _csync2(group, "-cr", "/")
@@ -822,8 +796,7 @@ def _check_journal(group, config, full):
         _csync2_paths(group, ["-c"], check)
         _csync2_paths(group, ["-cr"], trees)
     _csync2_paths(group, ["-m"], mark)
-    for path in files:
-        os.unlink(path)
+    csync2journal.discharge(files)
     return len(entries)
 
 
@@ -1021,7 +994,7 @@ def _establish(group, wanted):
         if wanted:
             database.keep_dirty(wanted)
         database.set_state(csync2.Database.ESTABLISHED)
-    _mark_whole(group)
+    csync2journal.mark_whole(_group_path(group, "journal"))
 
 
 def digests(group):
@@ -1190,7 +1163,7 @@ def _group_status(group):
     except sqlite3.Error as err:
         result["error"] = f"{_database_path(group)}: {err}"
     watch = _read_json(_group_path(group, "watch.json"), {})
-    journal = [name for name in os.listdir(_group_path(group, "journal")) if not name.startswith(".")]
+    journal = csync2journal.names(_group_path(group, "journal"))
     failed = _read_json(_group_path(group, "peers.json"), {})
     return {
         **result,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import salt.config
@@ -25,6 +26,16 @@ EXECUTION = {
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {"sync", "pushed", "join", "apply", "release", "status"}
 BEACON = {"beacon", "validate", "close"}
+#: One function of each util module.
+UTILS = {
+    "csync2.validate",
+    "csync2cert.judge",
+    "csync2echo.is_temporary",
+    "csync2inotify.watch_limit",
+    "csync2journal.write",
+    "csync2run.run",
+    "csync2watch.send",
+}
 
 #: How a command stands in the documentation, in comments and in messages: salt-run csyncsync.sync wwwdata
 IN_WORDS = {
@@ -97,6 +108,21 @@ def test_the_runner_is_there(runner_docs):
 def test_the_beacon_is_there(minion, call, beacon_docs):
     assert "- csyncsync\n" in call("web1", "beacons.list_available") + "\n"
     assert BEACON - _functions(beacon_docs) == set()
+
+
+def test_every_util_can_be_loaded_on_minion_and_master(minion, master_opts):
+    for opts in (salt.config.minion_config(minion.config_file), master_opts):
+        functions = salt.loader.utils(opts, context={})
+        assert {name for name in UTILS if name not in functions} == set()
+
+
+def test_the_beacon_finds_the_watchers_code(minion, tmp_path):
+    opts = salt.config.minion_config(minion.config_file)
+    functions = salt.loader.beacons(opts, None, context={})
+    assert functions["csyncsync.beacon"]([{"state_dir": str(tmp_path)}]) == []
+    watcher = sys.modules.pop("csyncsync_watcher").watcher
+    watcher.close()
+    assert watcher.tick.__code__.co_filename == f"{opts['extension_modules']}/utils/csync2watch.py"
 
 
 @pytest.mark.parametrize("room", ["execution", "state", "runner", "beacon"])

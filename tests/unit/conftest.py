@@ -1,5 +1,6 @@
-"""What the tests of the pure logic share: the helper module, and a csync2 that is asked, not installed."""
+"""What these tests share: the util modules, a csync2 that is asked, not installed, and a host that is watched."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -76,6 +77,24 @@ def csync2_in(csync2_command, tmp_path):
     directory = tmp_path / "csync2"
     directory.mkdir()
     return Csync2(*csync2_command, directory)
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host with the beacon; the minion's bus is replaced."""
+    event = pytest.importorskip("salt.utils.event")
+    import salt._logging
+    from watching import Host
+
+    salt._logging.shutdown_temp_handler()  # would print what is logged once more at the very end
+
+    made = Host(tmp_path)
+    monkeypatch.setattr(event, "get_event", made.get_event)
+    yield made
+    holder = sys.modules.pop(made.module.HOLDER, None)
+    if hasattr(holder, "watcher"):
+        with contextlib.suppress(RuntimeError):
+            holder.watcher.close()
 
 
 def _run(*command, **options):

@@ -1,0 +1,246 @@
+"""
+The echo filter: tells what csync2 itself wrote on this host from what somebody else did.
+
+By two signs: how it was done (csync2 writes a temporary file and renames it), and what csync2 has recorded. May call
+the standard library, ``csync2inotify`` for the names of events, and ``csync2`` by its path.
+"""
+
+import importlib.util
+import logging
+import os
+import re
+import sqlite3
+import stat
+import time
+
+from csync2inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO
+
+log = logging.getLogger(__name__)
+
+#: What becomes of a path that is ready.
+GO, ALONE, DROP, WAIT = "go", "alone", "drop", "wait"
+
+#: While a peer sends to this host: seconds to wait for csync2's daemon to write down, commit and finish what it does
+#: to a path (it commits every four seconds or so, later on a busy host).
+COMMIT_WAIT = 60.0
+RECORD_WAIT = 1.0
+#: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
+#: rename may have come too early to be seen.
+OWN_WAIT = 3.0
+#: Where systemd has a directory for each connection (csync2@.service.conf of the states); csync2.c: char *csync_port;
+#: and the states of a connection that csync2 has not closed: established, close wait.
+CONNECTIONS = "/run/csync2"
+PORT = 30865
+CONNECTED = (b"01", b"08")
+#: Seconds between csync2's rename of a file and its last write to it.
+LANDING_WAIT = 2.0
+#: Seconds that csync2 may write to one of its temporary files.
+TEMPORARY_WAIT = 600.0
+
+#: rsync.c, get_tmpname(): a dot, the name, a dot and mkstemp()'s six characters.
+_TEMPORARY = re.compile(rb"\..*\.[A-Za-z0-9]{6}\Z", re.DOTALL)
+
+
+def is_temporary(name):
+    """Tell whether a file is named as csync2's temporary ones."""
+    return _TEMPORARY.match(name) is not None
+
+
+class Filter:
+    """What is known of csync2's work on this host, for all groups."""
+
+    def __init__(self):
+        #: the util module that knows csync2's database, None while there is none
+        self.csync2 = None
+        self.csync2_mtime = None
+        #: cookie -> when: the first halves of renames of files that are named as csync2's temporary ones
+        self.renaming = {}
+        #: path -> when: files that were renamed from such a name, and not closed since
+        self.landing = {}
+        self.receiving, self.receiving_at = False, 0.0
+
+    def load_csync2(self):
+        """Load what knows csync2's database, by its path: beacons get no utils. Anew when it has changed."""
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "csync2.py")
+        try:
+            mtime = os.stat(path).st_mtime_ns
+        except OSError:
+            if self.csync2_mtime is None:
+                self.csync2_mtime = 0
+                log.error("csyncsync: the util module csync2 is missing (saltutil.sync_utils brings it)")
+            return
+        if mtime == self.csync2_mtime:
+            return
+        self.csync2_mtime = mtime
+        try:
+            spec = importlib.util.spec_from_file_location("csyncsync_watcher_csync2", path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            self.csync2 = module
+        except Exception as err:  # pylint: disable=broad-except
+            log.error("csyncsync: cannot load %s, csync2's own writes are not left out: %s", path, err)
+
+    def came_from_temporary(self, mask, cookie, name, now):
+        """Given an event of any file: tell whether the file had a name of csync2's temporary ones until now."""
+        if mask & IN_MOVED_FROM and is_temporary(name):
+            self.renaming[cookie] = now
+        return bool(mask & IN_MOVED_TO) and self.renaming.pop(cookie, None) is not None
+
+    def see(self, entry, mask, renamed, now):
+        """Given an event of a path, note in its entry what csync2 would not have done."""
+        if renamed:
+            self.landing[entry.path] = now
+        elif mask & (IN_MODIFY | IN_CLOSE_WRITE) and entry.path in self.landing:
+            # rsync.c, csync_rs_patch(): the file gets its name before its buffers are written and it is closed.
+            if mask & IN_CLOSE_WRITE:
+                del self.landing[entry.path]
+        elif mask & (IN_MODIFY | IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO):
+            entry.own = True
+            entry.written = entry.written or bool(mask & IN_MODIFY)
+
+    def forget_old(self, now):
+        """What began too long ago will not go on."""
+        self.renaming = {cookie: when for cookie, when in self.renaming.items() if now - when < LANDING_WAIT}
+        self.landing = {path: when for path, when in self.landing.items() if now - when < LANDING_WAIT}
+
+    def look(self, database, settle):
+        """Look at a group's database (a path, or None), as a context manager; paths settle in ``settle`` seconds."""
+        return Look(self.csync2, database, self._is_receiving(settle))
+
+    def _is_receiving(self, settle):
+        """Tell whether a peer's csync2 is connected; looked up again before the next path can have settled."""
+        now = time.monotonic()
+        if now - self.receiving_at > min(0.05, settle / 2):
+            self.receiving_at, self.receiving = now, _is_connected()
+        return self.receiving
+
+
+class Look:
+    """One look at what csync2 has recorded, for the verdicts on many paths: the database is opened once."""
+
+    def __init__(self, csync2, path, receiving):
+        self.csync2, self.path, self.receiving = csync2, path, receiving
+        # Looked at before the database is: what is committed in between then shows as a difference that waits.
+        self.commits = _commits(path)
+        #: None with ``locked``: one is there that cannot be read now
+        self.database, self.locked = None, False
+
+    def __enter__(self):
+        if self.csync2 is not None and self.path and os.path.exists(self.path):
+            try:
+                self.database = self.csync2.Database(self.path)
+            except sqlite3.Error:
+                self.locked = True
+        return self
+
+    def __exit__(self, *_):
+        if self.database is not None:
+            self.database.__exit__(None, None, None)
+
+    def verdict(self, entry):
+        """
+        Given a ready entry, return what becomes of it: GO, ALONE (named in the journal, whatever tree it is in), DROP
+        (csync2's own write), or WAIT.
+        """
+        if entry.commits is None:
+            entry.commits = self.commits
+        verdict = self._judge(entry)
+        if verdict in (GO, ALONE) and self.receiving and self._may_be_csync2s(entry, verdict):
+            return WAIT
+        return verdict
+
+    def _judge(self, entry):
+        """Return GO, ALONE, DROP, or WAIT if the database is locked. When in doubt it goes."""
+        try:
+            status = os.lstat(entry.path)
+        except (FileNotFoundError, NotADirectoryError):
+            status = None
+        except OSError:
+            return GO
+        if status is None or not stat.S_ISREG(status.st_mode):
+            entry.own = False
+        if self.database is None and not self.locked:
+            return DROP if status is None and entry.temporary else GO
+        try:
+            if self.database is not None:
+                return self._compare(entry, status)
+        except sqlite3.Error:
+            pass
+        except (OSError, ValueError):
+            return GO
+        return GO if entry.own or time.monotonic() - entry.judged >= COMMIT_WAIT else WAIT
+
+    def _compare(self, entry, status):
+        """Compare a path's state with csync2's record of it."""
+        record = self.database.record(entry.path)
+        if status is None:
+            return GO if record is not None or self.database.has_below(entry.path) else DROP
+        text = self.csync2.check_text(entry.path, status)
+        if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            entry.group.linked = entry.group.linked or entry.written or text != record
+        if entry.came:
+            entry.came = self.database.has_below(entry.path)
+        if record is None or text != record:
+            return DROP if entry.compare and not entry.own else GO
+        if stat.S_ISDIR(status.st_mode):
+            return GO if entry.moved else DROP
+        if stat.S_ISLNK(status.st_mode):
+            return DROP
+        # csync2's own check cannot see a change that leaves size, second, mode and owner as they were recorded.
+        if entry.own or entry.compare:
+            return ALONE
+        return DROP if status.st_mtime_ns % 10**9 == 0 or _is_unfinished(status) else ALONE
+
+    def _may_be_csync2s(self, entry, verdict):
+        """
+        While a peer sends: tell whether csync2's daemon may still be about to write down, commit, or finish what it
+        did to this path. It takes several steps: content, owner, mode, time.
+        """
+        age = time.monotonic() - entry.judged
+        if entry.temporary:
+            return age < TEMPORARY_WAIT
+        if verdict == ALONE:
+            return not entry.compare and age < (OWN_WAIT if entry.own else COMMIT_WAIT)
+        if entry.own or age >= COMMIT_WAIT:
+            return False
+        uncommitted = os.path.exists(self.path or "") and os.path.exists(f"{self.path}-journal")
+        # What was open when the path was first looked at, and the transaction after it, are committed by then.
+        return age < RECORD_WAIT or (uncommitted and self.commits - entry.commits < 2)
+
+
+def _is_connected():
+    """
+    Tell whether somebody is connected to csync2's port here (also if that cannot be known).
+
+    The list of all connections is long on a busy host, so it is read only where systemd does not keep the short one.
+    """
+    try:
+        return bool(os.listdir(CONNECTIONS))
+    except OSError:
+        pass
+    known, port = False, b":%04X" % PORT
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(path, "rb") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            continue
+        known = True
+        for fields in (line.split(None, 4) for line in lines if port in line):
+            if fields[1].endswith(port) and fields[3] in CONNECTED:
+                return True
+    return not known
+
+
+def _commits(database):
+    """How many transactions have been committed to a database of SQLite (its header's file change counter)."""
+    try:
+        with open(database or "", "rb") as file:
+            return int.from_bytes(file.read(28)[24:], "big")
+    except OSError:
+        return 0
+
+
+def _is_unfinished(status):
+    """Tell whether a file is as csync2's mkstemp() makes it: the peer went away before it told owner and mode."""
+    return (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o600, 0, 0)

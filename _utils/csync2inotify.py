@@ -1,0 +1,658 @@
+"""
+The directories that are watched with inotify, and the walks through them.
+
+Knows which directory has which watch, follows renames, and finds what came before it could be watched. What that means
+for csync2 is the affair of its listener, the watcher (``csync2watch``). May call the C library and the standard library
+only. Paths are bytes.
+"""
+
+import collections
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import stat
+import struct
+import time
+
+log = logging.getLogger(__name__)
+
+#: The descriptor's number is at least this.
+HIGH_DESCRIPTOR = 400
+#: Seconds to wait for the second half of a rename.
+MOVE_WAIT = 0.5
+#: Seconds between attempts to watch what could not be watched.
+REWALK = 30.0
+
+
+# --- The C library ---------------------------------------------------------------------------------------
+
+IN_MODIFY = 0x2
+IN_ATTRIB = 0x4
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_UNMOUNT = 0x2000
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x1000000
+IN_DONT_FOLLOW = 0x2000000
+IN_EXCL_UNLINK = 0x4000000
+IN_ISDIR = 0x40000000
+
+MASK = (
+    IN_MODIFY
+    | IN_ATTRIB
+    | IN_CLOSE_WRITE
+    | IN_MOVED_FROM
+    | IN_MOVED_TO
+    | IN_CREATE
+    | IN_DELETE
+    | IN_DELETE_SELF
+    | IN_MOVE_SELF
+    | IN_ONLYDIR
+    | IN_DONT_FOLLOW
+    | IN_EXCL_UNLINK
+)
+_EVENT = struct.Struct("iIII")
+
+FNM_PATHNAME = 1
+FNM_LEADING_DIR = 8
+_LC_ALL_MASK = 0x1FBF
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+_libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.fnmatch.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
+_libc.newlocale.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_libc.newlocale.restype = ctypes.c_void_p
+_libc.uselocale.argtypes = (ctypes.c_void_p,)
+_libc.uselocale.restype = ctypes.c_void_p
+_C_LOCALE = _libc.newlocale(_LC_ALL_MASK, b"C", None)
+
+
+class Excludes:
+    """
+    A group's exclude patterns, matched as csync2 does (groups.c, match_pattern_list()).
+
+    Nothing below an excluded directory is watched, also where only its base name is excluded: csync2's recursive
+    check (check.c, csync_check_mod()) does not go into it either, and the peers lack that directory.
+    """
+
+    def __init__(self, patterns):
+        self.names, self.paths = [], []
+        for given in patterns:
+            pattern = given[:1] + given[1:].rstrip(b"/")
+            if pattern.startswith(b"/"):
+                self.paths.append((pattern, FNM_LEADING_DIR | (0 if b"**" in pattern else FNM_PATHNAME)))
+            elif pattern:
+                self.names.append((pattern, 0))
+
+    def match(self, path, name):
+        """Tell whether a path, with this base name, is excluded."""
+        if not self.names and not self.paths:
+            return False
+        # csync2 never leaves the C locale, while Salt runs in the user's: there a byte is not a character.
+        before = None if path.isascii() else _libc.uselocale(_C_LOCALE)
+        try:
+            return any(not _libc.fnmatch(pattern, name, flags) for pattern, flags in self.names) or any(
+                not _libc.fnmatch(pattern, path, flags) for pattern, flags in self.paths
+            )
+        finally:
+            if before is not None:
+                _libc.uselocale(before)
+
+
+def watch_limit():
+    """How many directories one user may watch; 0 if unknown."""
+    try:
+        with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+# --- What is watched -------------------------------------------------------------------------------------
+
+
+class Node:
+    """A directory. Its path is made from its parents, so that a rename changes one place."""
+
+    __slots__ = ("children", "excluded", "name", "parent", "wd")
+
+    def __init__(self, name, parent):
+        self.name = name
+        self.parent = parent
+        self.children = {}
+        self.wd = None
+        self.excluded = False
+
+
+class Root(Node):
+    """
+    An include. For one that is no directory, its parent directory is watched for that one name (``only``).
+    """
+
+    __slots__ = ("group", "identity", "only", "path")
+
+    def __init__(self, group, path, only, identity):
+        super().__init__(os.path.dirname(path) if only else path, None)
+        self.group = group
+        self.path = path
+        self.only = only
+        self.identity = identity
+
+
+def _locate(node):
+    """Given a node, return its root and its path; (None, None) if it hangs on no root (any more)."""
+    names = []
+    while node.parent is not None:
+        names.append(node.name)
+        node = node.parent
+    if not isinstance(node, Root) or node.group is None:
+        return None, None
+    names.append(node.name)
+    return node, b"/".join(reversed(names))
+
+
+def _same_directory(one, other):
+    return _identity(one) == _identity(other) is not None
+
+
+def _identity(path):
+    """Device and inode of a path, None if it is not there."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+# --- Watches ---------------------------------------------------------------------------------------------
+
+
+class Watches:
+    """One inotify descriptor, and which directory has which of its watches."""
+
+    def __init__(self):
+        #: watch descriptor -> Node, or a list of them (one directory seen at two places: a bind mount)
+        self.nodes = {}
+        self.fd = -1
+        self.fd_error = 0
+
+    def open(self):
+        """Get a descriptor; on failure every watch fails with the same error."""
+        ctypes.set_errno(0)
+        self.fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.fd_error = ctypes.get_errno() if self.fd < 0 else 0
+        if self.fd < 0:
+            return
+        # Others on this loop close a descriptor first and take it from the loop later, when its number may be
+        # somebody else's: keep away from the low numbers, which are handed out again and again.
+        try:
+            high = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
+        except OSError:
+            high = None
+        if high is not None:
+            os.close(self.fd)
+            self.fd = high
+
+    def close(self):
+        """Give the descriptor back, and all watches with it."""
+        os.close(self.fd)
+        self.fd = -1
+
+    def read(self):
+        """Read one buffer of events; b"" if there are none."""
+        if self.fd < 0:
+            return b""
+        try:
+            return os.read(self.fd, 32768)
+        except BlockingIOError:
+            return b""
+
+    def of(self, wd):
+        """The nodes that have a watch."""
+        found = self.nodes.get(wd)
+        return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+
+    def add(self, node, path):
+        """Watch a directory. Returns 0 or the error's number."""
+        if self.fd < 0:
+            return self.fd_error
+        wd = _libc.inotify_add_watch(self.fd, path, MASK)
+        if wd < 0:
+            return ctypes.get_errno()
+        if node.wd == wd:
+            return 0
+        if node.wd is not None:
+            self.disown(node)
+        self._take_over(wd, path)
+        node.wd = wd
+        found = self.nodes.get(wd)
+        if found is None:
+            self.nodes[wd] = node
+        elif isinstance(found, list):
+            found.append(node)
+        else:
+            self.nodes[wd] = [found, node]
+        return 0
+
+    def _take_over(self, wd, path):
+        """
+        A directory that was watched under another path is no longer there (it was moved while nobody heard of
+        it), unless it can be seen at both places.
+        """
+        for other in self.of(wd):
+            root, there = _locate(other)
+            if root is None or not _same_directory(there, path):
+                self.disown(other, keep=True)
+
+    def disown(self, node, removed=False, keep=False):
+        """Take the watch from a node, and back from the kernel if no other node has it."""
+        wd, node.wd = node.wd, None
+        found = self.nodes.get(wd)
+        if isinstance(found, list):
+            found.remove(node)
+            if found:
+                return
+        elif found is not node:
+            return
+        del self.nodes[wd]
+        if not removed and not keep and self.fd >= 0:
+            _libc.inotify_rm_watch(self.fd, wd)
+
+
+# --- The tree --------------------------------------------------------------------------------------------
+
+#: How a directory is walked: its first time, new below a watched one, again after lost events, to note every
+#: single path in it, and to have the files in it compared.
+FIRST, NEW, AGAIN, NOTE, COMPARE = "first", "new", "again", "note", "compare"
+
+
+class Tree:
+    """
+    The directories of all groups: kept by the kernel's events, and walked in small steps.
+
+    groups
+        The watcher's groups by name. Of each, the tree reads ``excludes`` and keeps ``roots`` and what stands beside
+        them; ``whole`` is set when events were lost.
+    listener
+        Hears of what happens: ``file_event()`` and ``directory_event()`` of what the kernel tells, ``found()`` of what
+        a walk came to, ``walked()`` of the end of a group's great walk. ``covers()`` is asked whether what is below a
+        directory need not be noted on its own.
+    """
+
+    def __init__(self, watches, groups, listener):
+        self.watches, self.groups, self.listener = watches, groups, listener
+        #: cookie -> (Node, when to give it up): the first halves of renames of directories
+        self.moving = {}
+        self.chores = collections.deque()
+        self.new = collections.deque()
+        self.walk = []
+        self.scan = None
+
+    # --- Roots
+
+    def check_root(self, group, path):
+        """Watch an include that has appeared, let go of one that has vanished, or both if it is another now."""
+        try:
+            status = os.lstat(path)
+        except OSError:
+            status = None
+        root = group.roots.get(path)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            only, identity = None, (status.st_dev, status.st_ino)
+        elif status is not None or (root is not None and root.only is not None):
+            # A file may be gone for a moment, while another is renamed to its name.
+            only, identity = os.path.basename(path), _identity(os.path.dirname(path))
+        else:
+            only = identity = None
+        if root is not None and root.identity == identity and root.only == only:
+            return
+        if root is not None:
+            self.remove_root(group, path)
+        group.roots[path] = None
+        if identity is None:
+            return
+        root = group.roots[path] = Root(group, path, only, identity)
+        root.excluded = group.excludes.match(path, os.path.basename(path))
+        self._push_walk(root, FIRST, group)
+
+    def remove_root(self, group, path):
+        """Let go of an include."""
+        root = group.roots.pop(path, None)
+        if root is not None:
+            self._drop_watches(root)
+            root.group = None
+
+    def exclude_again(self, group):
+        """Apply a group's new excludes."""
+        for root in group.roots.values():
+            if root is not None:
+                self.chores.append(self._exclude_below(root))
+
+    # --- Events
+
+    def handle(self, buffer):
+        """Given a buffer of inotify events, follow what they say, and tell the listener."""
+        now = time.monotonic()
+        places = {}
+        offset, end = 0, len(buffer)
+        while offset < end:
+            wd, mask, cookie, length = _EVENT.unpack_from(buffer, offset)
+            offset += _EVENT.size
+            name = buffer[offset : offset + length].rstrip(b"\0") if length else b""
+            offset += length
+            if mask & IN_Q_OVERFLOW:
+                log.warning("csyncsync: events were lost (fs.inotify.max_queued_events); checking everything")
+                self._walk_again()
+                continue
+            for node in self.watches.of(wd):
+                if mask & IN_IGNORED:
+                    self.watches.disown(node, removed=True)
+                elif not name:
+                    self._self_event(node, mask, now)
+                elif mask & IN_ISDIR:
+                    self._directory_event(node, mask, cookie, name, now)
+                    places.clear()
+                else:
+                    if node not in places:
+                        places[node] = _locate(node)
+                    root, directory = places[node]
+                    if root is not None:
+                        self.listener.file_event(root, directory, mask, cookie, name, now)
+
+    def _self_event(self, node, mask, now):
+        """Only a root has nobody above it who hears of its own changes."""
+        if not isinstance(node, Root) or node.only is not None or node.group is None:
+            return
+        if mask & IN_ATTRIB and not mask & (IN_DELETE_SELF | IN_MOVE_SELF):
+            if not node.excluded:
+                self.listener.directory_event(node.group, node.path, mask, now)
+        elif mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT):
+            self.check_root(node.group, node.path)
+
+    def _directory_event(self, parent, mask, cookie, name, now):
+        """Something happened to a directory in a watched directory."""
+        root, directory = _locate(parent)
+        if root is None:
+            return
+        if root.only is not None:
+            if root.only == name:
+                self.check_root(root.group, root.path)
+            return
+        path = directory + b"/" + name
+        excluded = root.group.excludes.match(path, name)
+        if mask & (IN_MOVED_FROM | IN_DELETE):
+            node = parent.children.pop(name, None)
+            if node is not None:
+                node.parent = None
+                if mask & IN_MOVED_FROM:
+                    self.moving[cookie] = (node, now + MOVE_WAIT)
+                else:
+                    self._drop(node)
+        elif mask & (IN_CREATE | IN_MOVED_TO):
+            self._directory_came(parent, name, excluded, cookie if mask & IN_MOVED_TO else 0)
+        if not excluded:
+            self.listener.directory_event(root.group, path, mask, now)
+
+    def _directory_came(self, parent, name, excluded, cookie):
+        """A directory was made, or moved here (then with a cookie)."""
+        node, _ = self.moving.pop(cookie, (None, None))
+        known = parent.children.get(name)
+        if node is None and known is not None and not cookie:
+            return  # a walk was faster than the event
+        if known is not None:
+            self._drop(known)
+        if node is None:
+            node = Node(name, parent)
+            mode = NEW
+        else:
+            node.name, node.parent = name, parent
+            # Other patterns may exclude what is below its new name; new directories may be in it.
+            self.chores.append(self._exclude_below(node))
+            mode = NEW if node.wd is None else None
+        parent.children[name] = node
+        if excluded:
+            self._drop_watches(node)
+            node.excluded = True
+        elif mode:
+            node.excluded = False
+            self.new.append((node, mode))
+
+    def moves_end(self):
+        """When the first halves of renames are to be given up."""
+        return [end for _, end in self.moving.values()]
+
+    def end_moves(self, now):
+        """Directories whose rename has no second half were moved out."""
+        for cookie, (node, end) in tuple(self.moving.items()):
+            if now >= end:
+                del self.moving[cookie]
+                self._drop(node)
+
+    # --- Letting go
+
+    def _drop(self, node):
+        """Forget a directory and everything below it."""
+        if node.parent is not None and node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
+        node.parent = None
+        self._drop_watches(node)
+
+    def _drop_watches(self, node):
+        """Give back the watches of a directory and of everything below it, in slices."""
+        top, node.children = [node, *node.children.values()], {}
+        for child in top[1:]:
+            child.parent = None
+        self._unwatch(node)
+        if len(top) > 1:
+            self.chores.append(self._unwatch_all(top[1:]))
+
+    def _unwatch_all(self, stack):
+        while stack:
+            node = stack.pop()
+            stack.extend(node.children.values())
+            self._unwatch(node)
+            yield
+
+    def _unwatch(self, node):
+        for group in self.groups.values():
+            group.unwatched.discard(node)
+        if node.wd is not None:
+            self.watches.disown(node)
+
+    # --- Walking
+
+    def walking(self):
+        """Tell whether there is something to walk."""
+        return bool(self.chores or self.new or self.walk or self.scan)
+
+    def walk_on(self, deadline):
+        """Walk until the deadline: new directories before the great walks."""
+        while self.walking():
+            if self.scan is None:
+                self.scan = self._next_scan()
+            for _ in self.scan:
+                if time.monotonic() >= deadline:
+                    return
+            self.scan = None
+            if time.monotonic() >= deadline:
+                return
+
+    def walk_below(self, group, path, mode):
+        """Walk a directory, if it is known."""
+        node = self._find(group, path)
+        if node is not None:
+            self.new.append((node, mode))
+
+    def watch_unwatched(self, group):
+        """Try again what could not be watched; the end of the walk marks the whole group."""
+        group.rewalk_at = time.monotonic() + REWALK
+        nodes, group.unwatched = group.unwatched, set()
+        for node in nodes:
+            self._push_walk(node, FIRST, group)
+
+    def unwatched_text(self, group):
+        """Why not everything of a group is watched, in words."""
+        watched, missing = len(self.watches.nodes), sum(len(other.unwatched) for other in self.groups.values())
+        if self.watches.fd < 0:
+            reason = os.strerror(self.watches.fd_error)
+            return f"group {group.name} is not watched: inotify: {reason} (fs.inotify.max_user_instances?)"
+        reason = os.strerror(group.problem)
+        if group.problem == errno.ENOSPC:
+            reason = (
+                f"fs.inotify.max_user_watches is {watch_limit()}, {watched} are in use here and at least"
+                f" {watched + missing} are needed (pillar csyncsync:max_user_watches)"
+            )
+        return (
+            f"{len(group.unwatched)} directories of group {group.name} are not watched: {reason};"
+            f" until then the whole group is checked every {REWALK:.0f} seconds"
+        )
+
+    def _next_scan(self):
+        if self.chores:
+            return self.chores.popleft()
+        if self.new:
+            node, mode = self.new.popleft()
+            return self._scan(node, mode)
+        node, mode, group = self.walk.pop()
+        return self._scan_counted(node, mode, group)
+
+    def _push_walk(self, node, mode, group):
+        group.walking += 1
+        self.walk.append((node, mode, group))
+
+    def _scan_counted(self, node, mode, group):
+        """A step of a group's great walk; the last one ends it."""
+        try:
+            yield from self._scan(node, mode)
+        except Exception:  # pylint: disable=broad-except
+            log.exception("csyncsync: cannot walk a directory of group %s", group.name)
+        group.walking -= 1
+        if not group.walking:
+            self.listener.walked(group)
+
+    def _walk_again(self):
+        """Events were lost: look at every directory again."""
+        for group in self.groups.values():
+            group.whole = True
+            for root in group.roots.values():
+                if root is not None:
+                    self._push_walk(root, AGAIN, group)
+
+    def _scan(self, node, mode):
+        """
+        Watch a directory, then read it: what is made in between comes as an event, so nothing is missed.
+        A generator: the walk can stop at each of its steps.
+        """
+        root, path = _locate(node)
+        if root is None or node.excluded:
+            return
+        group = root.group
+        problem = self.watches.add(node, path)
+        if problem in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            if node is not root:
+                self._drop(node)
+            return
+        if problem:
+            group.unwatched.add(node)
+            group.problem = problem
+            group.rewalk_at = time.monotonic() + REWALK
+        else:
+            group.unwatched.discard(node)
+        if root.only is not None:
+            return
+        try:
+            entries = os.scandir(path)
+        except OSError as err:
+            log.debug("csyncsync: cannot read a directory: %s", err.strerror)
+            return
+        seen = set()
+        with entries:
+            yield from self._scan_entries(node, mode, entries, seen)
+        if mode == AGAIN:
+            for name in [name for name in node.children if name not in seen]:
+                self._drop(node.children[name])
+
+    def _scan_entries(self, node, mode, entries, seen):
+        root, path = _locate(node)
+        covered = mode == NEW and self.listener.covers(root.group, path)
+        try:
+            for number, item in enumerate(entries):
+                if number % 16 == 0:
+                    yield
+                    # Meanwhile, the directory may have been moved, or what covers it may have gone out.
+                    root, path = _locate(node)
+                    if root is None:
+                        return
+                    covered = mode == NEW and self.listener.covers(root.group, path)
+                name = item.name
+                if item.is_dir(follow_symlinks=False):
+                    seen.add(name)
+                    self._scan_child(node, mode, root.group, path + b"/" + name, covered)
+                elif mode in (NEW, NOTE, COMPARE) and not covered:
+                    inner = path + b"/" + name
+                    if not root.group.excludes.match(inner, name):
+                        self.listener.found(root.group, inner, compare=mode == COMPARE)
+        except OSError as err:
+            log.debug("csyncsync: cannot read a directory to its end: %s", err.strerror)
+
+    def _scan_child(self, parent, mode, group, path, covered):
+        """The walk came to a directory in a directory."""
+        name = os.path.basename(path)
+        child = parent.children.get(name)
+        if child is None:
+            child = parent.children[name] = Node(name, parent)
+            child.excluded = group.excludes.match(path, name)
+        elif mode in (FIRST, NEW):
+            return  # somebody has it in hand already
+        if child.excluded:
+            return
+        if mode in (FIRST, AGAIN):
+            self._push_walk(child, mode, group)
+        else:
+            if not covered and mode != COMPARE:
+                self.listener.found(group, path, tree=True)
+            self.new.append((child, mode))
+
+    def _exclude_below(self, top):
+        """Apply the excludes anew to a directory and what is below it, without reading the disk."""
+        stack = [top]
+        while stack:
+            node = stack.pop()
+            root, path = _locate(node)
+            if root is None or root.only is not None:
+                continue
+            excluded = root.group.excludes.match(path, os.path.basename(path))
+            if excluded and not node.excluded:
+                self._drop_watches(node)
+            elif node.excluded and not excluded:
+                node.excluded = False
+                self._push_walk(node, FIRST, root.group)
+            else:
+                stack.extend(node.children.values())
+            node.excluded = excluded
+            yield
+
+    def _find(self, group, path):
+        """The node of a directory, None if it is not known."""
+        for root in group.roots.values():
+            if root is None or root.only is not None:
+                continue
+            if path == root.path:
+                return root
+            if path.startswith(root.path + b"/"):
+                node = root
+                for name in path[len(root.path) + 1 :].split(b"/"):
+                    node = node.children.get(name)
+                    if node is None:
+                        return None
+                return node
+        return None

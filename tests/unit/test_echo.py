@@ -1,0 +1,242 @@
+"""The echo filter: csync2's own writes are left out, and nothing else is. With a database laid out as csync2 does."""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import socket
+import sqlite3
+
+import csync2
+from watching import on_loop
+
+
+@on_loop
+async def test_what_csync2_wrote_is_left_out(host):
+    host.make_database()
+    host.config()
+    await host.start()
+    (host.tree / "d").mkdir()
+    (host.tree / "d" / "echo").write_text("x")
+    os.utime(host.tree / "d" / "echo", (1700000000, 1700000000))
+    (host.tree / "link").symlink_to("nowhere")
+    host.record(host.tree / "d", host.tree / "d" / "echo", host.tree / "link")
+    (host.tree / ".echo.aB3dE6").write_text("x")
+    await asyncio.sleep(0.02)
+    (host.tree / ".echo.aB3dE6").unlink()
+    await host.quiet(1.0)
+    assert not host.lines()
+    assert not host.events
+    (host.tree / "d" / "echo").write_text("y")
+    await host.until(lambda: host.lines() == [b"d/echo"])
+
+
+@on_loop
+async def test_rewrite_within_the_second_goes_out(host):
+    host.make_database()
+    host.config()
+    (host.tree / "file").write_text("x")
+    os.utime(host.tree / "file", ns=(1700000000_000000000, 1700000000_000000000))
+    host.record(host.tree / "file")
+    await host.start()
+    (host.tree / "file").write_text("y")
+    os.utime(host.tree / "file", ns=(1700000000_000000000, 1700000000_500000000))
+    await host.until(lambda: host.lines() == [b"file"])
+
+
+@on_loop
+async def test_removed_files_go_out_if_they_were_recorded(host):
+    host.make_database()
+    host.config()
+    for name in ("known", "unknown"):
+        (host.tree / name).write_text("x")
+    host.record(host.tree / "known")
+    await host.start()
+    (host.tree / "known").unlink()
+    (host.tree / "unknown").unlink()
+    await host.until(lambda: host.lines() == [b"known"])
+    await host.quiet()
+    assert host.lines() == [b"known"]
+
+
+def csync2_writes(host, name, content="x", half=False):
+    """As csync2's daemon does: the file gets its name before its content is written; then owner, mode and time."""
+    path = host.tree / name
+    temporary = path.parent / f".{path.name}.aB3dE6"
+    with open(temporary, "w") as file:
+        os.chmod(temporary, 0o600)
+        file.write(content)
+        temporary.rename(path)
+    if not half:
+        os.chmod(path, 0o640)
+        os.utime(path, (1700000000, 1700000000))
+
+
+@contextlib.contextmanager
+def a_peer_sends(host):
+    """A connection to csync2's port, as long as a peer sends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host.code["csync2echo"].PORT = server.getsockname()[1]
+        with socket.create_connection(server.getsockname()), server.accept()[0]:
+            yield
+
+
+@on_loop
+async def test_uncommitted_rows_are_waited_for(host):
+    host.make_database()
+    host.config()
+    await host.start()
+    journal = pathlib.Path(f"{host.database}-journal")
+    # A transaction that has begun to write: SQLite makes the journal itself.
+    with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
+        daemon.execute("BEGIN IMMEDIATE")
+        csync2_writes(host, "echo")
+        path = os.fsencode(host.tree / "echo")
+        text = csync2.encode(csync2.check_text(path, os.lstat(path)))
+        daemon.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (csync2.encode(path), text))
+        assert journal.exists()
+        await host.quiet(7)
+        assert not host.lines()
+        daemon.execute("COMMIT")
+        await host.quiet(1.5)
+    await host.quiet(1.5)
+    assert not host.lines()
+
+
+@on_loop
+async def test_a_users_write_does_not_wait_for_csync2(host):
+    """A peer sends, and a transaction is open; csync2 does not write to files in place."""
+    host.make_database()
+    host.config()
+    await host.start()
+    with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
+        daemon.execute("BEGIN IMMEDIATE")
+        daemon.execute("INSERT INTO file VALUES ('/other', 'x')")
+        (host.tree / "mine").write_text("x")
+        await host.until(lambda: host.lines() == [b"mine"], 0.9)
+
+
+@on_loop
+async def test_two_commits_later_a_difference_is_a_users(host):
+    host.make_database()
+    host.config()
+    (host.tree / "gone").write_text("x")
+    host.record(host.tree / "gone")
+    await host.start()
+    with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
+        daemon.execute("BEGIN IMMEDIATE")
+        (host.tree / "gone").unlink()
+        for number in range(3):
+            daemon.execute("INSERT INTO file VALUES (?, 'x')", (f"/other{number}",))
+            await host.quiet(1.5)
+            assert number < 2 or host.lines()
+            daemon.execute("COMMIT")
+            daemon.execute("BEGIN IMMEDIATE")
+        daemon.execute("INSERT INTO file VALUES ('/last', 'x')")
+        await host.until(lambda: host.lines() == [b"gone"], 3)
+
+
+@on_loop
+async def test_what_csync2_has_not_finished_is_left_to_it(host):
+    """It was recorded, but owner, mode and time are still to come: pushed back, that state would spread."""
+    host.make_database()
+    host.config()
+    await host.start()
+    with a_peer_sends(host):
+        csync2_writes(host, "half", half=True)
+        host.record(host.tree / "half")
+        await host.quiet(3)
+        assert not host.lines()
+        os.chmod(host.tree / "half", 0o640)
+        os.utime(host.tree / "half", (1700000000, 1700000000))
+        host.record(host.tree / "half")
+        await host.quiet(1.5)
+    await host.quiet(1)
+    assert not host.lines()
+
+
+@on_loop
+async def test_a_rename_over_a_file_that_looks_the_same_goes_out(host):
+    """On a receiver all times are whole seconds: two files of one size and second look the same to csync2."""
+    host.make_database()
+    host.config()
+    (host.tree / "d").mkdir()
+    (host.tree / "e").mkdir()
+    names = [host.tree / name for name in ("a", "b", "d/x", "e/x")]
+    for number, path in enumerate(names):
+        path.write_text(str(number))
+        os.utime(path, (1700000000, 1700000000))
+    host.record(*names, host.tree / "d", host.tree / "e")
+    await host.start()
+    (host.tree / "b").rename(host.tree / "a")
+    await host.until(lambda: sorted(set(host.lines())) == [b"a", b"b"])
+    host.discharge()
+    (host.tree / "d").rename(host.tree.parent / "old")
+    (host.tree / "e").rename(host.tree / "d")
+    await host.until(lambda: sorted(set(host.lines())) == [b"d/", b"d/x", b"e/"])
+
+
+@on_loop
+async def test_a_write_with_a_whole_second_goes_out(host):
+    """tar and cp -p set such times."""
+    host.make_database()
+    host.config()
+    (host.tree / "file").write_text("x")
+    os.utime(host.tree / "file", (1700000000, 1700000000))
+    host.record(host.tree / "file")
+    await host.start()
+    (host.tree / "file").write_text("y")
+    os.utime(host.tree / "file", (1700000000, 1700000000))
+    await host.until(lambda: host.lines() == [b"file"])
+
+
+@on_loop
+async def test_a_change_through_one_name_of_several_checks_the_group(host):
+    """The other names of a hard link have no event."""
+    host.make_database()
+    host.config()
+    (host.tree / "one").write_text("x")
+    os.link(host.tree / "one", host.tree / "two")
+    host.record(host.tree / "one", host.tree / "two")
+    await host.start()
+    host.code["LINKED_INTERVAL"] = 0.5
+    os.link(host.tree / "one", host.tree / "three")
+    await host.until(lambda: b"three" in host.lines())
+    await host.quiet(1.5)
+    assert not host.whole()
+    (host.tree / "one").write_text("longer")
+    await host.until(host.whole, 5)
+
+
+@on_loop
+async def test_user_file_that_looks_like_csync2s_arrives(host):
+    host.make_database()
+    host.config()
+    await host.start()
+    (host.tree / ".name.AbCdEf").write_text("x")
+    await host.until(lambda: host.lines() == [b".name.AbCdEf"])
+
+
+@on_loop
+async def test_what_came_and_went_goes_out_if_it_was_recorded_in_between(host):
+    """By a check of its directory, which may have sent it too."""
+    host.make_database()
+    host.config()
+    await host.start()
+    (host.tree / ".name.AbCdEf").write_text("x")
+    await asyncio.sleep(0.05)
+    host.record(host.tree / ".name.AbCdEf")
+    (host.tree / ".name.AbCdEf").unlink()
+    await host.until(lambda: host.lines() == [b".name.AbCdEf"])
+
+
+@on_loop
+async def test_files_in_a_directory_that_csync2_made(host):
+    """The directory is csync2's, and left out; a user's files that were there before the watch still go out."""
+    host.make_database()
+    host.config()
+    await host.start()
+    (host.tree / "d" / "e").mkdir(parents=True)
+    (host.tree / "d" / "e" / "mine").write_text("x")
+    host.record(host.tree / "d", host.tree / "d" / "e")
+    await host.until(lambda: host.lines() == [b"d/e/mine"])

@@ -1,0 +1,83 @@
+"""The journal: what the watcher writes is what a push takes."""
+
+import os
+import time
+
+import csync2journal
+import pytest
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return str(tmp_path / "journal")
+
+
+def test_what_is_written_is_taken(journal):
+    lines = [b"/a/one", b"/a/d/", b"/a/\xff \n'\"%"]
+    csync2journal.write(journal, lines, False, 1)
+    csync2journal.write(journal, [b"/a/one", b"/a/d", b"/a/two"], False, 2)
+    files, entries, whole = csync2journal.take(journal)
+    assert entries == {b"/a/one": False, b"/a/d": True, lines[2]: False, b"/a/two": False}
+    assert not whole
+    assert os.stat(journal).st_mode & 0o777 == 0o700
+    assert {os.stat(file).st_mode & 0o777 for file in files} == {0o600}
+    csync2journal.discharge(files)
+    assert csync2journal.take(journal) == ([], {}, False)
+
+
+def test_a_flush_that_comes_while_the_journal_is_taken_stays(journal):
+    csync2journal.write(journal, [b"/a"], True, 1)
+    files, entries, whole = csync2journal.take(journal)
+    assert (entries, whole) == ({b"/a": False}, True)
+    csync2journal.write(journal, [b"/b"], True, 2)
+    csync2journal.discharge(files)
+    assert csync2journal.take(journal)[1:] == ({b"/b": False}, True)
+
+
+def test_a_check_that_failed_takes_the_same_again(journal):
+    csync2journal.write(journal, [b"/a"], True, 1)
+    assert csync2journal.take(journal) == csync2journal.take(journal)
+
+
+def test_a_push_marks_the_whole_group_too(journal):
+    os.mkdir(journal)
+    csync2journal.mark_whole(journal)
+    assert csync2journal.take(journal)[2]
+
+
+def test_what_is_not_finished_is_left_out_and_swept(journal):
+    csync2journal.sweep(journal)
+    csync2journal.write(journal, [b"/a"], False, 1)
+    unfinished = os.path.join(journal, ".tmp-1-1")
+    with open(unfinished, "wb") as file:
+        file.write(b"/b")
+    assert csync2journal.take(journal)[1] == {b"/a": False}
+    csync2journal.sweep(journal)
+    assert not os.path.exists(unfinished)
+    assert len(os.listdir(journal)) == 1
+
+
+def test_the_oldest_flush(journal):
+    assert csync2journal.oldest(journal) == (None, False)
+    assert csync2journal.first(journal) is None
+    before = time.time()
+    csync2journal.write(journal, [b"/a"], False, 1)
+    csync2journal.write(journal, [b"/b"], True, 2)
+    first = csync2journal.names(journal)[0]
+    assert csync2journal.first(journal) == first
+    assert csync2journal.oldest(journal) == (int(first[:20]) / 10**9, True)
+    assert before - 1 < csync2journal.oldest(journal)[0] < time.time() + 1
+    csync2journal.discharge(csync2journal.take(journal)[0])
+    assert csync2journal.oldest(journal) == (None, False)
+
+
+def test_what_is_below_a_tree_is_left_out_unless_it_must_be_named_alone():
+    out = [
+        (b"/a/d", True, False),
+        (b"/a/d/e/f", False, False),
+        (b"/a/d/e", True, False),
+        (b"/a/d/g", False, True),
+        (b"/a/dd", False, False),
+        (b"/a/dd", False, False),
+    ]
+    assert csync2journal.lines(out) == [b"/a/d/", b"/a/d/g", b"/a/dd"]
