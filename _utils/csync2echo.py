@@ -5,6 +5,7 @@ By two signs: how it was done (csync2 writes a temporary file and renames it), a
 the standard library, ``csync2inotify`` for the names of events, and ``csync2`` by its path.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -39,6 +40,10 @@ TEMPORARY_WAIT = 600.0
 
 #: rsync.c, get_tmpname(): a dot, the name, a dot and mkstemp()'s six characters.
 _TEMPORARY = re.compile(rb"\..*\.[A-Za-z0-9]{6}\Z", re.DOTALL)
+#: A suffix that chance has made, as eleven of twelve are: hardly one that somebody chose, as .backup.
+_BY_CHANCE = re.compile(rb".*\.(?=[^.]*[a-z])(?=[^.]*[A-Z])[^.]*\Z", re.DOTALL)
+#: Seconds until a temporary file that csync2 has left is deleted.
+LEFT_AFTER = 10.0
 
 
 def is_temporary(name):
@@ -88,6 +93,8 @@ class Filter:
 
     def see(self, entry, mask, renamed, now):
         """Given an event of a path, note in its entry what csync2 would not have done."""
+        if mask & IN_CREATE and entry.temporary and _BY_CHANCE.match(entry.path):
+            entry.csync2s = entry.csync2s or self.is_receiving()
         if renamed:
             self.landing[entry.path] = now
         elif mask & (IN_MODIFY | IN_CLOSE_WRITE) and entry.path in self.landing:
@@ -105,9 +112,9 @@ class Filter:
 
     def look(self, database, settle):
         """Look at a group's database (a path, or None), as a context manager; paths settle in ``settle`` seconds."""
-        return Look(self.csync2, database, self._is_receiving(settle))
+        return Look(self.csync2, database, self.is_receiving(settle))
 
-    def _is_receiving(self, settle):
+    def is_receiving(self, settle=0.1):
         """Tell whether a peer's csync2 is connected; looked up again before the next path can have settled."""
         now = time.monotonic()
         if now - self.receiving_at > min(0.05, settle / 2):
@@ -159,6 +166,8 @@ class Look:
             return GO
         if status is None or not stat.S_ISREG(status.st_mode):
             entry.own = False
+        elif entry.csync2s and _is_unfinished(status):
+            return self._clear(entry)
         if self.database is None and not self.locked:
             return DROP if status is None and entry.temporary else GO
         try:
@@ -169,6 +178,22 @@ class Look:
         except (OSError, ValueError):
             return GO
         return GO if entry.own or time.monotonic() - entry.judged >= COMMIT_WAIT else WAIT
+
+    @staticmethod
+    def _clear(entry):
+        """
+        csync2 leaves its temporary file when the disk is full, or when it is killed, and another one at the next try.
+
+        Delete one that was made while a peer was connected, is still as mkstemp() made it, and is open nowhere.
+        """
+        if time.monotonic() - entry.judged < LEFT_AFTER or _is_open(entry.path):
+            return WAIT
+        try:
+            os.unlink(entry.path)
+        except OSError:
+            return WAIT  # a disk that can only be read, say
+        log.info("csyncsync: deleted a temporary file that csync2 had left")
+        return DROP
 
     def _compare(self, entry, status):
         """Compare a path's state with csync2's record of it."""
@@ -239,6 +264,17 @@ def _commits(database):
             return int.from_bytes(file.read(28)[24:], "big")
     except OSError:
         return 0
+
+
+def _is_open(path):
+    """Tell whether any process has a file open."""
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), os.scandir(os.fsencode(f"/proc/{process}/fd")) as descriptors:
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):
+                    if os.readlink(descriptor.path) == path:
+                        return True
+    return False
 
 
 def _is_unfinished(status):

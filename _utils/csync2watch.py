@@ -74,6 +74,7 @@ class Entry:
         "commits",
         "compare",
         "covers",
+        "csync2s",
         "first",
         "group",
         "hold",
@@ -108,6 +109,8 @@ class Entry:
         self.came = False
         #: something below it was not noted on its own, because this entry stands for it
         self.covers = False
+        #: a temporary file that was made while a peer was connected
+        self.csync2s = False
         self.temporary = csync2echo.is_temporary(os.path.basename(path))
         #: when it was first found ready, and the number of the database's commit then
         self.judged = None
@@ -501,7 +504,7 @@ class Watcher:
         """Look again in a moment; a newer entry of the same path takes this one in."""
         newer = group.pending.get(entry.path)
         if newer is not None:
-            for name in ("tree", "moved", "came", "covers", "own", "written", "compare"):
+            for name in ("tree", "moved", "came", "covers", "own", "written", "compare", "csync2s"):
                 setattr(newer, name, getattr(newer, name) or getattr(entry, name))
             newer.judged = entry.judged
             return

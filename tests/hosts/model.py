@@ -35,6 +35,7 @@ class Part:
         self.random = random.Random(seed)
         self.tops = os.fsencode(model), os.fsencode(real)
         self.changes, self._stop, self._thread = 0, threading.Event(), None
+        self._half_done = False
         for top in self.tops:
             os.makedirs(top)
 
@@ -51,25 +52,33 @@ class Part:
         finally:
             self._stop.set()
             self._thread.join()
+            self._mend()
 
     def _run(self, rate):
         while not self._stop.wait(self.random.expovariate(rate)):
             self.change()
 
     def change(self):
-        """One change. What cannot be done (a full disk) is left half done in both."""
+        """One change. What could be done in part (a full disk, a host that goes down) is as it came out in both."""
+        self._mend()
         act = self.random.choice([getattr(self, name) for name in sorted(dir(self)) if name.startswith("do_")])
         step = act()
-        if step is None:
-            return
         model, real = self.tops
+        if step is None or not os.path.isdir(real):
+            return
         try:
             step(real)
         except OSError:
-            self._take_over(model, real)
+            self._half_done = True
         else:
             step(model)
         self.changes += 1
+
+    def _mend(self):
+        model, real = self.tops
+        if self._half_done and os.path.isdir(real):
+            self._take_over(model, real)
+            self._half_done = False
 
     @staticmethod
     def _take_over(model, real):

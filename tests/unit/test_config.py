@@ -50,6 +50,7 @@ EVERYTHING = {
     "backup_generations": 5,
     "receive_only": ["web3"],
     "address": "10.0.0.0/24",
+    "hold": {"number": 20, "share": 0.3},
     "seed": "web1",
     "tls": False,
     "key": "k" * 64,

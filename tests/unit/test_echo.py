@@ -8,6 +8,7 @@ import socket
 import sqlite3
 
 import csync2
+import pytest
 from watching import on_loop
 
 
@@ -240,3 +241,30 @@ async def test_files_in_a_directory_that_csync2_made(host):
     (host.tree / "d" / "e" / "mine").write_text("x")
     host.record(host.tree / "d", host.tree / "d" / "e")
     await host.until(lambda: host.lines() == [b"d/e/mine"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="csync2 runs as root")
+@on_loop
+async def test_a_temporary_file_that_csync2_left_is_deleted_and_no_other_one(host):
+    host.make_database()
+    host.config()
+    await host.start()
+    host.code["csync2echo"].LEFT_AFTER = 0.3
+
+    def make(name, mode=0o600):
+        return os.open(host.tree / name, os.O_CREAT | os.O_WRONLY, mode)
+
+    os.close(make(".alone.aB3dE6"))
+    await host.quiet(0.3)
+    with a_peer_sends(host):
+        await host.quiet(0.2)
+        opened = make(".open.aB3dE6")
+        for name, mode in ((".left.aB3dE6", 0o600), (".chosen.backup", 0o600), (".mode.aB3dE6", 0o644)):
+            os.close(make(name, mode))
+        os.close(make("moved"))
+        (host.tree / "moved").rename(host.tree / ".moved.aB3dE6")
+        await host.until(lambda: not (host.tree / ".left.aB3dE6").exists())
+        await host.quiet(1)
+    kept = {".alone.aB3dE6", ".open.aB3dE6", ".chosen.backup", ".mode.aB3dE6", ".moved.aB3dE6"}
+    assert {path.name for path in host.tree.iterdir()} == kept
+    os.close(opened)
