@@ -46,6 +46,9 @@ PILLAR_AGE_WITHOUT = 1
 #: Seconds of silence after which a minion is asked whether its job still runs; while it does, it is waited for.
 ANSWER = 10
 
+#: Conflicts that the table of hosts names for each host and group.
+CONFLICTS_SHOWN = 5
+
 _groups_of = {}
 _local = threading.local()
 
@@ -624,8 +627,9 @@ def _short_status(minion, answers, group):
     parts = [found["error"]] if found["error"] else []
     if found["state"] != "established":
         parts.append(f"joining ({found['state']})")
-    conflicts = _conflicts(minion, answers, group)
-    parts += [f"CONFLICT with {other}: {path}" for path, other in sorted(conflicts.items())]
+    conflicts = sorted(_conflicts(minion, answers, group).items())
+    parts += [f"CONFLICT with {other}: {path}" for path, other in conflicts[:CONFLICTS_SHOWN]]
+    parts += [f"{len(conflicts) - CONFLICTS_SHOWN} more CONFLICTS"] if len(conflicts) > CONFLICTS_SHOWN else []
     parts += [f"{n} to send to {other}" for other, n in found["dirty"].items()]
     parts += [f"{other} unreachable" for other in found["unreachable"]]
     if found["journal"]:

@@ -98,7 +98,7 @@ DISK = "/srv/disk"
 @pytest.fixture
 def small_disk(hosts):
     """A group whose files are on a small disk of their own on web3."""
-    hosts.shell("web3", f"mkdir -p {DISK} && mount -t tmpfs -o size=4m tmpfs {DISK}")
+    hosts.shell("web3", f"mkdir -p {DISK} && mount -t tmpfs -o size=4m,mode=755 tmpfs {DISK}")
     try:
         with hosts.pillar({"wwwdisk": {"members": "web*", "include": [DISK], "exclude": ["ballast"]}}):
             hosts.apply(sls="csyncsync.groups")
