@@ -8,6 +8,8 @@ import shutil
 
 #: Every file and directory of a new tree has this time, so that no first content finds anything different.
 TIME = 1_700_000_000_000_000_000
+#: How the files are named by which a system is asked whether it carries changes.
+CANARY = "canary-"
 
 
 class Tree:
@@ -69,7 +71,10 @@ def _remove(top):
 
 
 def digests(tops, skip=()):
-    """One hash of names, modes and contents for each of these trees; equal if the trees are."""
+    """
+    One hash of names, modes and contents for each of these trees; equal if the trees are. Canaries do not count: their
+    content is looked at when they are sent, and all hosts change them in a row, which ends as a conflict with lsyncd.
+    """
     with multiprocessing.get_context("fork").Pool(2) as pool:
         return pool.map(_digest, [(top, skip) for top in tops])
 
@@ -79,7 +84,7 @@ def _digest(task):
     total = hashlib.sha256()
     for directory, names, files in os.walk(top):
         names[:] = sorted(name for name in names if name not in skip)
-        for name in sorted(files):
+        for name in sorted(name for name in files if not name.startswith(CANARY)):
             path = os.path.join(directory, name)
             with open(path, "rb") as file:
                 total.update(f"{os.path.relpath(path, top)}\0{os.stat(path).st_mode}\0".encode())

@@ -108,13 +108,13 @@ class System:
         """Change a file on one host, and wait until it is the same on all."""
         self._canaries += 1
         content = f"{self._canaries} from {host}\n" * (1 + self._canaries % 7)
-        with open(f"{self.top(host)}/canary-{host}", "w", encoding="utf-8") as file:
+        with open(f"{self.top(host)}/{trees.CANARY}{host}", "w", encoding="utf-8") as file:
             file.write(content)
 
         def missing():
             for other in self.hosts:
                 try:
-                    with open(f"{self.top(other)}/canary-{host}", encoding="utf-8") as file:
+                    with open(f"{self.top(other)}/{trees.CANARY}{host}", encoding="utf-8") as file:
                         if file.read() != content:
                             return f"{other} has not got what {host} wrote"
                 except FileNotFoundError:
