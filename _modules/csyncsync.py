@@ -17,7 +17,6 @@ import logging
 import os
 import socket
 import sqlite3
-import stat
 import time
 
 import csync2
@@ -34,10 +33,6 @@ STATE_DIR = "/var/lib/csyncsync"
 DATABASE_DIR = "/var/lib/csync2"
 #: Seconds until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
-#: Seconds since 1970 at which csync2 was killed here, one a line; files that old then are what it was at; how long the
-#: times are kept.
-KILLED = os.path.join(STATE_DIR, "killed")
-KILLED_WITHIN, KILLED_KEPT = 5.0, 3600.0
 #: An include root that is empty now, and from which more than this number of files have vanished, holds a push.
 EMPTIED = 10
 
@@ -741,7 +736,6 @@ def _push(group, config, full, release, result):
         result.update(state="joining", comment="waits for the master to have an established host admit it")
         return
     result["checked"] = _check_journal(group, config, full)
-    _disown_half_done(group)
     peers = _peers_to_serve(group, config)
     vanished = _vanishing(group, config, peers)
     if vanished and not release:
@@ -845,35 +839,6 @@ def _parents(path, roots):
         path = os.path.dirname(path)
         result.append(path)
     return reversed(result) if path in roots else []
-
-
-def _disown_half_done(group):
-    """
-    Drop the marks of what a csync2 that was killed here had just begun to write: it is no change of this host, and the
-    host that has sent it sends it again.
-
-    csync2 makes files with mode 0600 and directories with mode 0700 (rsync.c, daemon.c), and sets owner, mode and time
-    last. When it was killed is noted by its unit (csync2@.service).
-    """
-    times = [int(line) for line in (_read(KILLED) or "").split() if line.isdigit()]
-    if not times:
-        return
-
-    def half_done(path):
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return False
-        fresh = stat.S_IFREG | 0o600, stat.S_IFDIR | 0o700
-        return status.st_mode in fresh and any(-KILLED_WITHIN <= status.st_ctime - when <= 2 for when in times)
-
-    with _open_database(group, write=True) as database:
-        found = {path for path, _, _ in database.dirty() if half_done(path)}
-        if found:
-            database.keep_dirty(lambda path, peer: path not in found)
-    if times[-1] < time.time() - KILLED_KEPT:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(KILLED)
 
 
 def _vanishing(group, config, peers):
