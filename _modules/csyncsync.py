@@ -35,6 +35,10 @@ DATABASE_DIR = "/var/lib/csync2"
 PEER_RETRY = (5.0, 20.0)
 #: An include root that is empty now, and from which more than this number of files have vanished, holds a push.
 EMPTIED = 10
+#: Seconds that the time of a file may lag behind the clock: the kernel's last tick, of at least 100 a second.
+CLOCK_TICK = 0.02
+#: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
+LOCK_PROBE = 0.2
 
 
 def __virtual__():
@@ -662,7 +666,7 @@ def push(group, full=False, release=False, **kwargs):
     began = time.time()
     refused = _read_json(_group_path(group, "push.json"), {}).get("refused") or {}
     result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
-    with _locked(group) as mine:
+    with _locked(group, wait=LOCK_PROBE) as mine:
         if not mine:
             result.update(state="running", comment="another push of this group is under way here")
         else:
@@ -735,13 +739,14 @@ def _push(group, config, full, release, result):
         _record(group)
         result.update(state="joining", comment="waits for the master to have an established host admit it")
         return
+    since = time.time() - CLOCK_TICK
     result["checked"] = _check_journal(group, config, full)
     peers = _peers_to_serve(group, config)
     vanished = _vanishing(group, config, peers)
     if vanished and not release:
         result.update(state="held", comment=vanished)
         return
-    result["left"] = _send(group, config, peers)
+    result["left"] = _send(group, config, peers, since)
     result["refused"] = _refused(group, config, result["refused"])
 
 
@@ -868,9 +873,9 @@ def _peers_to_serve(group, config):
     return [peer for peer in sorted(_left(group, config)) if due(peer)]
 
 
-def _send(group, config, peers):
+def _send(group, config, peers, since):
     """
-    csync2 -u, to all peers at once; notes who failed, and when to try it again.
+    csync2 -u, to all peers at once, after a check that began at ``since``; notes who failed, and when to try it again.
 
     Returns ``{address: entries}`` that are left.
     """
@@ -878,7 +883,7 @@ def _send(group, config, peers):
     before = _read_json(path, {})
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
-    for peer, problem in csync2run.send_all(group, config["database"], peers, stalled).items():
+    for peer, problem in csync2run.send_all(group, config["database"], peers, since, stalled).items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
             times = stalled.get(peer, 0) + problem.endswith(csync2run.STALLED)
@@ -1041,10 +1046,11 @@ def admit(group, host, digests=None):
         problems = _root_problems(group)
         if problems or _database_state(group) != csync2.Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
+        began = time.time() - CLOCK_TICK
         _compare(group, config, peer, mark=True)
         _mark_contents(group, config, peer, digests)
         marked = _dirty_peers(group).get(peer, 0)
-        problem = csync2run.send_all(group, config["database"], [peer])[peer]
+        problem = csync2run.send_all(group, config["database"], [peer], began)[peer]
         if problem:
             raise CommandExecutionError(f"{host}: {problem}")
         return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}

@@ -743,6 +743,10 @@ class Database:
             )
         )
 
+    def is_dirty(self, path):
+        """Tell whether a path in bytes is to be sent to anybody."""
+        return bool(self._rows("SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT) LIMIT 1", encode(path)))
+
     def dirty(self, peers=None):
         """What is still to be sent (to some peers): ``[(path in bytes, peer's address, forced), …]``."""
         names = None if peers is None else [encode(peer.encode()) for peer in peers]

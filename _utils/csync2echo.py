@@ -6,6 +6,7 @@ the standard library, ``csync2inotify`` for the names of events, and ``csync2`` 
 """
 
 import contextlib
+import fcntl
 import importlib.util
 import logging
 import os
@@ -25,6 +26,8 @@ GO, ALONE, DROP, WAIT = "go", "alone", "drop", "wait"
 #: to a path (it commits every four seconds or so, later on a busy host).
 COMMIT_WAIT = 60.0
 RECORD_WAIT = 1.0
+#: Seconds that a push may take from its last look at what is left to its end.
+PUSH_ENDS = 0.2
 #: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
 #: rename may have come too early to be seen.
 OWN_WAIT = 3.0
@@ -49,6 +52,21 @@ LEFT_AFTER = 10.0
 def is_temporary(name):
     """Tell whether a file is named as csync2's temporary ones."""
     return _TEMPORARY.match(name) is not None
+
+
+def is_pushing(directory):
+    """Tell whether a push holds the lock of a group, given the group's directory."""
+    try:
+        handle = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 class Filter:
@@ -199,7 +217,7 @@ class Look:
         """Compare a path's state with csync2's record of it."""
         record = self.database.record(entry.path)
         if status is None:
-            return GO if record is not None or self.database.has_below(entry.path) else DROP
+            return GO if record is not None or self.database.has_below(entry.path) else self._drop(entry)
         text = self.csync2.check_text(entry.path, status)
         if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             entry.group.linked = entry.group.linked or entry.written or text != record
@@ -208,13 +226,25 @@ class Look:
         if record is None or text != record:
             return DROP if entry.compare and not entry.own else GO
         if stat.S_ISDIR(status.st_mode):
-            return GO if entry.moved else DROP
+            return GO if entry.moved else self._drop(entry)
         if stat.S_ISLNK(status.st_mode):
-            return DROP
+            return self._drop(entry)
         # csync2's own check cannot see a change that leaves size, second, mode and owner as they were recorded.
         if entry.own or entry.compare:
             return ALONE
         return DROP if status.st_mtime_ns % 10**9 == 0 or _is_unfinished(status) else ALONE
+
+    def _drop(self, entry):
+        """
+        DROP, unless csync2's daemon has taken in a user's change: it checks a path before it refuses it to a peer.
+
+        What is to be sent then is in its table alone. A push that is under way, or has left something, sees to it.
+        """
+        if not self.database.is_dirty(entry.path):
+            return DROP
+        if is_pushing(entry.group.directory):
+            return DROP if time.monotonic() - entry.judged >= PUSH_ENDS else WAIT
+        return DROP if os.path.exists(os.path.join(entry.group.directory, "left")) else GO
 
     def _may_be_csync2s(self, entry, verdict):
         """

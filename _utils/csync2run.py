@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import ssl
+import stat
 import struct
 import subprocess
 import threading
@@ -198,11 +199,13 @@ def answers(peer, within=ANSWER_WITHIN):
 # --- Sending ---------------------------------------------------------------------------------------------
 
 
-def send_all(group, database, peers, failed=None):
+def send_all(group, database, peers, since, failed=None):
     """
     Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
     for one that answered, whatever it refused.
 
+    since
+        When csync2's check of this push began, in seconds since the epoch: what has changed after that stays marked.
     failed
         ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
         answer, and get the more time the more often they stood still.
@@ -216,7 +219,7 @@ def send_all(group, database, peers, failed=None):
         if peer in failed and not answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
         try:
-            _Send(group, database, peer, failed.get(peer, 0)).all(alone)
+            _Send(group, database, peer, since, failed.get(peer, 0)).all(alone)
         except CommandError as err:
             return str(err)
         return ""
@@ -228,9 +231,9 @@ def send_all(group, database, peers, failed=None):
 class _Send:
     """What one peer is sent. Its methods raise CommandError when the peer cannot be reached."""
 
-    def __init__(self, group, database, peer, stalled):
+    def __init__(self, group, database, peer, since, stalled):
         self.group, self.database, self.peer = group, database, peer
-        self.stalled = stalled
+        self.since, self.stalled = since, stalled
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Blocked(f"{self.directory}.blocked")
 
@@ -308,11 +311,30 @@ class _Send:
         done = [entry for entry in entries if entry[1] not in refused]
         if done:
             with csync2.Database(self.database, timeout=20, write=True) as shared:
-                shared.discharge(self.peer, done)
+                shared.discharge(self.peer, [entry for entry in done if not self._differs(shared, entry[1])])
         problem = _unreachable(output)
         if problem:
             raise CommandError(problem)
         return refused, interrupted
+
+    def _differs(self, shared, name):
+        """
+        Tell whether the peer may have been sent another state of a path than csync2 has recorded.
+
+        A path that changes while it is sent, and changes back, would be taken for one that the peer has: nobody would
+        send it again. Files that are written to need no such care: who writes is seen (csync2echo).
+        """
+        path = csync2.decode(name)
+        record = shared.record(path)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return record is not None
+        if record is None or (stat.S_ISREG(status.st_mode) and status.st_mtime >= self.since):
+            return False
+        # A directory's time tells of the files in it, csync2's temporary ones too.
+        changed = status.st_ctime >= self.since and not stat.S_ISDIR(status.st_mode)
+        return changed or record != csync2.check_text(path, status)
 
     def _patience(self, entries):
         largest = max(_size(entry[1]) for entry in entries)

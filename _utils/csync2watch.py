@@ -11,7 +11,6 @@ The beacon starts it, and runs it from a copy of this file that Salt does not kn
 
 import asyncio
 import collections
-import fcntl
 import heapq
 import itertools
 import json
@@ -751,7 +750,7 @@ class Watcher:
         for name, patience in (("waits", LEFT_ALONE_AFTER), ("push.json", group.alone_after)):
             told = csync2journal.mtime(os.path.join(group.directory, name))
             waits = waits and (told is None or not 0 <= wall - told <= patience)
-        if waits and now >= group.alone_at and not _locked(os.path.join(group.directory, "lock")):
+        if waits and now >= group.alone_at and not csync2echo.is_pushing(group.directory):
             group.alone_at = now + random.uniform(*ALONE_INTERVAL)
             self._push_alone(group)
 
@@ -828,21 +827,6 @@ def _write(path, text):
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text + "\n")
     os.rename(temporary, path)
-
-
-def _locked(path):
-    """Tell whether somebody holds this lock."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def _error_of(work):

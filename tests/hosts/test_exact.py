@@ -212,6 +212,24 @@ def test_only_the_time_the_mode_or_the_owner_changes(place):
     place.hosts.eventually(times, 30)
 
 
+def test_owners_and_modes_that_are_changed_back_and_forth(place):
+    """What is sent may be another state than the one that was recorded before, and that stands there again after."""
+    fill(place.top)
+    for number in range(10):
+        (place.top / f"link{number}").symlink_to("nowhere")
+        os.mkfifo(place.top / f"pipe{number}")
+    place.arrived()
+    paths = sorted(place.top.iterdir())
+    for turn in range(60):
+        for number, path in enumerate(paths):
+            if (turn + number) % 3:
+                os.lchown(path, *OWNERS[turn % 2])
+            if not path.is_symlink():
+                path.chmod((0o644, 0o755)[turn % 2] | (0o100 if path.is_dir() else 0))
+        time.sleep(0.05)
+    place.arrived()
+
+
 def test_files_directories_and_symlinks_in_turn_at_one_place(place):
     def file(path):
         path.write_text("x\n")

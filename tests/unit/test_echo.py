@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import pathlib
 import socket
@@ -229,6 +230,31 @@ async def test_what_came_and_went_goes_out_if_it_was_recorded_in_between(host):
     host.record(host.tree / ".name.AbCdEf")
     (host.tree / ".name.AbCdEf").unlink()
     await host.until(lambda: host.lines() == [b".name.AbCdEf"])
+
+
+@on_loop
+async def test_a_change_that_csync2s_daemon_has_taken_in_goes_out(host):
+    """It checks a path before it refuses it to a peer; a push that is under way, or left something, needs no event."""
+    host.make_database()
+    host.config()
+    await host.start()
+
+    def link(name):
+        (host.tree / name).symlink_to("nowhere")
+        host.record(host.tree / name)
+        host.mark(host.tree / name)
+
+    link("alone")
+    await host.until(lambda: host.lines() == [b"alone"])
+    host.discharge()
+    with open(host.group / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        link("pushing")
+        await host.quiet(1)
+    (host.group / "left").touch()
+    link("left")
+    await host.quiet(1)
+    assert not host.lines()
 
 
 @on_loop

@@ -143,6 +143,16 @@ class Host:
     def make_database(self):
         with contextlib.closing(sqlite3.connect(self.database)) as database:
             database.execute("CREATE TABLE file (filename, checktxt, UNIQUE ( filename ) ON CONFLICT REPLACE)")
+            database.execute("CREATE TABLE dirty (filename, forced, myname, peername, UNIQUE ( filename, peername ))")
+            database.commit()
+
+    def mark(self, *paths):
+        """What csync2 would have marked as to be sent."""
+        with contextlib.closing(sqlite3.connect(self.database)) as database:
+            for path in paths:
+                database.execute(
+                    "INSERT INTO dirty VALUES (CAST(? AS TEXT), 0, 'a', 'b')", (csync2.encode(os.fsencode(path)),)
+                )
             database.commit()
 
     def record(self, *paths):
