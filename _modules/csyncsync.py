@@ -23,6 +23,7 @@ import csync2
 import csync2cert
 import csync2journal
 import csync2run
+import csync2send
 from salt.exceptions import CommandExecutionError
 
 log = logging.getLogger(__name__)
@@ -883,7 +884,7 @@ def _send(group, config, peers, since):
     before = _read_json(path, {})
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
-    for peer, problem in csync2run.send_all(group, config["database"], peers, since, stalled).items():
+    for peer, problem in csync2send.send_all(group, config["database"], peers, since, stalled).items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
             times = stalled.get(peer, 0) + problem.endswith(csync2run.STALLED)
@@ -1050,7 +1051,7 @@ def admit(group, host, digests=None):
         _compare(group, config, peer, mark=True)
         _mark_contents(group, config, peer, digests)
         marked = _dirty_peers(group).get(peer, 0)
-        problem = csync2run.send_all(group, config["database"], [peer], began)[peer]
+        problem = csync2send.send_all(group, config["database"], [peer], began)[peer]
         if problem:
             raise CommandExecutionError(f"{host}: {problem}")
         return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}

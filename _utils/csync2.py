@@ -8,6 +8,7 @@ anywhere, on the minion and on the master alike.
 Paths of synchronized files are ``bytes`` everywhere, because a file name need not be UTF-8.
 """
 
+import collections
 import contextlib
 import fnmatch
 import hashlib
@@ -689,6 +690,11 @@ def database(directory, host, group):
     return os.path.join(directory, f"{host.lower()}_{group}.db3")
 
 
+#: A line of csync2's table of what is to be sent: its number, the encoded name, whether the peer has to take it (0, 1),
+#: this host's and the peer's encoded address.
+Entry = collections.namedtuple("Entry", "rowid name forced own peer")
+
+
 class Database:
     """
     csync2's database of one group, opened for as short as possible.
@@ -763,15 +769,16 @@ class Database:
         """
         What is to be sent to one peer: at most so many entries, in the order of their names, after a name.
 
-        Returns ``[(rowid, encoded name, forced, encoded own address, encoded peer's address), …]``.
+        Returns a list of Entry.
         """
-        return self._rows(
+        rows = self._rows(
             "SELECT rowid, filename, forced, myname, peername FROM dirty WHERE peername = CAST(? AS TEXT)"
             " AND filename > CAST(? AS TEXT) ORDER BY filename LIMIT ?",
             encode(peer.encode()),
             after,
             most,
         )
+        return [Entry(*row) for row in rows]
 
     def dirty_below(self, peer, name):
         """Tell whether anything below an encoded name is to be sent to a peer."""

@@ -1,23 +1,18 @@
 """
-Run csync2, and watch over it: with many paths, towards one peer, towards all peers at once.
+Run csync2, and watch over it: with many paths, towards one peer.
 
-Paths are bytes: no shell, no decoding. May call ``csync2`` (the grammar and the database); knows nothing of Salt, so
-that it may run in threads.
+Paths are bytes: no shell, no decoding. May call ``csync2`` (for its error) and the csync2 command; knows nothing of
+Salt, so that it may run in threads.
 """
 
-import concurrent.futures
 import contextlib
 import ipaddress
 import logging
-import os
-import re
-import shutil
+import signal
 import socket
 import ssl
-import stat
 import struct
 import subprocess
-import threading
 import time
 
 import csync2
@@ -26,43 +21,37 @@ log = logging.getLogger(__name__)
 
 #: csync2.c: char *csync_port
 PORT = 30865
-#: Where a send keeps its copy of the peer's part of the database: in memory, because a crash loses nothing with it.
-RUN_DIR = "/run/csyncsync"
 #: Seconds after which a peer that may hang is asked whether it still answers; how long it may take to take the
 #: connection (its kernel does that, so a dead host is known soon), and to greet (a busy host is no dead one).
 ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
-#: The same for a peer that failed lately: a dead host costs the others next to nothing.
-DOUBTFUL_WITHIN = 1.0
 #: Seconds without a sign of life from a run after which it is ended, though the peer answers others: of one that may
-#: go through the whole group, and of a transfer, where a sign is missing while the peer reads a file or waits for its
-#: database (csync2.c: lock timeout 12 s), with the bytes a second that it reads at least. Doubled after each try.
+#: go through the whole group.
 STALLED_AFTER = 120.0
-TRANSFER_STALLED_AFTER, READ_RATE = 20.0, 10_000_000
 STALLED = "it stands still"
 #: Seconds without a sign of life after which is asked whether the two sides wait for each other for good.
 STANDS_STILL = 3.0
 #: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
 COMMAND_BYTES = 100_000
-#: Peers that are sent to at once, and entries that one run of csync2 sends to one of them.
-PEERS_AT_ONCE = 8
-PART = 5000
-#: Runs of csync2 for one part, when something interrupts them; paths given to one that leaves others out.
-ATTEMPTS = 20
-MOST_NAMED = 200
-#: Seconds until a file is tried again in whose place the peer has a directory.
-BLOCKED_FOR = 30.0
 
 
 class CommandError(csync2.Csync2Error):
-    """csync2 ended with an error, could not be started, or had to be ended."""
+    """csync2 ended with an error, could not be started, or had to be ended. ``output`` is what it had printed."""
+
+    def __init__(self, why, output=b""):
+        super().__init__(why)
+        self.output = output
 
 
 class Interrupted(CommandError):
-    """csync2 did not come to its end: a signal killed it, or it and the peer's csync2 wait for each other for good."""
+    """
+    csync2 did not come to its end: a signal killed it, or it and the peer's csync2 wait for each other for good.
 
-    def __init__(self, why, output):
-        super().__init__(why)
-        self.output = output
+    ``by_peer`` tells whether the peer closed the connection.
+    """
+
+    def __init__(self, why, output, by_peer=False):
+        super().__init__(why, output)
+        self.by_peer = by_peer
 
 
 def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None):
@@ -92,7 +81,9 @@ def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=Non
     if process.returncode not in fine:
         text = output.decode("utf-8", "backslashreplace").strip()[-400:]
         why = f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text}"
-        raise Interrupted(why, output) if process.returncode < 0 else CommandError(why)
+        if process.returncode < 0:
+            raise Interrupted(why, output, by_peer=process.returncode == -signal.SIGPIPE)
+        raise CommandError(why, output)
     return output
 
 
@@ -131,8 +122,7 @@ def _wait(process, peer, patience, hopeless):
             why = STALLED
         if why:
             process.kill()
-            process.communicate()
-            raise CommandError(f"Connection to {peer} ended: {why}")
+            raise CommandError(f"Connection to {peer} ended: {why}", process.communicate()[0])
         if still > STANDS_STILL and hopeless:
             if hopeless():
                 process.kill()
@@ -194,230 +184,3 @@ def answers(peer, within=ANSWER_WITHIN):
             return bool(sock.recv(64))
     except OSError:
         return False
-
-
-# --- Sending ---------------------------------------------------------------------------------------------
-
-
-def send_all(group, database, peers, since, failed=None):
-    """
-    Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
-    for one that answered, whatever it refused.
-
-    since
-        When csync2's check of this push began, in seconds since the epoch: what has changed after that stays marked.
-    failed
-        ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
-        answer, and get the more time the more often they stood still.
-
-    Each peer gets a run of csync2 of its own, with a copy of its part of the database: runs that share a database wait
-    for each other by whole seconds, and keep csync2's server from writing into it.
-    """
-    alone, failed = threading.Lock(), failed or {}
-
-    def send(peer):
-        if peer in failed and not answers(peer, DOUBTFUL_WITHIN):
-            return f"Connection to {peer} failed: it does not answer"
-        try:
-            _Send(group, database, peer, since, failed.get(peer, 0)).all(alone)
-        except CommandError as err:
-            return str(err)
-        return ""
-
-    with concurrent.futures.ThreadPoolExecutor(max_workers=PEERS_AT_ONCE) as pool:
-        return dict(zip(peers, pool.map(send, peers)))
-
-
-class _Send:
-    """What one peer is sent. Its methods raise CommandError when the peer cannot be reached."""
-
-    def __init__(self, group, database, peer, since, stalled):
-        self.group, self.database, self.peer = group, database, peer
-        self.since, self.stalled = since, stalled
-        self.directory = os.path.join(RUN_DIR, group, peer)
-        self.blocked = _Blocked(f"{self.directory}.blocked")
-
-    def all(self, alone):
-        """Send all that is marked. ``alone`` is the lock of the database that all share."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-        os.makedirs(self.directory, mode=0o700)
-        try:
-            left, held = self._parts()
-            if held:
-                self._parts()  # what only now is empty goes now
-            elif left:
-                # Directories that only now are empty; and paths whose parent the peer lacks: csync2 then needs the
-                # records of everything below that. One at a time, because this is the database that all share.
-                only = left[:MOST_NAMED] if self.blocked.names else ()
-                with alone:
-                    run(self.group, "-u", "-P", self.peer, *only, peer=self.peer, fine=(0, 1))
-        finally:
-            shutil.rmtree(self.directory, ignore_errors=True)
-
-    def _parts(self):
-        """
-        Send part after part. Returns what the peer, which answers, has left (see _entries), and whether anything
-        was held.
-
-        What replaces a directory goes after what was in the directory, and only if all that is gone: csync2's two sides
-        wait for each other for good when a file is sent to a place where the peer has a directory that is not empty.
-        """
-        after, left, held = b"", [], False
-        while True:
-            with csync2.Database(self.database, timeout=20) as shared:
-                part = shared.part(self.peer, after, PART)
-                late = {entry for entry in part if shared.dirty_below(self.peer, entry[1]) and _replaces(entry[1])}
-            if not part:
-                return left, held
-            after = part[-1][1]
-            left += self._entries([entry for entry in part if entry not in late])
-            with csync2.Database(self.database, timeout=20) as shared:
-                ready = [entry for entry in late if not shared.dirty_below(self.peer, entry[1])]
-            held = held or len(ready) < len(late)
-            left += self._entries(ready)
-
-    def _entries(self, entries):
-        """Send some entries of the database. Returns the paths that the peer has left, but for blocked ones."""
-        waiting = [entry for entry in entries if not self.blocked.has(entry[1])]
-        for attempt in range(1, ATTEMPTS + 1):
-            if not waiting:
-                break
-            refused, interrupted = self._once(waiting)
-            waiting = [entry for entry in waiting if entry[1] in refused]
-            if not interrupted:
-                break
-            if attempt == ATTEMPTS:
-                raise interrupted
-            waiting = [entry for entry in waiting if not self.blocked.has(entry[1])]
-        return [csync2.decode(entry[1]) for entry in waiting]
-
-    def _once(self, entries):
-        """One run of csync2 with some entries. Returns (names that are still to be sent, why it was interrupted)."""
-        copy, interrupted = self._copy(self.directory, entries), None
-        flags = ("-D", self.directory, "-u", "-P", self.peer)
-        try:
-            output = run(
-                self.group,
-                *flags,
-                peer=self.peer,
-                fine=(0, 1),
-                patience=self._patience(entries),
-                hopeless=lambda: self._is_blocked(copy, entries),
-            )
-        except Interrupted as err:
-            output, interrupted = err.output, err
-        with csync2.Database(copy, timeout=20) as sent:
-            refused = sent.dirty_names()
-        done = [entry for entry in entries if entry[1] not in refused]
-        if done:
-            with csync2.Database(self.database, timeout=20, write=True) as shared:
-                shared.discharge(self.peer, [entry for entry in done if not self._differs(shared, entry[1])])
-        problem = _unreachable(output)
-        if problem:
-            raise CommandError(problem)
-        return refused, interrupted
-
-    def _differs(self, shared, name):
-        """
-        Tell whether the peer may have been sent another state of a path than csync2 has recorded.
-
-        A path that changes while it is sent, and changes back, would be taken for one that the peer has: nobody would
-        send it again. Files that are written to need no such care: who writes is seen (csync2echo).
-        """
-        path = csync2.decode(name)
-        record = shared.record(path)
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return record is not None
-        if record is None or (stat.S_ISREG(status.st_mode) and status.st_mtime >= self.since):
-            return False
-        # A directory's time tells of the files in it, csync2's temporary ones too.
-        changed = status.st_ctime >= self.since and not stat.S_ISDIR(status.st_mode)
-        return changed or record != csync2.check_text(path, status)
-
-    def _patience(self, entries):
-        largest = max(_size(entry[1]) for entry in entries)
-        return (TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
-
-    def _copy(self, directory, entries):
-        path = os.path.join(directory, os.path.basename(self.database))
-        with csync2.Database(self.database, timeout=20) as shared:
-            shared.copy(path, entries)
-        return path
-
-    def _is_blocked(self, copy, entries):
-        """Ask the peer which of the files that are still to be sent are directories there."""
-        with csync2.Database(copy, timeout=20) as sent:
-            waiting = sent.dirty_names()
-        probe = os.path.join(self.directory, "probe")
-        os.makedirs(probe, exist_ok=True)
-        self._copy(probe, [entry for entry in entries if entry[1] in waiting and _is_file(entry[1])])
-        flags = ("-v", "-v", "-D", probe, "-u", "-d", "-P", self.peer)
-        try:
-            output = run(self.group, *flags, peer=self.peer, fine=(0, 1), hopeless=lambda: True)
-        except Interrupted as err:  # it takes its time, over a large file perhaps
-            output = err.output
-        except CommandError:
-            return False
-        return self.blocked.add(_directories(output, self.peer))
-
-
-class _Blocked:
-    """Files in whose place the peer has a directory with files of its own: those that csync2 is not to send now."""
-
-    def __init__(self, path):
-        self.path, self.names = path, set()
-        with contextlib.suppress(OSError):
-            if 0 <= time.time() - os.stat(path).st_mtime <= BLOCKED_FOR:
-                with open(path, "rb") as file:
-                    self.names = set(file.read().split(b"\0")) - {b""}
-
-    def has(self, name):
-        """Tell whether a file, given its encoded name, is to be left out."""
-        return name in self.names and _is_file(name)
-
-    def add(self, names):
-        """Take in encoded names. Tells whether there were any."""
-        if names:
-            self.names |= names
-            with open(self.path, "wb") as file:
-                file.write(b"\0".join(self.names))
-            log.warning("csyncsync: %d files would replace directories that are not empty there", len(self.names))
-        return bool(names)
-
-
-def _is_file(name):
-    """Tell whether there is a regular file at a place, given its encoded name."""
-    path = csync2.decode(name)
-    return os.path.isfile(path) and not os.path.islink(path)
-
-
-def _size(name):
-    """Bytes of what is at a place, given its encoded name."""
-    try:
-        return os.lstat(csync2.decode(name)).st_size
-    except OSError:
-        return 0
-
-
-def _replaces(name):
-    """Tell whether there is anything but a directory at a place, given its encoded name."""
-    path = csync2.decode(name)
-    return os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path))
-
-
-def _directories(output, peer):
-    """Encoded names of what the peer has as directories, given what ``csync2 -v -v -u -d`` printed (update.c)."""
-    begin = rb"(?:^|\n)Updating (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
-    sections = re.split(begin, output, flags=re.DOTALL)
-    found = zip(sections[1::2], sections[2::2])
-    return {csync2.encode(path) for path, told in found if re.search(rb"^>>> PEER: .*type=dir", told, re.MULTILINE)}
-
-
-def _unreachable(output):
-    """The line in which csync2 says that it could not talk to the peer ("" if there is none)."""
-    for line in output.decode("utf-8", "backslashreplace").splitlines():
-        if "onnect" in line or "SSL" in line or "TLS" in line or "cetrif" in line:
-            return line[:200]
-    return ""

@@ -337,6 +337,35 @@ def test_a_file_in_place_of_a_directory_that_a_peer_cannot_empty(hosts, place):
     place.arrived(90)
 
 
+def test_deletions_below_what_is_a_file_by_now(hosts, place):
+    """A host that was away is to delete what was in a directory, where all others have a file; csync2 cannot look."""
+    others = hosts.others(place.origin)
+    fill(place.top / "d")
+    fill(place.top / "e")
+    place.arrived()
+    hosts.settled("wwwshared")
+    for host in others:
+        hosts.exec(host, "systemctl", "stop", "csync2.socket")
+    try:
+        for name in ("d", "e"):
+            shutil.rmtree(place.top / name)
+        hosts.eventually(lambda: "e/sub" in str(hosts.shell(place.origin, "csync2 -C wwwshared -M; true")), 30)
+        (place.top / "d").write_text("a file\n")
+        (place.top / "e").symlink_to("/etc")
+        hosts.eventually(lambda: hosts.status(place.origin, "wwwshared")["unreachable"], 30)
+        for host in others:  # as it may be after a conflict was resolved
+            there = hosts.path(host, place.shared)
+            for name in ("d", "e"):
+                shutil.rmtree(there / name)
+            (there / "d").write_text("a file\n")
+            (there / "e").symlink_to("/etc")
+    finally:
+        for host in others:
+            hosts.exec(host, "systemctl", "start", "csync2.socket")
+    place.arrived(90)
+    hosts.settled("wwwshared", seconds=90)
+
+
 def test_files_that_vanish_while_they_are_sent(hosts, place):
     """csync2 crashes when it is about to read one; nobody is left out because of that."""
 

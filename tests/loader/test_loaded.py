@@ -34,6 +34,7 @@ UTILS = {
     "csync2inotify.watch_limit",
     "csync2journal.write",
     "csync2run.run",
+    "csync2send.send_all",
     "csync2watch.send",
 }
 

@@ -1,0 +1,435 @@
+"""
+Send what is marked in csync2's database to the peers, to all of them at once.
+
+Each peer gets runs of csync2 of its own, with a copy of its part of the database: runs that share a database wait for
+each other by whole seconds, and keep csync2's server from writing into it. What the peer has taken is discharged in the
+shared database after each run.
+
+May call ``csync2`` (names, states, the database) and ``csync2run``; knows nothing of Salt, so that it may run in
+threads.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import logging
+import os
+import re
+import shutil
+import stat
+import threading
+import time
+
+import csync2
+import csync2run
+
+log = logging.getLogger(__name__)
+
+#: Where a send keeps its copy of the peer's part of the database: in memory, because a crash loses nothing with it.
+RUN_DIR = "/run/csyncsync"
+#: Seconds that a peer that failed lately has to answer: a dead host costs the others next to nothing.
+DOUBTFUL_WITHIN = 1.0
+#: Seconds for which a transfer may stand still while the peer answers others: it reads a file, or waits for its
+#: database (csync2.c: lock timeout 12 s); and the bytes a second that it reads at least. Doubled after each try.
+TRANSFER_STALLED_AFTER, READ_RATE = 20.0, 10_000_000
+#: Peers that are sent to at once, and entries that one run of csync2 sends to one of them.
+PEERS_AT_ONCE = 8
+PART = 5000
+#: Runs of csync2 for one part, when something interrupts them; those that end at the same path; paths given to one that
+#: leaves others out.
+ATTEMPTS, ATTEMPTS_AT_ONE = 20, 3
+MOST_NAMED = 200
+#: Entries that csync2 on the peer may not have committed when it dies: it commits after 1,000 queries, of which an
+#: entry takes at least three (db.c, csync_db_maycommit()).
+UNCOMMITTED = 400
+#: Seconds until a file is tried again in whose place the peer has a directory.
+BLOCKED_FOR = 30.0
+#: Seconds for which is known what was under way when the peer's csync2 died; and for which a file that only lacks owner
+#: and mode is taken for that, if it had others before.
+UNDER_WAY_FOR, COMPLETED_WITHIN = 86400.0, 60.0
+
+
+def send_all(group, database, peers, since, failed=None):
+    """
+    Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
+    for one that answered, whatever it refused.
+
+    since
+        When csync2's check of this push began, in seconds since the epoch: what has changed after that stays marked.
+    failed
+        ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
+        answer, and get the more time the more often they stood still.
+    """
+    alone, failed = threading.Lock(), failed or {}
+
+    def send(peer):
+        if peer in failed and not csync2run.answers(peer, DOUBTFUL_WITHIN):
+            return f"Connection to {peer} failed: it does not answer"
+        try:
+            _Send(group, database, peer, since, failed.get(peer, 0), alone).all()
+        except csync2run.CommandError as err:
+            return str(err)
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=PEERS_AT_ONCE) as pool:
+        return dict(zip(peers, pool.map(send, peers)))
+
+
+class _Send:
+    """
+    What one peer is sent. Its methods raise CommandError when the peer cannot be reached.
+
+    Entries are csync2.Entry; names are as csync2 writes them into its database. ``alone`` is the lock of the database
+    that all share.
+    """
+
+    def __init__(self, group, database, peer, since, stalled, alone):
+        self.group, self.database, self.peer = group, database, peer
+        self.since, self.stalled, self.alone = since, stalled, alone
+        self.directory = os.path.join(RUN_DIR, group, peer)
+        self.blocked = _Names(f"{self.directory}.blocked", BLOCKED_FOR)
+        self.under_way = _Names(f"{self.directory}.under-way", UNDER_WAY_FOR)
+
+    def all(self):
+        """Send all that is marked."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.makedirs(self.directory, mode=0o700)
+        try:
+            left, held = self._parts()
+            if held:
+                self._parts()  # what only now is empty goes now
+            elif left:
+                # Directories that only now are empty; and paths whose parent the peer lacks: csync2 then needs the
+                # records of everything below that. One at a time, because this is the database that all share.
+                only = left[:MOST_NAMED] if self.blocked.names else ()
+                with self.alone:
+                    csync2run.run(self.group, "-u", "-P", self.peer, *only, peer=self.peer, fine=(0, 1))
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _parts(self):
+        """
+        Send part after part. Returns the paths that the peer, which answers, has left, and whether anything was held.
+
+        What replaces a directory goes after what was in the directory, and only if all that is gone: csync2's two sides
+        wait for each other for good when a file is sent to a place where the peer has a directory that is not empty.
+        """
+        after, left, held = b"", [], False
+        while True:
+            with self._shared() as shared:
+                part = shared.part(self.peer, after, PART)
+                late = {entry for entry in part if shared.dirty_below(self.peer, entry.name) and _replaces(entry.name)}
+            if not part:
+                return left, held
+            after = part[-1].name
+            left += self._entries([entry for entry in part if entry not in late])
+            with self._shared() as shared:
+                ready = [entry for entry in late if not shared.dirty_below(self.peer, entry.name)]
+            held = held or len(ready) < len(late)
+            left += self._entries(ready)
+
+    def _entries(self, entries):
+        """Send some entries of the database. Returns the paths that the peer has left, but for blocked ones."""
+        waiting = [entry for entry in entries if not self._is_blocked(entry.name)]
+        ended_at = collections.Counter()
+        for attempt in range(1, ATTEMPTS + 1):
+            if not waiting:
+                break
+            kept, why, at = self._once(waiting)
+            if why and attempt == ATTEMPTS:
+                raise why
+            ended_at[at] += bool(why)
+            waiting = [
+                entry
+                for entry in waiting
+                if entry.name in kept and not self._is_blocked(entry.name) and ended_at[entry.name] < ATTEMPTS_AT_ONE
+            ]
+            if not why:
+                break
+        waiting = self._complete(self._without_gone(waiting))
+        return [csync2.decode(entry.name) for entry in waiting]
+
+    def _once(self, entries):
+        """One run of csync2. Returns (names that are still to be sent, why it was interrupted, the last name)."""
+        copy, why = self._copy(self.directory, entries), None
+        try:
+            output = self._run(
+                "-v", self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
+            )
+        except csync2run.Interrupted as err:
+            output, why = err.output, err
+        except csync2run.CommandError as err:
+            self.under_way.add(_Told(err.output, self.peer).names[-1:])
+            raise
+        told = _Told(output, self.peer)
+        with csync2.Database(copy, timeout=20) as sent:
+            kept = sent.dirty_names()
+        if told.unreachable:
+            raise csync2run.CommandError(told.unreachable)
+        if told.is_cut_off and not why:
+            why = csync2run.Interrupted(f"Connection to {self.peer} was closed", output, by_peer=True)
+        if why and why.by_peer:
+            # What csync2 there has not committed is not known to it: it would take that for a change of its own.
+            self.under_way.add(told.names[-1:])
+            kept |= set(told.names[-UNCOMMITTED:])
+        self._discharge([entry for entry in entries if entry.name not in kept])
+        return kept, why, told.names[-1] if told.names else None
+
+    def _discharge(self, entries):
+        if entries:
+            self.under_way.drop(entry.name for entry in entries)
+            with csync2.Database(self.database, timeout=20, write=True) as shared:
+                shared.discharge(self.peer, [entry for entry in entries if not self._differs(shared, entry.name)])
+
+    def _differs(self, shared, name):
+        """
+        Tell whether the peer may have been sent another state of a path than csync2 has recorded.
+
+        A path that changes while it is sent, and changes back, would be taken for one that the peer has: nobody would
+        send it again. Files that are written to need no such care: who writes is seen (csync2echo).
+        """
+        path = csync2.decode(name)
+        record = shared.record(path)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return record is not None
+        if record is None or (stat.S_ISREG(status.st_mode) and status.st_mtime >= self.since):
+            return False
+        # A directory's time tells of the files in it, csync2's temporary ones too.
+        changed = status.st_ctime >= self.since and not stat.S_ISDIR(status.st_mode)
+        return changed or record != csync2.check_text(path, status)
+
+    # ---- What a peer refuses without a conflict
+
+    def _without_gone(self, entries):
+        """
+        Discharge deletions below a path that is no directory, here and on the peer: there is nothing to delete.
+
+        csync2 refuses them for good: the peer cannot even look ("Not a directory"). Returns the other entries.
+        """
+        tops = {entry: top for entry in entries if (top := _no_directory_above(entry.name))}
+        if not tops:
+            return entries
+        states = self._ask({top: entry._replace(name=top) for entry, top in tops.items()}.values())
+        gone = [entry for entry, top in tops.items() if top in states and not states[top].is_directory]
+        self._discharge(gone)
+        return [entry for entry in entries if entry not in gone]
+
+    def _complete(self, entries):
+        """
+        Send once more, whatever the peer says of it, what was under way when its csync2 died: that has left a file
+        without its owner and mode, which is no change of anybody. Returns the other entries.
+        """
+        doubtful = [entry for entry in entries if entry.name in self.under_way.names]
+        if not doubtful:
+            return entries
+        states = self._ask(doubtful)
+        fresh = self.under_way.age() < COMPLETED_WITHIN
+        half = [entry for entry in doubtful if entry.name in states and states[entry.name].is_half_made(fresh)]
+        if half:
+            log.info("csyncsync: %s has left %d paths half made; they are sent again", self.peer, len(half))
+            kept, _, _ = self._once([entry._replace(forced=1) for entry in half])
+            half = [entry for entry in half if entry.name not in kept]
+            with self.alone:  # the peer may have handed it on
+                csync2run.run_paths(self.group, ["-m"], [csync2.decode(entry.name) for entry in half])
+        return [entry for entry in entries if entry not in half]
+
+    def _waits(self, copy, entries):
+        """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
+        with csync2.Database(copy, timeout=20) as sent:
+            waiting = sent.dirty_names()
+        states = self._ask([entry for entry in entries if entry.name in waiting and _is_file(entry.name)])
+        blocked = [name for name, state in states.items() if state.is_directory]
+        self.blocked.add(blocked)
+        if blocked:
+            log.warning("csyncsync: %d files would replace directories that are not empty there", len(blocked))
+        return bool(blocked)
+
+    def _is_blocked(self, name):
+        return name in self.blocked.names and _is_file(name)
+
+    def _ask(self, entries):
+        """``{name: _State}``: what the peer has where these entries go, as far as it says (a dry run)."""
+        probe = os.path.join(self.directory, "probe")
+        os.makedirs(probe, exist_ok=True)
+        self._copy(probe, [entry._replace(forced=0) for entry in entries])
+        try:
+            output = self._run("-v", probe, "-v", "-d", hopeless=lambda: True)
+        except csync2run.Interrupted as err:  # it takes its time, over a large file perhaps
+            output = err.output
+        except csync2run.CommandError:
+            return {}
+        return _Told(output, self.peer).states()
+
+    # ---- Running csync2
+
+    def _run(self, flag, directory, *flags, **options):
+        flags = (flag, "-D", directory, "-u", *flags, "-P", self.peer)
+        return csync2run.run(self.group, *flags, peer=self.peer, fine=(0, 1), **options)
+
+    def _patience(self, entries):
+        largest = max(_size(entry.name) for entry in entries)
+        return (TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
+
+    def _shared(self):
+        return csync2.Database(self.database, timeout=20)
+
+    def _copy(self, directory, entries):
+        path = os.path.join(directory, os.path.basename(self.database))
+        with self._shared() as shared:
+            shared.copy(path, entries)
+        return path
+
+
+class _Told:
+    """What csync2 -v -u said about each path (update.c). Names are raw there, and may hold newlines."""
+
+    def __init__(self, output, peer):
+        begin = rb"(?:^|\n)(?:Updating|Deleting) (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
+        self.before, *sections = re.split(begin, output, flags=re.DOTALL)
+        #: encoded names, in the order in which they were sent
+        self.names = [csync2.encode(name) for name in sections[::2]]
+        self.sections = sections[1::2]
+
+    @property
+    def unreachable(self):
+        """The line in which csync2 says that it could not talk to the peer ("" if there is none)."""
+        for line in b"\n".join([self.before, *self.sections]).decode("utf-8", "backslashreplace").splitlines():
+            if re.match(r"ERROR: Connection to |SSL: |Peer did ", line):
+                return line[:200]
+        return ""
+
+    @property
+    def is_cut_off(self):
+        """
+        Tell whether the peer closed the connection in the middle.
+
+        Each path that fails is one error and one line; a goodbye that nobody answers is an error without a line.
+        """
+        text = b"\n".join(self.sections)
+        errors = re.search(rb"(?:^|\n)Finished with (\d+) errors\.\n", text)
+        failed = text.count(b"File stays in dirty state. Try again later...\n")
+        return bool(self.names) and (errors is None or int(errors.group(1)) > failed)
+
+    def states(self):
+        """``{encoded name: _State}`` of what csync2 -v -v said the peer has."""
+        found = {}
+        for name, section in zip(self.names, self.sections):
+            text = re.search(rb"^>>> PEER: +(.*)$", section, re.MULTILINE)
+            same = b"File is different on peer (rsync sig).\n" not in section
+            if text and text.group(1).startswith(b"v1:"):
+                found[name] = _State(name, text.group(1), same)
+            elif not text and (not same or b"File is already up to date on peer.\n" in section):
+                found[name] = _State(name, None, same)
+        return found
+
+
+class _State:
+    """What a peer has at a place. Without a text (a state as csync2 writes it): as here, but for the content."""
+
+    def __init__(self, name, text, same_content):
+        self.path, self.same_content = csync2.decode(name), same_content
+        self.fields = _fields(text) if text else None
+
+    @property
+    def is_directory(self):
+        if self.fields is None:  # what stands here
+            return os.path.isdir(self.path) and not os.path.islink(self.path)
+        return self.fields.get(b"type") == b"dir"
+
+    def is_half_made(self, fresh):
+        """
+        Tell whether csync2 made it, of what stands here, and has not told it its owner and mode yet (daemon.c).
+
+        fresh
+            Also if it has other ones: a file that is replaced keeps those of the old one until then (rsync.c).
+        """
+        try:
+            here = _fields(csync2.check_text(self.path, os.lstat(self.path)))
+        except OSError:
+            return False
+        there = self.fields
+        if (
+            there is None
+            or not self.same_content
+            or any(there.get(key) != here.get(key) for key in (b"type", b"target"))
+        ):
+            return False
+        kind = here[b"type"]
+        made = {b"lnk": 0o777, b"reg": 0o600}.get(kind, 0o700)
+        is_roots = (there.get(b"uid"), there.get(b"gid")) == (b"0", b"0")
+        return (is_roots and int(there[b"mode"]) & 0o7777 == made) or (fresh and kind == b"reg")
+
+
+def _fields(text):
+    """Given a state as csync2 writes it, return its fields."""
+    return dict(field.partition(b"=")[::2] for field in text.split(b":"))
+
+
+class _Names:
+    """Encoded names that a file in /run remembers from push to push, for so many seconds after the last one came."""
+
+    def __init__(self, path, seconds):
+        self.path, self.names = path, set()
+        if self.age() <= seconds:
+            with open(path, "rb") as file:
+                self.names = set(file.read().split(b"\0")) - {b""}
+
+    def age(self):
+        """Seconds since a name was added."""
+        try:
+            age = time.time() - os.stat(self.path).st_mtime
+        except OSError:
+            return float("inf")
+        return age if age >= 0 else float("inf")  # the clock was set back
+
+    def add(self, names):
+        if names:
+            self.names.update(names)
+            self._write()
+
+    def drop(self, names):
+        before = len(self.names)
+        self.names.difference_update(names)
+        if len(self.names) < before:
+            age = os.stat(self.path)
+            self._write()
+            os.utime(self.path, ns=(age.st_atime_ns, age.st_mtime_ns))
+
+    def _write(self):
+        with open(self.path, "wb") as file:
+            file.write(b"\0".join(sorted(self.names)))
+
+
+# --- What stands here, given encoded names ---------------------------------------------------------------
+
+
+def _is_file(name):
+    """Tell whether there is a regular file."""
+    path = csync2.decode(name)
+    return os.path.isfile(path) and not os.path.islink(path)
+
+
+def _size(name):
+    """Bytes of what is there."""
+    try:
+        return os.lstat(csync2.decode(name)).st_size
+    except OSError:
+        return 0
+
+
+def _replaces(name):
+    """Tell whether there is anything but a directory."""
+    path = csync2.decode(name)
+    return os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path))
+
+
+def _no_directory_above(name):
+    """The encoded name of the outermost thing above that is no directory, None if there is none."""
+    path, found = csync2.decode(name), None
+    while path != b"/":
+        path = os.path.dirname(path)
+        with contextlib.suppress(OSError):
+            found = found if stat.S_ISDIR(os.lstat(path).st_mode) else path
+    return found and csync2.encode(found)
