@@ -8,6 +8,7 @@ hosts. It may call ``_utils/`` and the ``csync2`` command; the states, the beaco
 Nothing that this module returns, logs or sends as an event holds a key or a private key.
 """
 
+import collections
 import contextlib
 import fcntl
 import importlib.util
@@ -18,6 +19,7 @@ import os
 import socket
 import sqlite3
 import time
+import urllib.parse
 
 import csync2
 import csync2cert
@@ -36,6 +38,8 @@ DATABASE_DIR = "/var/lib/csync2"
 PEER_RETRY = (5.0, 20.0)
 #: An include root that is empty now, and from which more than this number of files have vanished, holds a push.
 EMPTIED = 10
+#: Changes of its own that a host that lost its database names to the host that admits it.
+MOST_UNSENT = 5000
 #: Seconds that the time of a file may lag behind the clock: the kernel's last tick, of at least 100 a second.
 CLOCK_TICK = 0.02
 #: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
@@ -434,14 +438,11 @@ def _pin(group, config, test):
         host["address"]: host["certificate"] for minion, host in config["hosts"].items() if minion != __opts__["id"]
     }
     path = _database_path(group)
-    if not os.path.exists(path):
-        if not test:
-            # Any listing makes the database with its tables; 2 is "nothing to list".
-            _csync2(group, "-M", fine=(0, 2))
-        elif wanted:
-            return {"certificates": {"pinned": sorted(wanted)}}
-    if not os.path.exists(path):
-        return {}
+    if not os.path.exists(path) or not os.path.getsize(path):
+        if test:
+            return {"certificates": {"pinned": sorted(wanted)}} if wanted else {}
+        # Any listing makes the database with its tables; 2 is "nothing to list".
+        _csync2(group, "-M", fine=(0, 2))
     try:
         with csync2.Database(path, timeout=20, write=not test) as database:
             pinned = database.certificates()
@@ -674,7 +675,7 @@ def push(group, full=False, release=False, **kwargs):
             try:
                 _push(group, config, full, release, result)
             except (CommandExecutionError, sqlite3.Error, OSError) as err:
-                result.update(state="error", comment=str(err))
+                result.update(state="error", comment=f"{err}{_put_aside_if_damaged(group)}")
             result["seconds"] = round(time.time() - began, 3)
             _note_push(group, result)
     told = {key: value for key, value in result.items() if key != "comment"}
@@ -782,7 +783,9 @@ def _note_push(group, result):
     left = _group_path(group, "left")
     if result["left"] or result["state"] not in ("pushed",):
         _write(left, "")
-    elif os.path.exists(left):
+        return
+    csync2journal.forget(_group_path(group, "journal"))
+    if os.path.exists(left):
         os.unlink(left)
 
 
@@ -913,6 +916,25 @@ def _left(group, config):
     return {peer: number for peer, number in _dirty_peers(group).items() if peer in addresses}
 
 
+def _put_aside_if_damaged(group):
+    """Put a damaged database aside, so that the host joins anew. Returns what was done, to be added to an error."""
+    path = _database_path(group)
+    try:
+        with _open_database(group) as database:
+            damaged = not database.is_sound()
+    except sqlite3.OperationalError:  # missing, or locked: not for this to judge
+        return ""
+    except sqlite3.DatabaseError:
+        damaged = True
+    if not damaged:
+        return ""
+    os.replace(path, f"{path}.damaged")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(f"{path}-journal", f"{path}-journal.damaged")
+    log.error("csyncsync: %s is damaged; this host joins %s anew", path, group)
+    return f"; {path} is damaged and was put aside as {path}.damaged: this host joins anew"
+
+
 def _database_state(group):
     if not os.path.exists(_database_path(group)):
         _pin(group, _require(group), False)
@@ -954,7 +976,9 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         With ``keep``: what ``csyncsync.digests`` returned on the source. Without it, each file is compared with the
         source's.
 
-    Returns ``{"group", "state": "recorded" or "established"}``. Raises CommandExecutionError.
+    Returns ``{"group", "state": "recorded" or "established", "unsent": [path, …]}``. Raises CommandExecutionError.
+    ``unsent`` are changes that a host that lost its database had made and not sent: it keeps them. Paths are
+    percent-encoded, with a ``/`` at the end where a whole tree is meant.
 
     CLI Example:
 
@@ -972,27 +996,56 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         _record(group)
         if source is None:
             _establish(group, lambda path, peer: False)
-            return {"group": group, "state": "established"}
-        peer = _peer_address(config, source)
+            return {"group": group, "state": "established", "unsent": []}
+        peer, unsent = _peer_address(config, source), _unsent(group)
         if not admitted:
-            _keep_marks(group, config, peer, keep, digests)
-            return {"group": group, "state": "recorded"}
-        _, only_here = _compare(group, config, peer)
-        _csync2_paths(group, ["-m"], sorted(only_here))
+            _keep_marks(group, config, peer, keep, digests, unsent)
+            return {"group": group, "state": "recorded", "unsent": _as_text(unsent)}
+        found = _compare(group, config, peer)
+        deleted = {path for path in found.only_there if csync2journal.is_among(unsent, path)}
+        _csync2_paths(group, ["-m"], sorted(found.only_here | deleted))
         _establish(group, None)
-    return {"group": group, "state": "established", "only_here": len(only_here)}
+    return {"group": group, "state": "established", "unsent": _as_text(unsent)}
 
 
-def _keep_marks(group, config, peer, keep, digests):
+def _keep_marks(group, config, peer, keep, digests, unsent):
     """
-    Drop this host's marks: all, or all but those on what it alone has, and, for the source, on what may differ there.
+    Drop this host's marks: all but those on unsent changes; or also those on what it alone has, and, for the source, on
+    what may differ there.
 
     Equal contents end a mark; others are a conflict.
     """
-    different, only_here = _compare(group, config, peer) if keep else (set(), set())
-    different |= set(_unlike(group, digests)) if keep else set()
+    found = _compare(group, config, peer) if keep else _Compared(set(), set(), set())
+    different = found.different | set(_unlike(group, digests) if keep else ())
+
+    def wanted(path, to):
+        return csync2journal.is_among(unsent, path) or path in found.only_here or (to == peer and path in different)
+
     with _open_database(group, write=True) as database:
-        database.keep_dirty(lambda path, to: path in only_here or (to == peer and path in different))
+        database.keep_dirty(wanted)
+
+
+def _unsent(group):
+    """
+    ``{path: whole tree?}`` of the last changes made here that others may lack, if this host was established before.
+
+    The files of one that never was are older than those of the group, whoever has changed them since.
+    """
+    if _read(_group_path(group, "established")) != _host_name():
+        return {}
+    entries = csync2journal.unsent(_group_path(group, "journal"))
+    return dict(list(entries.items())[-MOST_UNSENT:])
+
+
+def _as_text(entries):
+    """Paths as text that can be sent and shown."""
+    return [urllib.parse.quote_from_bytes(path + b"/" if tree else path) for path, tree in entries.items()]
+
+
+def _from_text(paths_):
+    """The reverse of _as_text()."""
+    raw = [urllib.parse.unquote_to_bytes(path) for path in paths_ or ()]
+    return {path.rstrip(b"/"): path.endswith(b"/") for path in raw}
 
 
 def _establish(group, wanted):
@@ -1000,6 +1053,7 @@ def _establish(group, wanted):
         if wanted:
             database.keep_dirty(wanted)
         database.set_state(csync2.Database.ESTABLISHED)
+    _write(_group_path(group, "established"), _host_name())
     csync2journal.mark_whole(_group_path(group, "journal"))
 
 
@@ -1020,7 +1074,7 @@ def digests(group):
         return {"group": group, "digests": csync2.digests(database.contents())}
 
 
-def admit(group, host, digests=None):
+def admit(group, host, digests=None, unsent=()):
     """
     Send to a host that joins all that it lacks, or has otherwise. The runner calls it on an established host.
 
@@ -1030,6 +1084,8 @@ def admit(group, host, digests=None):
         What ``csyncsync.digests`` returned there. Records that are equal prove nothing about two files that were
         written within the same second: files whose digests differ are compared with the host, byte by byte. Without
         digests all files are.
+    unsent
+        What ``csyncsync.join`` returned there: these paths are not sent.
 
     Returns ``{"group", "marked": entries, "left": entries that the host refused}``. Raises CommandExecutionError.
 
@@ -1048,8 +1104,13 @@ def admit(group, host, digests=None):
         if problems or _database_state(group) != csync2.Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
         began = time.time() - CLOCK_TICK
+        with _open_database(group) as database:
+            before = {path for path, _, _ in database.dirty([peer])}
         _compare(group, config, peer, mark=True)
         _mark_contents(group, config, peer, digests)
+        theirs = _from_text(unsent)
+        with _open_database(group, write=True) as database:
+            database.keep_dirty(lambda p, to: to != peer or p in before or not csync2journal.is_among(theirs, p))
         marked = _dirty_peers(group).get(peer, 0)
         problem = csync2send.send_all(group, config["database"], [peer], began)[peer]
         if problem:
@@ -1078,9 +1139,12 @@ def _peer_address(config, minion):
     return config["hosts"][minion]["address"]
 
 
+_Compared = collections.namedtuple("_Compared", "different only_here only_there")
+
+
 def _compare(group, config, peer, mark=False):
     """
-    Compare csync2's records with a peer's. Returns (paths that differ, paths only here), as sets of bytes.
+    Compare csync2's records with a peer's. Returns _Compared: sets of paths in bytes.
 
     mark
         Mark both for that peer. An empty include root is no content, and never replaces what a peer has there.
@@ -1093,11 +1157,11 @@ def _compare(group, config, peer, mark=False):
     if mark and empty & found[b"X"]:
         with _open_database(group, write=True) as database:
             database.keep_dirty(lambda path, to: to != peer or path not in empty)
-    return found[b"X"] - empty, found[b"L"]
+    return _Compared(found[b"X"] - empty, found[b"L"], found[b"R"])
 
 
 def _read_comparison(output, me, peer):
-    """Given what csync2 -T printed, return {b"L": paths only here, b"X": paths that differ}."""
+    """Given what csync2 -T printed, return {b"L": paths only here, b"R": only there, b"X": paths that differ}."""
     found = {b"L": set(), b"R": set(), b"X": set()}
     prefix = b"\t%s\t%s\t" % (me.encode(), peer.encode())
     kind, path = None, b""

@@ -487,14 +487,24 @@ def _join(group, host, options):
         source = options["seed"] if options["seed"] in established else established[0]
         keep = host in founders and not options["seed"]
         theirs = _step(source, "csyncsync.digests", [group])["digests"] if keep else None
-        _step(host, "csyncsync.join", [group, source, keep, False, theirs])
+        unsent = _step(host, "csyncsync.join", [group, source, keep, False, theirs])["unsent"]
         digests = _step(host, "csyncsync.digests", [group])["digests"]
-        _step(source, "csyncsync.admit", [group, host, digests])
+        _step(source, "csyncsync.admit", [group, host, digests, unsent])
+        _hand_over(group, host, [minion for minion in established if minion != source])
         _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
     with _record(group) as record:
         record["admitted"] = sorted({*record["admitted"], host})
         record["founders"] = [minion for minion in founders if minion != host]
     return "joined"
+
+
+def _hand_over(group, host, others):
+    """
+    Have those push who have something for a host that joins: what they deleted, it would else take for its own alone.
+    """
+    for minion, answer in _call(others, "csyncsync.status", [group]).items() if others else ():
+        if isinstance(answer, dict) and answer.get(group, {}).get("dirty", {}).get(host):
+            _call([minion], "csyncsync.push", [group])
 
 
 def _step(minion, function, arguments):

@@ -729,6 +729,10 @@ class Database:
     def set_state(self, state):
         self._db.execute(f"PRAGMA user_version = {int(state)}")
 
+    def is_sound(self):
+        """Tell whether nothing is damaged; reads all of it."""
+        return self._rows("PRAGMA quick_check(1)") == [(b"ok",)]
+
     def count(self):
         """How many files are recorded."""
         return self._rows("SELECT count(*) FROM file")[0][0]

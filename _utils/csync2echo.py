@@ -128,9 +128,9 @@ class Filter:
         self.renaming = {cookie: when for cookie, when in self.renaming.items() if now - when < LANDING_WAIT}
         self.landing = {path: when for path, when in self.landing.items() if now - when < LANDING_WAIT}
 
-    def look(self, database, settle):
-        """Look at a group's database (a path, or None), as a context manager; paths settle in ``settle`` seconds."""
-        return Look(self.csync2, database, self.is_receiving(settle))
+    def look(self, group, settle):
+        """Look at a group's database, as a context manager; paths settle in ``settle`` seconds."""
+        return Look(self.csync2, group, self.is_receiving(settle))
 
     def is_receiving(self, settle=0.1):
         """Tell whether a peer's csync2 is connected; looked up again before the next path can have settled."""
@@ -143,24 +143,34 @@ class Filter:
 class Look:
     """One look at what csync2 has recorded, for the verdicts on many paths: the database is opened once."""
 
-    def __init__(self, csync2, path, receiving):
-        self.csync2, self.path, self.receiving = csync2, path, receiving
+    def __init__(self, csync2, group, receiving):
+        self.csync2, self.group, self.path, self.receiving = csync2, group, group.database, receiving
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
-        self.commits = _commits(path)
-        #: None with ``locked``: one is there that cannot be read now
-        self.database, self.locked = None, False
+        self.commits = _commits(self.path)
+        #: None with ``locked``: one is there that cannot be read now; with ``lost``: there was one
+        self.database, self.locked, self.lost = None, False, False
 
     def __enter__(self):
-        if self.csync2 is not None and self.path and os.path.exists(self.path):
+        if self.csync2 is not None and self.path:
             try:
-                self.database = self.csync2.Database(self.path)
+                self._open()
             except sqlite3.Error:
                 self.locked = True
         return self
 
+    def _open(self):
+        if os.path.exists(self.path):
+            self.database = self.csync2.Database(self.path)
+            if self.database.state() != self.csync2.Database.NEW:
+                return
+        if os.path.exists(os.path.join(self.group.directory, "established")):
+            self.__exit__()
+            self.lost = True
+
     def __exit__(self, *_):
         if self.database is not None:
             self.database.__exit__(None, None, None)
+            self.database = None
 
     def verdict(self, entry):
         """
@@ -186,6 +196,9 @@ class Look:
             entry.own = False
         elif entry.csync2s and _is_unfinished(status):
             return self._clear(entry)
+        if self.lost and not entry.own:
+            # What is there is recorded as it stands, and soon; what is gone is not.
+            return WAIT if status is not None and stat.S_ISREG(status.st_mode) else GO
         if self.database is None and not self.locked:
             return DROP if status is None and entry.temporary else GO
         try:

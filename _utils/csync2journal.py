@@ -6,12 +6,17 @@ One room for one format: the watcher writes the journal, and a push reads it. Ma
 A journal is a directory. It holds files named ``<time in ns>-<counter>.paths``, one for each flush: absolute paths as
 bytes, each ended by a NUL. A path that ends with ``/`` stands for a directory and everything below it. The empty file
 ``whole`` stands for the whole group; the watcher puts each mark as a new file over the old one. Files whose names begin
-with a dot are not finished.
+with a dot are not finished. What a check has taken in is kept in ``.checked`` until it has been sent, because csync2's
+table of what is to be sent may be lost with its database.
 """
 
 import contextlib
 import os
 import time
+
+#: The directory of what is checked and not yet sent, and how many flushes it holds: while a peer is away for days, all
+#: would be too much.
+CHECKED, MOST_CHECKED = ".checked", 1000
 
 # --- Writing ---------------------------------------------------------------------------------------------
 
@@ -129,20 +134,60 @@ def take(directory):
     that one that comes while the check runs is not taken for done."""
     with contextlib.suppress(FileNotFoundError):
         os.replace(os.path.join(directory, "whole"), os.path.join(directory, "whole.taken"))
-    there = names(directory)
+    files = [os.path.join(directory, name) for name in names(directory)]
+    return files, _read(files), os.path.join(directory, "whole.taken") in files
+
+
+def _read(files):
+    """``{path: whole tree?}`` of what stands in some journal files."""
     entries = {}
-    for file_name in there:
+    for file_name in files:
         if file_name.endswith(".paths"):
-            with open(os.path.join(directory, file_name), "rb") as file:
+            with open(file_name, "rb") as file:
                 for path in file.read().split(b"\0"):
                     if path.startswith(b"/"):
                         name = path.rstrip(b"/")
                         entries[name] = entries.get(name, False) or path.endswith(b"/")
-    files = [os.path.join(directory, name) for name in there]
-    return files, entries, "whole.taken" in there
+    return entries
 
 
 def discharge(files):
-    """The check has taken in what these files said: they have done their work."""
+    """The check has taken in what these files said."""
     for path in files:
+        if path.endswith(".paths"):
+            checked = os.path.join(os.path.dirname(path), CHECKED)
+            os.makedirs(checked, mode=0o700, exist_ok=True)
+            os.replace(path, os.path.join(checked, os.path.basename(path)))
+        else:
+            os.unlink(path)
+    for path in _checked(os.path.dirname(files[0]))[:-MOST_CHECKED] if files else ():
         os.unlink(path)
+
+
+def forget(directory):
+    """All that was taken in has been sent."""
+    for path in _checked(directory):
+        os.unlink(path)
+
+
+def unsent(directory):
+    """``{path: whole tree?}`` of what changed here and has not been sent to all others, as far as is known."""
+    there = [os.path.join(directory, name) for name in names(directory)]
+    return _read([*_checked(directory), *there])
+
+
+def _checked(directory):
+    try:
+        return [os.path.join(directory, CHECKED, name) for name in names(os.path.join(directory, CHECKED))]
+    except FileNotFoundError:
+        return []
+
+
+def is_among(entries, path):
+    """Tell whether a path is one of ``{path: whole tree?}``, or stands in one of the trees."""
+    if path in entries:
+        return True
+    while path := path.rpartition(b"/")[0]:
+        if entries.get(path):
+            return True
+    return False

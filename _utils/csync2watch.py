@@ -131,6 +131,8 @@ class Group:
         self.exclude = []
         self.excludes = csync2inotify.Excludes([])
         self.database = None
+        #: its number and size when it was last seen
+        self.database_seen = (0, 0)
         #: path -> Root, or None while the include is not there; kept by the tree, as is what could not be watched
         self.roots = {}
         self.walking = 0
@@ -477,7 +479,7 @@ class Watcher:
         """Decide about the ready paths of a group, with csync2's database opened once, until the deadline."""
         if not group.ready:
             return
-        with self.echo.look(group.database, self.options.settle) as look:
+        with self.echo.look(group, self.options.settle) as look:
             for number in range(BATCH):
                 if not group.ready or (number % 16 == 15 and time.monotonic() >= deadline):
                     break
@@ -652,6 +654,9 @@ class Watcher:
                     self._tell_unwatched(group)
                 if now >= group.rewalk_at:
                     self.tree.watch_unwatched(group)
+            if self._lost_its_database(group):
+                log.error("csyncsync: csync2's database of group %s was deleted or replaced", group.name)
+                group.whole = True
             old = now - 3 * self.options.max_delay
             group.recent = {path: value for path, value in group.recent.items() if value[0] > old}
             if group.linked and now - group.last_whole >= LINKED_INTERVAL:
@@ -659,6 +664,17 @@ class Watcher:
             self._repeat(group, now)
             self._write_status(group)
         self.echo.forget_old(now)
+
+    @staticmethod
+    def _lost_its_database(group):
+        """Tell whether csync2's database is not the one that it was a moment ago, or has shrunk: SQLite's do not."""
+        before = group.database_seen
+        try:
+            status = os.stat(group.database or "")
+            group.database_seen = (status.st_ino, status.st_size)
+        except OSError:
+            group.database_seen = (0, 0)
+        return before[0] != 0 and (before[0] != group.database_seen[0] or before[1] > group.database_seen[1])
 
     def _reopen(self):
         """Try again to get a descriptor, when the unwatched directories are tried again too."""
