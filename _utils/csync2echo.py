@@ -196,9 +196,12 @@ class Look:
             entry.own = False
         elif entry.csync2s and _is_unfinished(status):
             return self._clear(entry)
-        if self.lost and not entry.own:
-            # What is there is recorded as it stands, and soon; what is gone is not.
-            return WAIT if status is not None and stat.S_ISREG(status.st_mode) else GO
+        if self.lost:
+            # What is there will be recorded as it stands, and soon; what is gone will not.
+            if status is None or not stat.S_ISREG(status.st_mode):
+                return GO
+            entry.own = entry.own and status.st_mtime_ns % 10**9 != 0
+            return GO if entry.own else WAIT
         if self.database is None and not self.locked:
             return DROP if status is None and entry.temporary else GO
         try:
