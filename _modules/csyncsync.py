@@ -444,6 +444,7 @@ def _pin(group, config, test):
         # Any listing makes the database with its tables; 2 is "nothing to list".
         _csync2(group, "-M", fine=(0, 2))
     try:
+        _await_tables(path)
         with csync2.Database(path, timeout=20, write=not test) as database:
             pinned = database.certificates()
             if pinned == wanted:
@@ -458,6 +459,16 @@ def _pin(group, config, test):
             "dropped": sorted(set(pinned) - set(wanted)),
         }
     }
+
+
+def _await_tables(path, seconds=3):
+    """Wait until csync2, its server perhaps, has made all tables of a new database."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with csync2.Database(path, timeout=20) as database:
+            if database.is_complete():
+                return
+        time.sleep(0.1)
 
 
 def remove(group, test=False):

@@ -729,9 +729,14 @@ class Database:
     def set_state(self, state):
         self._db.execute(f"PRAGMA user_version = {int(state)}")
 
+    def is_complete(self):
+        """Tell whether it has all tables: csync2 makes them one by one."""
+        tables = {name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return {b"file", b"dirty", b"hint", b"action", b"x509_cert"} <= tables
+
     def is_sound(self):
-        """Tell whether nothing is damaged; reads all of it."""
-        return self._rows("PRAGMA quick_check(1)") == [(b"ok",)]
+        """Tell whether nothing is damaged or missing; reads all of it."""
+        return self._rows("PRAGMA quick_check(1)") == [(b"ok",)] and self.is_complete()
 
     def count(self):
         """How many files are recorded."""

@@ -199,7 +199,7 @@ class Look:
         if self.lost:
             # What is there will be recorded as it stands, and soon; what is gone will not.
             if status is None or not stat.S_ISREG(status.st_mode):
-                return GO
+                return DROP if status is None and entry.temporary else GO
             entry.own = entry.own and status.st_mtime_ns % 10**9 != 0
             return GO if entry.own else WAIT
         if self.database is None and not self.locked:

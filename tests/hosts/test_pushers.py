@@ -285,6 +285,24 @@ def test_a_csync2_that_stops_in_the_middle_of_a_transfer(hosts):
         hosts.shell("web3", f"kill -KILL {' '.join(stopped)} 2>/dev/null || true")
 
 
+def test_a_receivers_csync2_that_is_killed_leaves_no_conflict(hosts):
+    """Not even what was half made there, as a file of root that only root may read."""
+    top = f"{SHARED}/killed-{int(time.time())}"
+    with slow_line(hosts, "web1", "web3", rate="300kbit"):
+        for number in range(60):
+            file = hosts.write("web1", f"{top}/{number % 7}/{number}", f"{number}\n" * 20)
+            os.chown(file, 33, 33)
+            file.chmod(0o640)
+            os.chown(file.parent, 33, 1000)
+        for number in range(12):
+            hosts.shell("web3", "pkill -KILL -x csync2 || true")
+            file = hosts.write("web1", f"{top}/0/0", f"while it is sent: {number}\n")
+            time.sleep(0.3)
+    hosts.equal(top, seconds=60)
+    hosts.settled("wwwshared", seconds=60)
+    no_conflict(hosts, "wwwshared")
+
+
 def test_two_masters_that_hear_the_same_do_no_harm(hosts):
     """Each has leases of its own, so two hosts push at the same time now and then."""
     master = hosts.bed.find("master")

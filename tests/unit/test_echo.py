@@ -258,6 +258,28 @@ async def test_a_change_that_csync2s_daemon_has_taken_in_goes_out(host):
 
 
 @on_loop
+async def test_without_its_database_a_host_tells_of_its_own_changes_alone(host):
+    """It was established, and joins anew: what others sent meanwhile is theirs. A new host knows no others."""
+    host.make_database()
+    host.config()
+    (host.group / "established").write_text("web1")
+    await host.start()
+    host.database.unlink()
+    await host.until(host.whole, 3)  # the loss is seen
+    host.discharge()
+    csync2_writes(host, "theirs")
+    (host.tree / "link").symlink_to("nowhere")
+    (host.tree / "mine").write_text("x")
+    await host.until(lambda: sorted(host.lines()) == [b"link", b"mine"])
+    host.discharge()
+    host.make_database()  # not established yet, and nothing recorded
+    await host.quiet(2)
+    assert not host.lines()
+    (host.group / "established").unlink()
+    await host.until(lambda: host.lines() == [b"theirs"])
+
+
+@on_loop
 async def test_files_in_a_directory_that_csync2_made(host):
     """The directory is csync2's, and left out; a user's files that were there before the watch still go out."""
     host.make_database()

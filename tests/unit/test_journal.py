@@ -81,3 +81,29 @@ def test_what_is_below_a_tree_is_left_out_unless_it_must_be_named_alone():
         (b"/a/dd", False, False),
     ]
     assert csync2journal.lines(out) == [b"/a/d/", b"/a/d/g", b"/a/dd"]
+
+
+def test_what_is_checked_is_unsent_until_it_is_forgotten(journal):
+    csync2journal.write(journal, [b"/a", b"/d/"], True, 1)
+    csync2journal.discharge(csync2journal.take(journal)[0])
+    csync2journal.write(journal, [b"/b"], False, 2)
+    assert csync2journal.names(journal) and csync2journal.take(journal)[1] == {b"/b": False}
+    assert csync2journal.unsent(journal) == {b"/a": False, b"/d": True, b"/b": False}
+    csync2journal.forget(journal)
+    assert csync2journal.unsent(journal) == {b"/b": False}
+
+
+def test_only_so_many_checked_flushes_are_kept(journal, monkeypatch):
+    monkeypatch.setattr(csync2journal, "MOST_CHECKED", 3)
+    for number in range(5):
+        csync2journal.write(journal, [b"/%d" % number], False, number)
+        csync2journal.discharge(csync2journal.take(journal)[0])
+    assert csync2journal.unsent(journal) == {b"/2": False, b"/3": False, b"/4": False}
+
+
+@pytest.mark.parametrize(
+    "path, among",
+    [(b"/a", True), (b"/a/b", False), (b"/d", True), (b"/d/e/f", True), (b"/dd", False), (b"/", False), (b"/c", False)],
+)
+def test_a_tree_stands_for_all_that_is_in_it(path, among):
+    assert csync2journal.is_among({b"/a": False, b"/d": True}, path) is among
