@@ -40,6 +40,8 @@ PEER_RETRY = (5.0, 20.0)
 EMPTIED = 10
 #: Changes of its own that a host that lost its database names to the host that admits it.
 MOST_UNSENT = 5000
+#: Seconds that the watcher may take to judge a change, while a peer sends.
+WATCHER_JUDGES = 2.0
 #: Seconds that the time of a file may lag behind the clock: the kernel's last tick, of at least 100 a second.
 CLOCK_TICK = 0.02
 #: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
@@ -752,6 +754,7 @@ def _push(group, config, full, release, result):
         _record(group)
         result.update(state="joining", comment="waits for the master to have an established host admit it")
         return
+    _keep_database(group)
     since = time.time() - CLOCK_TICK
     result["checked"] = _check_journal(group, config, full)
     peers = _peers_to_serve(group, config)
@@ -927,6 +930,17 @@ def _left(group, config):
     return {peer: number for peer, number in _dirty_peers(group).items() if peer in addresses}
 
 
+def _keep_database(group):
+    """Keep a second name of the database: if the first one is deleted, this still says what was known, and unsent."""
+    path, kept = _database_path(group), csync2.kept_database(_group_path(group), _database_path(group))
+    if os.path.exists(kept):
+        if os.path.samefile(path, kept):
+            return
+        os.unlink(kept)
+    with contextlib.suppress(OSError):  # on another file system
+        os.link(path, kept)
+
+
 def _put_aside_if_damaged(group):
     """Put a damaged database aside, so that the host joins anew. Returns what was done, to be added to an error."""
     path = _database_path(group)
@@ -1044,7 +1058,12 @@ def _unsent(group):
     """
     if _read(_group_path(group, "established")) != _host_name():
         return {}
-    entries = csync2journal.unsent(_group_path(group, "journal"))
+    time.sleep(WATCHER_JUDGES)
+    entries, lost = {}, csync2.lost_database(_group_path(group), _database_path(group))
+    with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as stack:
+        if lost:
+            entries.update((path, False) for path, _, _ in stack.enter_context(csync2.Database(lost)).dirty())
+    entries.update(csync2journal.unsent(_group_path(group, "journal")))
     return dict(list(entries.items())[-MOST_UNSENT:])
 
 
@@ -1085,7 +1104,7 @@ def digests(group):
         return {"group": group, "digests": csync2.digests(database.contents())}
 
 
-def admit(group, host, digests=None, unsent=()):
+def admit(group, host, digests=None, unsent=(), keep=False):
     """
     Send to a host that joins all that it lacks, or has otherwise. The runner calls it on an established host.
 
@@ -1097,6 +1116,8 @@ def admit(group, host, digests=None, unsent=()):
         digests all files are.
     unsent
         What ``csyncsync.join`` returned there: these paths are not sent.
+    keep
+        The host's own files count, so what it refuses is a conflict. Otherwise it has changed that just now.
 
     Returns ``{"group", "marked": entries, "left": entries that the host refused}``. Raises CommandExecutionError.
 
@@ -1115,18 +1136,37 @@ def admit(group, host, digests=None, unsent=()):
         if problems or _database_state(group) != csync2.Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
         began = time.time() - CLOCK_TICK
-        with _open_database(group) as database:
-            before = {path for path, _, _ in database.dirty([peer])}
-        _compare(group, config, peer, mark=True)
-        _mark_contents(group, config, peer, digests)
-        theirs = _from_text(unsent)
-        with _open_database(group, write=True) as database:
-            database.keep_dirty(lambda p, to: to != peer or p in before or not csync2journal.is_among(theirs, p))
-        marked = _dirty_peers(group).get(peer, 0)
-        problem = csync2send.send_all(group, config["database"], [peer], began)[peer]
-        if problem:
-            raise CommandExecutionError(f"{host}: {problem}")
+        with _marked_for(group, peer, keep) as before:
+            _compare(group, config, peer, mark=True)
+            _mark_contents(group, config, peer, digests)
+            _drop_marks(group, peer, before, _from_text(unsent))
+            marked = _dirty_peers(group).get(peer, 0)
+            problem = csync2send.send_all(group, config["database"], [peer], began)[peer]
+            if problem:
+                raise CommandExecutionError(f"{host}: {problem}")
         return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}
+
+
+@contextlib.contextmanager
+def _marked_for(group, peer, keep):
+    """Yields the paths that are marked for a peer; afterwards no others are, but to keep."""
+    with _open_database(group) as database:
+        before = {path for path, _, _ in database.dirty([peer])}
+    try:
+        yield before
+    finally:
+        if not keep:
+            _drop_marks(group, peer, before, {b"": True})
+
+
+def _drop_marks(group, peer, before, entries):
+    """Drop a peer's marks on entries, as is_among() takes them, but for those that were there before."""
+
+    def wanted(path, to):
+        return to != peer or path in before or not csync2journal.is_among(entries, path)
+
+    with _open_database(group, write=True) as database:
+        database.keep_dirty(wanted)
 
 
 def _mark_contents(group, config, peer, theirs):

@@ -489,7 +489,7 @@ def _join(group, host, options):
         theirs = _step(source, "csyncsync.digests", [group])["digests"] if keep else None
         unsent = _step(host, "csyncsync.join", [group, source, keep, False, theirs])["unsent"]
         digests = _step(host, "csyncsync.digests", [group])["digests"]
-        _step(source, "csyncsync.admit", [group, host, digests, unsent])
+        _step(source, "csyncsync.admit", [group, host, digests, unsent, keep])
         _hand_over(group, host, [minion for minion in established if minion != source])
         _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
     with _record(group) as record:

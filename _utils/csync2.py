@@ -690,6 +690,20 @@ def database(directory, host, group):
     return os.path.join(directory, f"{host.lower()}_{group}.db3")
 
 
+def kept_database(directory, path):
+    """Where csyncsync keeps a second name (a hard link) of a group's database, given the group's directory."""
+    return os.path.join(directory, os.path.basename(path))
+
+
+def lost_database(directory, path):
+    """The database that a group had before it was deleted and made anew perhaps; None if nothing is left of it."""
+    kept = kept_database(directory, path)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samefile(kept, path):
+            return None
+    return kept if os.path.exists(kept) else None
+
+
 #: A line of csync2's table of what is to be sent: its number, the encoded name, whether the peer has to take it (0, 1),
 #: this host's and the peer's encoded address.
 Entry = collections.namedtuple("Entry", "rowid name forced own peer")

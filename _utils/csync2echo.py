@@ -147,8 +147,9 @@ class Look:
         self.csync2, self.group, self.path, self.receiving = csync2, group, group.database, receiving
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = _commits(self.path)
-        #: None with ``locked``: one is there that cannot be read now; with ``lost``: there was one
-        self.database, self.locked, self.lost = None, False, False
+        #: None with ``locked``: one is there that cannot be read now; with ``lost``: the host joins anew, without the one
+        #: that it had, which may be left as ``before``
+        self.database, self.locked, self.lost, self.before = None, False, False, None
 
     def __enter__(self):
         if self.csync2 is not None and self.path:
@@ -161,16 +162,20 @@ class Look:
     def _open(self):
         if os.path.exists(self.path):
             self.database = self.csync2.Database(self.path)
-            if self.database.state() != self.csync2.Database.NEW:
+            if self.database.state() == self.csync2.Database.ESTABLISHED:
                 return
         if os.path.exists(os.path.join(self.group.directory, "established")):
             self.__exit__()
             self.lost = True
+            before = self.csync2.lost_database(self.group.directory, self.path)
+            with contextlib.suppress(sqlite3.Error):
+                self.before = self.csync2.Database(before) if before else None
 
     def __exit__(self, *_):
-        if self.database is not None:
-            self.database.__exit__(None, None, None)
-            self.database = None
+        for database in (self.database, self.before):
+            if database is not None:
+                database.__exit__(None, None, None)
+        self.database = self.before = None
 
     def verdict(self, entry):
         """
@@ -197,11 +202,7 @@ class Look:
         elif entry.csync2s and _is_unfinished(status):
             return self._clear(entry)
         if self.lost:
-            # What is there will be recorded as it stands, and soon; what is gone will not.
-            if status is None or not stat.S_ISREG(status.st_mode):
-                return DROP if status is None and entry.temporary else GO
-            entry.own = entry.own and status.st_mtime_ns % 10**9 != 0
-            return GO if entry.own else WAIT
+            return self._compare_with_before(entry, status)
         if self.database is None and not self.locked:
             return DROP if status is None and entry.temporary else GO
         try:
@@ -249,6 +250,19 @@ class Look:
         if entry.own or entry.compare:
             return ALONE
         return DROP if status.st_mtime_ns % 10**9 == 0 or _is_unfinished(status) else ALONE
+
+    def _compare_with_before(self, entry, status):
+        """Compare a path's state with what was recorded before csync2's database was lost."""
+        if status is None and entry.temporary:
+            return DROP
+        is_file = status is not None and stat.S_ISREG(status.st_mode)
+        if entry.moved or (is_file and entry.own and status.st_mtime_ns % 10**9 != 0):
+            return GO
+        text = None if status is None else self.csync2.check_text(entry.path, status)
+        try:
+            return DROP if text == self.before.record(entry.path) else GO
+        except (sqlite3.Error, AttributeError):  # nothing is left of it
+            return WAIT if is_file else GO
 
     def _drop(self, entry):
         """

@@ -184,10 +184,11 @@ def _checked(directory):
 
 
 def is_among(entries, path):
-    """Tell whether a path is one of ``{path: whole tree?}``, or stands in one of the trees."""
+    """Tell whether a path is one of ``{path: whole tree?}``, or stands in one of the trees (b"" is that of all)."""
     if path in entries:
         return True
-    while path := path.rpartition(b"/")[0]:
+    while path:
+        path = path.rpartition(b"/")[0]
         if entries.get(path):
             return True
     return False

@@ -107,3 +107,5 @@ def test_only_so_many_checked_flushes_are_kept(journal, monkeypatch):
 )
 def test_a_tree_stands_for_all_that_is_in_it(path, among):
     assert csync2journal.is_among({b"/a": False, b"/d": True}, path) is among
+    assert csync2journal.is_among({b"": True}, path)
+    assert not csync2journal.is_among({}, path)
