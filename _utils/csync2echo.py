@@ -147,8 +147,8 @@ class Look:
         self.csync2, self.group, self.path, self.receiving = csync2, group, group.database, receiving
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = _commits(self.path)
-        #: None with ``locked``: one is there that cannot be read now; with ``lost``: the host joins anew, and ``before``
-        #: is what may be left of the one that it had
+        #: None with ``locked``: one is there that cannot be read now; with ``lost``: it joins anew, and ``before`` is
+        #: what may be left of the one that it had
         self.database, self.locked, self.lost, self.before = None, False, False, None
 
     def __enter__(self):
