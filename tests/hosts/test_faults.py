@@ -110,7 +110,6 @@ def small_disk(hosts):
             shutil.rmtree(hosts.path(host, DISK))
 
 
-@pytest.mark.skip(reason="open: what csync2 leaves on a full disk gets to the others, see docs/reliability.md")
 def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
     """And nothing of csync2's failed attempts stays, there or (after a full check) on the others."""
 
