@@ -795,7 +795,7 @@ def _check_journal(group, config, full):
     check, trees, mark = _sort_paths(group, config, entries)
     known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
     if full:
-        _delete_left(known)
+        _delete_left(csync2left.by_chance(known))
         _csync2(group, "-cr", "/")
     else:
         _csync2_paths(group, ["-c"], check)
@@ -810,9 +810,12 @@ def _check_journal(group, config, full):
 
 
 def _held_back(group):
-    """``{path in bytes: since when}`` of files that may be csync2's unfinished ones, and are not sent yet."""
+    """
+    What may be csync2's unfinished files, and is not sent yet: ``{path in bytes: [since when, has a suffix that chance
+    has made]}``.
+    """
     held = _read_json(_group_path(group, "held.json"), {})
-    return {os.fsencode(path): since for path, since in held.items()}
+    return {os.fsencode(path): why for path, why in held.items()}
 
 
 def _known_temporaries(group, paths, trees):
@@ -831,7 +834,7 @@ def _is_temporary(path):
 
 
 def _delete_left(paths):
-    """Delete those of these files that csync2 left. Returns them."""
+    """Delete those of these files, with suffixes that chance has made, that csync2 left. Returns them."""
     opened = csync2left.open_paths() if paths else ()
     return {path for path in paths if csync2left.is_left(path, opened) and csync2left.delete(path)}
 
@@ -847,12 +850,12 @@ def _hold_back(group, known, held):
     now = time.time()
     with _open_database(group, write=True) as database:
         new = set(filter(_is_temporary, database.hidden())) - known
-        gone = _delete_left(new) | {path for path in new if not os.path.lexists(path)}
-        hold = {path: held.get(path, now) for path in new - gone}
-        hold = {path: since for path, since in hold.items() if csync2left.is_to_be_held(path, since)}
+        chance = csync2left.by_chance(new) | {path for path in new if held.get(path, [0, False])[1]}
+        gone = _delete_left(chance) | {path for path in new if not os.path.lexists(path)}
+        hold = {path: [held.get(path, [now])[0], path in chance] for path in new - gone}
+        hold = {path: why for path, why in hold.items() if csync2left.is_to_be_held(path, *why)}
         if hold != held:
-            names = {os.fsdecode(path): since for path, since in hold.items()}
-            _write_json(_group_path(group, "held.json"), names)
+            _write_json(_group_path(group, "held.json"), {os.fsdecode(path): why for path, why in hold.items()})
         if gone or hold:
             database.forget([*gone, *hold])
 

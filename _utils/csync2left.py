@@ -22,7 +22,9 @@ UNCUT = 246
 #: Seconds without a change until a temporary file is taken for one that was left.
 LEFT_AFTER = 10.0
 #: Seconds for which a file that may be csync2's is not sent: with a suffix that chance has made, and with another one.
-HELD_FOR = (600.0, 60.0)
+HELD_FOR, CHOSEN_HELD_FOR = 600.0, 60.0
+#: Files that were made beside each other within so many seconds were made by one program.
+TOGETHER = 60.0
 
 
 def is_temporary(name):
@@ -47,23 +49,34 @@ def open_paths():
     return found
 
 
-def is_to_be_held(path, since):
+def by_chance(paths):
+    """Those of these files whose suffix chance has made: because it looks so, or one does that was made with it."""
+    made, chosen = {}, []
+    for path in paths:
+        (made.setdefault(os.path.dirname(path), []) if _BY_CHANCE.match(path) else chosen).append(path)
+    times = {directory: [_made(path) for path in there if _is_unfinished(path)] for directory, there in made.items()}
+    found = {path for there in made.values() for path in there}
+    for path in chosen:
+        if any(abs(_made(path) - time_) < TOGETHER for time_ in times.get(os.path.dirname(path), ())):
+            found.add(path)
+    return found
+
+
+def is_to_be_held(path, since, chance):
     """Tell whether a file may be csync2's, and has not been held back for long enough since that time."""
-    return _is_unfinished(path) and 0 <= time.time() - since < HELD_FOR[_BY_CHANCE.match(path) is None]
+    return _is_unfinished(path) and 0 <= time.time() - since < (HELD_FOR if chance else CHOSEN_HELD_FOR)
 
 
 def is_left(path, opened):
     """
-    Given a path and what is open, tell whether it is an unfinished file of csync2 beyond doubt.
+    Given a path with a suffix that chance has made, and what is open, tell whether it is csync2's beyond doubt.
 
     It is if there is nothing in it that is not in the file which it was to become: then nothing is lost with it,
     whoever made it.
     """
-    if path in opened or not _BY_CHANCE.match(path) or not _is_unfinished(path):
+    if path in opened or not _is_unfinished(path) or time.time() - _made(path) < LEFT_AFTER:
         return False
     try:
-        if time.time() - os.lstat(path).st_ctime < LEFT_AFTER:
-            return False
         return any(_begins_with(final, path) for final in _finals(path))
     except OSError:
         return False
@@ -83,6 +96,14 @@ def _is_unfinished(path):
         return is_temporary(os.path.basename(path)) and is_unfinished(os.lstat(path))
     except OSError:
         return False
+
+
+def _made(path):
+    """When a file was made, or last changed; never, if it is gone."""
+    try:
+        return os.lstat(path).st_ctime
+    except OSError:
+        return float("inf")
 
 
 def _finals(path):

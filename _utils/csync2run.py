@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -48,8 +49,26 @@ PART = 5000
 #: Runs of csync2 for one part, when something interrupts them; paths given to one that leaves others out.
 ATTEMPTS = 20
 MOST_NAMED = 200
-#: Seconds until a file is tried again in whose place the peer has a directory.
+#: Seconds until a file is tried again in whose place the peer has a directory, or for which it has no space.
 BLOCKED_FOR = 30.0
+#: Runs in a row, each ended by the peer and without any success, after which nothing more is sent to it.
+CLOSED_AT_MOST = 4
+#: Files that are sent first to a peer that failed lately: enough to see why.
+FEW = 5
+#: What csync2 says when it gives up because the peer ended the connection or, its disk being full, sent nonsense. It
+#: may also die without a word.
+_CLOSED = re.compile(
+    rb"^(?:(?:Write|Read|Format)-error while (?:sending|receiving) data|Got an error from librsync, too bad)",
+    re.MULTILINE,
+)
+#: What tells that the peer cannot write a file: at the third -v, what it answers (daemon.c: strerror(errno), which need
+#: not be the true one); and at any, that it cannot make the temporary file for a signature.
+_CANNOT_WRITE = re.compile(
+    rb"^response from peer\((?P<path>.+?)\): \S+ \[\d+\] <- (?P<why>No space left on device|Read-only file system|"
+    rb"Disk quota exceeded|Input/output error|No such file or directory)$"
+    rb"|^I/O Error '(?P<error>Input/output error)' in rsync-check: (?P<basis>.+?)$",
+    re.MULTILINE,
+)
 
 
 class CommandError(csync2.Csync2Error):
@@ -62,6 +81,10 @@ class Interrupted(CommandError):
     def __init__(self, why, output):
         super().__init__(why)
         self.output = output
+
+
+class Closed(Interrupted):
+    """csync2 gave up in the middle, because the peer's csync2 did: it could not write what it got, say."""
 
 
 def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None):
@@ -77,7 +100,7 @@ def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=Non
     fine
         Exit codes that are no error (1 is any error of csync2, 2 is "nothing to list" or "in sync").
 
-    Raises CommandError, Interrupted.
+    Raises CommandError, Interrupted, Closed.
     """
     command = ["csync2", "-C", group, *args]
     log.debug("csync2 -C %s %s … (%d arguments)", group, args[0], len(args))
@@ -88,8 +111,11 @@ def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=Non
     except FileNotFoundError as err:
         raise CommandError("csync2 is not installed: run state.apply csyncsync.package") from err
     output = _wait(process, peer, patience, hopeless)
+    if peer and (process.returncode == -signal.SIGPIPE or _CLOSED.search(output)):
+        raise Closed(f"Connection to {peer} ended", output)
     if process.returncode not in fine:
-        text = output.decode("utf-8", "backslashreplace").strip()[-400:]
+        # With more than two -v csync2 prints the group's key.
+        text = "" if args.count("-v") > 2 else output.decode("utf-8", "backslashreplace").strip()[-400:]
         why = f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text}"
         raise Interrupted(why, output) if process.returncode < 0 else CommandError(why)
     return output
@@ -216,7 +242,7 @@ def send_all(group, database, peers, failed=None):
         if peer in failed and not answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
         try:
-            _Send(group, database, peer, failed.get(peer, 0)).all(alone)
+            _Send(group, database, peer, failed.get(peer)).all(alone)
         except CommandError as err:
             return str(err)
         return ""
@@ -230,7 +256,7 @@ class _Send:
 
     def __init__(self, group, database, peer, stalled):
         self.group, self.database, self.peer = group, database, peer
-        self.stalled = stalled
+        self.stalled, self.failed = stalled or 0, stalled is not None
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Blocked(f"{self.directory}.blocked")
 
@@ -239,6 +265,8 @@ class _Send:
         shutil.rmtree(self.directory, ignore_errors=True)
         os.makedirs(self.directory, mode=0o700)
         try:
+            if self.failed:
+                self._try(alone)
             left, held = self._parts()
             if held:
                 self._parts()  # what only now is empty goes now
@@ -246,10 +274,49 @@ class _Send:
                 # Directories that only now are empty; and paths whose parent the peer lacks: csync2 then needs the
                 # records of everything below that. One at a time, because this is the database that all share.
                 only = left[:MOST_NAMED] if self.blocked.names else ()
-                with alone:
-                    run(self.group, "-u", "-P", self.peer, *only, peer=self.peer, fine=(0, 1))
+                if len(left) > MOST_NAMED:
+                    self._again(left[:FEW], alone)
+                self._again(only, alone, verbose=len(left) <= MOST_NAMED)
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _try(self, alone):
+        """
+        To a peer that failed lately, because its disk is full, say: first what frees space, then a few files. What it
+        has no space for is left out for a while, so that others get their turn.
+        """
+        after, few = b"", []
+        while True:
+            with csync2.Database(self.database, timeout=20) as shared:
+                part = shared.part(self.peer, after, PART)
+            if not part:
+                break
+            after = part[-1][1]
+            self._entries([entry for entry in part if not os.path.lexists(csync2.decode(entry[1]))])
+            few += [entry for entry in part if _is_file(entry[1]) and not self.blocked.has(entry[1])][: FEW - len(few)]
+        left = self._entries(few)
+        if left:
+            self._again(left, alone, block=True)
+
+    def _again(self, paths, alone, verbose=True, block=False):
+        """
+        Try some paths (none: all) once more, with the database that all share. Raises CommandError if the peer says,
+        which takes a verbose run, that it cannot write.
+        """
+        interrupted = None
+        try:
+            with alone:
+                verbosely = ["-v"] * 3 * verbose
+                output = run(self.group, *verbosely, "-u", "-P", self.peer, *paths, peer=self.peer, fine=(0, 1))
+        except Interrupted as err:
+            output, interrupted = err.output, err
+        why, names = _cannot_write(output)
+        if block:
+            self.blocked.add(names)
+        if names:
+            raise CommandError(f"{self.peer} cannot write: {why}")
+        if interrupted:
+            raise interrupted
 
     def _parts(self):
         """
@@ -275,23 +342,37 @@ class _Send:
 
     def _entries(self, entries):
         """Send some entries of the database. Returns the paths that the peer has left, but for blocked ones."""
-        waiting = [entry for entry in entries if not self.blocked.has(entry[1])]
+        waiting, closed = [entry for entry in entries if not self.blocked.has(entry[1])], 0
         for attempt in range(1, ATTEMPTS + 1):
             if not waiting:
                 break
-            refused, interrupted = self._once(waiting)
-            waiting = [entry for entry in waiting if entry[1] in refused]
+            refused, interrupted = self._once(waiting, *["-v"] * bool(closed))
+            moved, waiting = len(waiting), [entry for entry in waiting if entry[1] in refused]
             if not interrupted:
                 break
+            closed = self._closed(interrupted, closed if moved == len(waiting) else 0)
             if attempt == ATTEMPTS:
                 raise interrupted
             waiting = [entry for entry in waiting if not self.blocked.has(entry[1])]
         return [csync2.decode(entry[1]) for entry in waiting]
 
-    def _once(self, entries):
+    def _closed(self, interrupted, times):
+        """
+        Count how often in a row the peer closed the connection at the first file. That is left out from the second time
+        on: for a file that does not fit, all after it would have to wait.
+        """
+        if not isinstance(interrupted, Closed):
+            return 0
+        if times >= CLOSED_AT_MOST:
+            raise CommandError(f"Connection to {self.peer} ended, each time: is its disk full?")
+        if times:
+            self.blocked.add(_last(interrupted.output, self.peer))
+        return times + 1
+
+    def _once(self, entries, *more):
         """One run of csync2 with some entries. Returns (names that are still to be sent, why it was interrupted)."""
         copy, interrupted = self._copy(self.directory, entries), None
-        flags = ("-D", self.directory, "-u", "-P", self.peer)
+        flags = (*more, "-D", self.directory, "-u", "-P", self.peer)
         try:
             output = run(
                 self.group,
@@ -342,7 +423,10 @@ class _Send:
 
 
 class _Blocked:
-    """Files in whose place the peer has a directory with files of its own: those that csync2 is not to send now."""
+    """
+    Files that csync2 is not to send now: in whose place the peer has a directory with files of its own, or for which it
+    has no space.
+    """
 
     def __init__(self, path):
         self.path, self.names = path, set()
@@ -361,7 +445,7 @@ class _Blocked:
             self.names |= names
             with open(self.path, "wb") as file:
                 file.write(b"\0".join(self.names))
-            log.warning("csyncsync: %d files would replace directories that are not empty there", len(self.names))
+            log.warning("csyncsync: %d files are left out for now, they cannot be made there", len(self.names))
         return bool(names)
 
 
@@ -393,9 +477,26 @@ def _directories(output, peer):
     return {csync2.encode(path) for path, told in found if re.search(rb"^>>> PEER: .*type=dir", told, re.MULTILINE)}
 
 
+def _last(output, peer):
+    """The encoded name, in a set, of the last file that was begun, given what ``csync2 -v -u`` printed."""
+    begun = re.findall(
+        rb"^Updating (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.$", output, re.DOTALL | re.MULTILINE
+    )
+    return {csync2.encode(path) for path in begun[-1:]}
+
+
+def _cannot_write(output):
+    """Given what ``csync2 -v -v -v -u`` printed, return (why the peer could not write a file, the encoded names)."""
+    found = list(_CANNOT_WRITE.finditer(output))
+    why = next(((match["why"] or match["error"]).decode() for match in found), "")
+    return why, {csync2.encode(match["path"] or match["basis"]) for match in found}
+
+
 def _unreachable(output):
     """The line in which csync2 says that it could not talk to the peer ("" if there is none)."""
     for line in output.decode("utf-8", "backslashreplace").splitlines():
+        if line.startswith(("Connecting to host ", "Connect to ", "Updating ", "Deleting ")):  # with -v
+            continue
         if "onnect" in line or "SSL" in line or "TLS" in line or "cetrif" in line:
             return line[:200]
     return ""

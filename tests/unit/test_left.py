@@ -56,7 +56,6 @@ def test_what_a_user_may_need_is_not_left(tmp_path):
     make(tmp_path / "name", "content", 0o644)
     assert not csync2left.is_left(make(tmp_path / ".name.aB3dE6", "other"), set())
     assert not csync2left.is_left(make(tmp_path / ".name.aB3dE6", "content and more"), set())
-    assert not csync2left.is_left(make(tmp_path / ".name.backup", "content"), set())
     assert not csync2left.is_left(make(tmp_path / ".alone.aB3dE6", ""), set())
     assert not csync2left.is_left(make(tmp_path / ".name.aB3dE7", "con", 0o644), set())
     path = make(tmp_path / ".name.aB3dE8", "con")
@@ -69,17 +68,30 @@ def test_what_a_user_may_need_is_not_left(tmp_path):
 
 
 @AS_ROOT
+def test_a_suffix_is_chances_if_it_looks_so_or_its_company_does(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    chance, company = make(tmp_path / ".name.aB3dE6"), make(tmp_path / ".name.tmo1fl")
+    chosen = make(tmp_path / "other" / ".name.backup")
+    assert csync2left.by_chance([chance, company, chosen]) == {chance, company}
+    assert csync2left.by_chance([company, chosen]) == set()
+    os.chmod(chance, 0o644)
+    assert company not in csync2left.by_chance([chance, company])
+    os.chmod(chance, 0o600)
+    monkeypatch.setattr(csync2left, "TOGETHER", 0.0)
+    assert csync2left.by_chance([chance, company]) == {chance}
+
+
+@AS_ROOT
 def test_what_may_be_csync2s_is_held_for_a_while(tmp_path):
-    path = make(tmp_path / ".name.aB3dE6", "x")
-    assert csync2left.is_to_be_held(path, time.time() - 500)
-    assert not csync2left.is_to_be_held(path, time.time() - 700)
-    assert not csync2left.is_to_be_held(path, time.time() + 700)
-    chosen = make(tmp_path / ".name.backup", "x")
-    assert csync2left.is_to_be_held(chosen, time.time() - 30)
-    assert not csync2left.is_to_be_held(chosen, time.time() - 100)
+    path, now = make(tmp_path / ".name.aB3dE6", "x"), time.time()
+    assert csync2left.is_to_be_held(path, now - 500, True)
+    assert not csync2left.is_to_be_held(path, now - 700, True)
+    assert not csync2left.is_to_be_held(path, now + 700, True)
+    assert csync2left.is_to_be_held(path, now - 30, False)
+    assert not csync2left.is_to_be_held(path, now - 100, False)
     os.chmod(path, 0o640)
-    assert not csync2left.is_to_be_held(path, time.time())
-    assert not csync2left.is_to_be_held(os.fsencode(tmp_path / ".gone.aB3dE6"), time.time())
+    assert not csync2left.is_to_be_held(path, now, True)
+    assert not csync2left.is_to_be_held(os.fsencode(tmp_path / ".gone.aB3dE6"), now, True)
 
 
 def test_what_is_open_is_known(tmp_path):
