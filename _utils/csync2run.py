@@ -285,7 +285,7 @@ class _Send:
         To a peer that failed lately, because its disk is full, say: first what frees space, then a few files. What it
         has no space for is left out for a while, so that others get their turn.
         """
-        after, few = b"", []
+        after, few, blocked = b"", [], []
         while True:
             with csync2.Database(self.database, timeout=20) as shared:
                 part = shared.part(self.peer, after, PART)
@@ -293,10 +293,17 @@ class _Send:
                 break
             after = part[-1][1]
             self._entries([entry for entry in part if not os.path.lexists(csync2.decode(entry[1]))])
-            few += [entry for entry in part if _is_file(entry[1]) and not self.blocked.has(entry[1])][: FEW - len(few)]
-        left = self._entries(few)
+            for entry in part:
+                found = blocked if self.blocked.has(entry[1]) else few
+                if len(found) < FEW and _is_file(entry[1]):
+                    found.append(entry)
+        if not few:
+            self.blocked.clear()
+        left = self._entries(few or blocked)
         if left:
             self._again(left, alone, block=True)
+        else:
+            self.blocked.clear()
 
     def _again(self, paths, alone, verbose=True, block=False):
         """
@@ -448,6 +455,12 @@ class _Blocked:
             log.warning("csyncsync: %d files are left out for now, they cannot be made there", len(self.names))
         return bool(names)
 
+    def clear(self):
+        """Leave out nothing."""
+        self.names = set()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
 
 def _is_file(name):
     """Tell whether there is a regular file at a place, given its encoded name."""
@@ -488,7 +501,9 @@ def _last(output, peer):
 def _cannot_write(output):
     """Given what ``csync2 -v -v -v -u`` printed, return (why the peer could not write a file, the encoded names)."""
     found = list(_CANNOT_WRITE.finditer(output))
-    why = next(((match["why"] or match["error"]).decode() for match in found), "")
+    told = [(match["why"] or match["error"]).decode() for match in found]
+    true = [why for why in told if why != "No such file or directory"]
+    why = true[0] if true else "is its disk full?"
     return why, {csync2.encode(match["path"] or match["basis"]) for match in found}
 
 
