@@ -224,13 +224,18 @@ def _write(path, content, mode=0o600, durable=True):
     """Write a file whole or not at all; durable: also when the power fails."""
     temporary = f"{path}.tmp{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(fd, "w", encoding="utf-8") as file:
-        os.fchmod(fd, mode)
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(fd)
-    os.replace(temporary, path)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            os.fchmod(fd, mode)
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(fd)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _write_json(path, value, durable=True):
@@ -772,13 +777,16 @@ def _plain(refused):
 
 
 def _note_push(group, result):
-    """Leave what the status shows, and ``left`` as the sign that this host has to ask again."""
-    _write_json(_group_path(group, "push.json"), {**result, "time": time.time()}, durable=False)
+    """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
     left = _group_path(group, "left")
-    if result["left"] or result["state"] not in ("pushed",) or _held_back(group):
-        _write(left, "")
-    elif os.path.exists(left):
-        os.unlink(left)
+    try:
+        if result["left"] or result["state"] not in ("pushed",) or _held_back(group):
+            _write(left, "")
+        elif os.path.exists(left):
+            os.unlink(left)
+        _write_json(_group_path(group, "push.json"), {**result, "time": time.time()}, durable=False)
+    except OSError as err:
+        log.error("csyncsync: cannot note the push of group %s: %s", group, err)
 
 
 def _send_event(group, what, data):
