@@ -24,6 +24,7 @@ import urllib.parse
 import csync2
 import csync2cert
 import csync2journal
+import csync2left
 import csync2run
 import csync2send
 from salt.exceptions import CommandExecutionError
@@ -234,13 +235,18 @@ def _write(path, content, mode=0o600, durable=True):
     """Write a file whole or not at all; durable: also when the power fails."""
     temporary = f"{path}.tmp{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(fd, "w", encoding="utf-8") as file:
-        os.fchmod(fd, mode)
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(fd)
-    os.replace(temporary, path)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            os.fchmod(fd, mode)
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(fd)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _write_json(path, value, durable=True):
@@ -792,15 +798,18 @@ def _plain(refused):
 
 
 def _note_push(group, result):
-    """Leave what the status shows, and ``left`` as the sign that this host has to ask again."""
-    _write_json(_group_path(group, "push.json"), {**result, "time": time.time()}, durable=False)
+    """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
     left = _group_path(group, "left")
-    if result["left"] or result["state"] not in ("pushed",):
-        _write(left, "")
-        return
-    csync2journal.forget(_group_path(group, "journal"))
-    if os.path.exists(left):
-        os.unlink(left)
+    try:
+        if result["left"] or result["state"] not in ("pushed",) or _held_back(group):
+            _write(left, "")
+        else:
+            csync2journal.forget(_group_path(group, "journal"))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(left)
+        _write_json(_group_path(group, "push.json"), {**result, "time": time.time()}, durable=False)
+    except OSError as err:
+        log.error("csyncsync: cannot note the push of group %s: %s", group, err)
 
 
 def _send_event(group, what, data):
@@ -812,15 +821,74 @@ def _send_event(group, what, data):
 def _check_journal(group, config, full):
     """Let csync2's check take in what changed; then the journal has done its work. Returns how many paths."""
     files, entries, whole = csync2journal.take(_group_path(group, "journal"))
+    number, full, held = len(entries), full or whole, _held_back(group)
+    entries = {**dict.fromkeys(held, False), **entries}
     check, trees, mark = _sort_paths(group, config, entries)
-    if full or whole:
+    known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
+    if full:
+        _delete_left(csync2left.by_chance(known))
         _csync2(group, "-cr", "/")
     else:
         _csync2_paths(group, ["-c"], check)
         _csync2_paths(group, ["-cr"], trees)
     _csync2_paths(group, ["-m"], mark)
+    _hold_back(group, known, held)
     csync2journal.discharge(files)
-    return len(entries)
+    return number
+
+
+# --- What csync2 left ------------------------------------------------------------------------------------
+
+
+def _held_back(group):
+    """
+    What may be csync2's unfinished files, and is not sent yet: ``{path in bytes: [since when, has a suffix that chance
+    has made]}``.
+    """
+    held = _read_json(_group_path(group, "held.json"), {})
+    return {os.fsencode(path): why for path, why in held.items()}
+
+
+def _known_temporaries(group, paths, trees):
+    """
+    What has the name of a temporary file, and stands in csync2's database before the check: those that are recorded, of
+    these paths and of all below these trees, and all that are to be sent.
+    """
+    paths = list(filter(_is_temporary, paths))
+    with _open_database(group) as database:
+        known = {path for path in paths if database.record(path) is not None}
+        return known | set(filter(_is_temporary, database.hidden(trees) | database.hidden()))
+
+
+def _is_temporary(path):
+    return csync2left.is_temporary(os.path.basename(path))
+
+
+def _delete_left(paths):
+    """Delete those of these files, with suffixes that chance has made, that csync2 left. Returns them."""
+    opened = csync2left.open_paths() if paths else ()
+    return {path for path in paths if csync2left.is_left(path, opened) and csync2left.delete(path)}
+
+
+def _hold_back(group, known, held):
+    """
+    Take what the check has just found, and what may be an unfinished file of csync2, out of what is to be sent.
+
+    When the disk is full, csync2 leaves one at each try. The watcher deletes those that it has seen, and this does what
+    it can prove; what nobody knows anything of is sent in the end. What was known before the check has been sent, and
+    goes on.
+    """
+    now = time.time()
+    with _open_database(group, write=True) as database:
+        new = set(filter(_is_temporary, database.hidden())) - known
+        chance = csync2left.by_chance(new) | {path for path in new if held.get(path, [0, False])[1]}
+        gone = _delete_left(chance) | {path for path in new if not os.path.lexists(path)}
+        hold = {path: [held.get(path, [now])[0], path in chance] for path in new - gone}
+        hold = {path: why for path, why in hold.items() if csync2left.is_to_be_held(path, *why)}
+        if hold != held:
+            _write_json(_group_path(group, "held.json"), {os.fsdecode(path): why for path, why in hold.items()})
+        if gone or hold:
+            database.forget([*gone, *hold])
 
 
 def _sort_paths(group, config, entries):
@@ -1259,10 +1327,10 @@ def status(group=None):
     How far this host is, for each of its groups.
 
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
-    "unreachable": {minion id: why}, "held": why, "last_push": {…}, "watching": bool, "watch": {…}, "unpublished":
-    [minion id, …], "hosts": {minion id: name@address}, "in_sync": bool, "error": text}}``.
-    ``state`` is new, recorded or established (see ``push``); ``in_sync`` says that nothing of this host waits to be
-    sent.
+    "unreachable": {minion id: why}, "held": why, "unfinished": [path, …], "last_push": {…}, "watching": bool,
+    "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address}, "in_sync": bool, "error": text}}``.
+    ``state`` is new, recorded or established (see ``push``); ``unfinished`` are files that may be what csync2 left when
+    it was interrupted, and that are not sent yet; ``in_sync`` says that nothing of this host waits to be sent.
 
     CLI Example:
 
@@ -1287,16 +1355,18 @@ def _group_status(group):
     watch = _read_json(_group_path(group, "watch.json"), {})
     journal = csync2journal.names(_group_path(group, "journal"))
     failed = _read_json(_group_path(group, "peers.json"), {})
+    unfinished = sorted(path.decode("utf-8", "backslashreplace") for path in _held_back(group))
     return {
         **result,
         "journal": len(journal),
         "refused": last.get("refused") or {},
         "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
         "held": last.get("comment", "") if last.get("state") == "held" else "",
+        "unfinished": unfinished,
         "last_push": last,
         "watching": bool(watch.get("ready")) and not watch.get("error"),
         "watch": watch,
         "unpublished": config["unpublished"],
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
-        "in_sync": result["state"] == "established" and not journal and not result["dirty"],
+        "in_sync": result["state"] == "established" and not (journal or unfinished or result["dirty"]),
     }

@@ -841,6 +841,27 @@ class Database:
         """The encoded names of all that is to be sent, as a set."""
         return {name for (name,) in self._rows("SELECT filename FROM dirty")}
 
+    def hidden(self, tops=None):
+        """Paths, in bytes, of what has a name that begins with a dot: all to be sent, or all recorded below tops."""
+        if tops is None:
+            names = self._rows("SELECT DISTINCT filename FROM dirty WHERE filename GLOB '*/.*'")
+        else:
+            query = "SELECT filename FROM file WHERE filename GLOB '*/.*' AND filename >= CAST(? AS TEXT)"
+            query += " AND filename < CAST(? AS TEXT)"
+            names = []
+            for top in map(encode, tops):
+                names += self._rows(query, top, top.rstrip(b"/") + b"0")
+        paths = (decode(name) for (name,) in names)
+        return {path for path in paths if os.path.basename(path).startswith(b".")}
+
+    def forget(self, paths):
+        """Drop what is recorded of paths and that they are to be sent: the next check finds them as new ones."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for table in ("dirty", "file"):
+            query = f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)"
+            self._db.executemany(query, [(encode(path),) for path in paths])
+        self._db.execute("COMMIT")
+
     def discharge(self, peer, entries):
         """Drop what has been sent to a peer: entries as part() gave them."""
         name = encode(peer.encode())

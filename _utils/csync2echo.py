@@ -2,7 +2,7 @@
 The echo filter: tells what csync2 itself wrote on this host from what somebody else did.
 
 By two signs: how it was done (csync2 writes a temporary file and renames it), and what csync2 has recorded. May call
-the standard library, ``csync2inotify`` for the names of events, and ``csync2`` by its path.
+the standard library, ``csync2inotify`` for the names of events, ``csync2left``, and ``csync2`` by its path.
 """
 
 import contextlib
@@ -10,12 +10,12 @@ import fcntl
 import importlib.util
 import logging
 import os
-import re
 import sqlite3
 import stat
 import time
 
-from csync2inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO
+import csync2left
+from csync2inotify import IN_ATTRIB, IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +40,8 @@ CONNECTED = (b"01", b"08")
 LANDING_WAIT = 2.0
 #: Seconds that csync2 may write to one of its temporary files.
 TEMPORARY_WAIT = 600.0
-
-#: rsync.c, get_tmpname(): a dot, the name, a dot and mkstemp()'s six characters.
-_TEMPORARY = re.compile(rb"\..*\.[A-Za-z0-9]{6}\Z", re.DOTALL)
-#: A suffix that chance has made, as eleven of twelve are: hardly one that somebody chose, as .backup.
-_BY_CHANCE = re.compile(rb".*\.(?=[^.]*[a-z])(?=[^.]*[A-Z])[^.]*\Z", re.DOTALL)
-#: Seconds until a temporary file that csync2 has left is deleted.
-LEFT_AFTER = 10.0
-
-
-def is_temporary(name):
-    """Tell whether a file is named as csync2's temporary ones."""
-    return _TEMPORARY.match(name) is not None
+#: Seconds from one temporary file for a path to the next one.
+NEXT_WAIT = 120.0
 
 
 def is_pushing(directory):
@@ -80,6 +70,10 @@ class Filter:
         self.renaming = {}
         #: path -> when: files that were renamed from such a name, and not closed since
         self.landing = {}
+        #: path -> when: temporary files that were made, and nothing else since
+        self.made = {}
+        #: path of a temporary file without its suffix -> when such a one was unlinked before anything was written to it
+        self.unlinked = {}
         self.receiving, self.receiving_at = False, 0.0
 
     def load_csync2(self):
@@ -105,14 +99,14 @@ class Filter:
 
     def came_from_temporary(self, mask, cookie, name, now):
         """Given an event of any file: tell whether the file had a name of csync2's temporary ones until now."""
-        if mask & IN_MOVED_FROM and is_temporary(name):
+        if mask & IN_MOVED_FROM and csync2left.is_temporary(name):
             self.renaming[cookie] = now
         return bool(mask & IN_MOVED_TO) and self.renaming.pop(cookie, None) is not None
 
     def see(self, entry, mask, renamed, now):
         """Given an event of a path, note in its entry what csync2 would not have done."""
-        if mask & IN_CREATE and entry.temporary and _BY_CHANCE.match(entry.path):
-            entry.csync2s = entry.csync2s or self.is_receiving()
+        if entry.temporary:
+            self._see_temporary(entry, mask, now)
         if renamed:
             self.landing[entry.path] = now
         elif mask & (IN_MODIFY | IN_CLOSE_WRITE) and entry.path in self.landing:
@@ -123,8 +117,26 @@ class Filter:
             entry.own = True
             entry.written = entry.written or bool(mask & IN_MODIFY)
 
+    def _see_temporary(self, entry, mask, now):
+        """
+        Note in its entry a temporary file that only csync2 can have made.
+
+        It makes at least one other for a path before the one that it may leave, and unlinks that as soon as it is open
+        (rsync.c, csync_rs_patch()). Whoever else makes temporary files closes them first, or renames them.
+        """
+        path, stem = entry.path, entry.path.rpartition(b".")[0]
+        if mask & IN_CREATE:
+            self.made[path] = now
+            entry.csync2s = entry.csync2s or stem in self.unlinked
+        elif not mask & IN_ATTRIB and self.made.pop(path, None) is not None and mask & IN_DELETE:
+            self.unlinked[stem] = now
+        elif mask & IN_MOVED_FROM:
+            self.unlinked.pop(stem, None)
+
     def forget_old(self, now):
         """What began too long ago will not go on."""
+        self.made = {path: when for path, when in self.made.items() if now - when < LANDING_WAIT}
+        self.unlinked = {stem: when for stem, when in self.unlinked.items() if now - when < NEXT_WAIT}
         self.renaming = {cookie: when for cookie, when in self.renaming.items() if now - when < LANDING_WAIT}
         self.landing = {path: when for path, when in self.landing.items() if now - when < LANDING_WAIT}
 
@@ -150,6 +162,8 @@ class Look:
         #: None with ``locked``: one is there that cannot be read now; with ``lost``: it joins anew, and ``before`` is
         #: what may be left of the one that it had
         self.database, self.locked, self.lost, self.before = None, False, False, None
+        #: what is open, once somebody has asked
+        self.opened = None
 
     def __enter__(self):
         if self.csync2 is not None and self.path:
@@ -199,7 +213,7 @@ class Look:
             return GO
         if status is None or not stat.S_ISREG(status.st_mode):
             entry.own = False
-        elif entry.csync2s and _is_unfinished(status):
+        elif entry.csync2s and csync2left.is_unfinished(status):
             return self._clear(entry)
         if self.lost:
             return self._compare_with_before(entry, status)
@@ -214,18 +228,16 @@ class Look:
             return GO
         return GO if entry.own or time.monotonic() - entry.judged >= COMMIT_WAIT else WAIT
 
-    @staticmethod
-    def _clear(entry):
+    def _clear(self, entry):
         """
         csync2 leaves its temporary file when the disk is full, or when it is killed, and another one at the next try.
 
-        Delete one that was made while a peer was connected, is still as mkstemp() made it, and is open nowhere.
+        Delete one that was made as only csync2 does, is still as mkstemp() made it, and is open nowhere.
         """
-        if time.monotonic() - entry.judged < LEFT_AFTER or _is_open(entry.path):
+        if time.monotonic() - entry.judged < csync2left.LEFT_AFTER:
             return WAIT
-        try:
-            os.unlink(entry.path)
-        except OSError:
+        self.opened = csync2left.open_paths() if self.opened is None else self.opened
+        if entry.path in self.opened or not csync2left.delete(entry.path):
             return WAIT  # a disk that can only be read, say
         log.info("csyncsync: deleted a temporary file that csync2 had left")
         return DROP
@@ -249,7 +261,7 @@ class Look:
         # csync2's own check cannot see a change that leaves size, second, mode and owner as they were recorded.
         if entry.own or entry.compare:
             return ALONE
-        return DROP if status.st_mtime_ns % 10**9 == 0 or _is_unfinished(status) else ALONE
+        return DROP if status.st_mtime_ns % 10**9 == 0 or csync2left.is_unfinished(status) else ALONE
 
     def _compare_with_before(self, entry, status):
         """Compare a path's state with what was recorded before csync2's database was lost."""
@@ -324,19 +336,3 @@ def _commits(database):
             return int.from_bytes(file.read(28)[24:], "big")
     except OSError:
         return 0
-
-
-def _is_open(path):
-    """Tell whether any process has a file open."""
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), os.scandir(os.fsencode(f"/proc/{process}/fd")) as descriptors:
-            for descriptor in descriptors:
-                with contextlib.suppress(OSError):
-                    if os.readlink(descriptor.path) == path:
-                        return True
-    return False
-
-
-def _is_unfinished(status):
-    """Tell whether a file is as csync2's mkstemp() makes it: the peer went away before it told owner and mode."""
-    return (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o600, 0, 0)

@@ -65,12 +65,17 @@ def write(directory, content, whole, number):
 
 
 def _put(temporary, path, content):
-    """Write a file durably, then give it its name."""
-    with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, path)
+    """Write a file durably, then give it its name. Nothing stays of it on a full disk."""
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def mark_whole(directory):

@@ -79,7 +79,8 @@ def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=Non
         raise CommandError("csync2 is not installed: run state.apply csyncsync.package") from err
     output = _wait(process, peer, patience, hopeless)
     if process.returncode not in fine:
-        text = output.decode("utf-8", "backslashreplace").strip()[-400:]
+        # With three -v csync2 prints the group's key.
+        text = "" if args.count("-v") > 2 else output.decode("utf-8", "backslashreplace").strip()[-400:]
         why = f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text}"
         if process.returncode < 0:
             raise Interrupted(why, output, by_peer=process.returncode == -signal.SIGPIPE)

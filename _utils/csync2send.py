@@ -35,18 +35,29 @@ TRANSFER_STALLED_AFTER, READ_RATE = 20.0, 10_000_000
 #: Peers that are sent to at once, and entries that one run of csync2 sends to one of them.
 PEERS_AT_ONCE = 8
 PART = 5000
-#: Runs of csync2 for one part, when something interrupts them; those that end at the same path; paths given to one that
-#: leaves others out.
-ATTEMPTS, ATTEMPTS_AT_ONE = 20, 3
+#: Runs of csync2 for one part, when something interrupts them; those that end at the same path; those in a row that the
+#: peer ends, and that send nothing; paths given to one that leaves others out.
+ATTEMPTS, ATTEMPTS_AT_ONE, ATTEMPTS_IN_VAIN = 20, 2, 4
 MOST_NAMED = 200
+#: Files for which a peer is asked why it does not take them.
+ASKED_WHY = 3
 #: Entries that csync2 on the peer may not have committed when it dies: it commits after 1,000 queries, of which an
 #: entry takes at least three (db.c, csync_db_maycommit()).
 UNCOMMITTED = 400
-#: Seconds until a file is tried again in whose place the peer has a directory.
+#: Seconds until a file is tried again in whose place the peer has a directory, or at which its csync2 gave up twice:
+#: all others would have to wait for one that does not fit on its disk.
 BLOCKED_FOR = 30.0
 #: Seconds for which is known what was under way when the peer's csync2 died; and for which a file that only lacks owner
 #: and mode is taken for that, if it had others before.
 UNDER_WAY_FOR, COMPLETED_WITHIN = 86400.0, 60.0
+
+
+#: What a peer answers that cannot write a file (daemon.c: strerror(errno)), as csync2 tells it with three -v.
+_CANNOT_WRITE = re.compile(
+    rb"^response from peer\(.*\): \S+ \[\d+\] <- "
+    rb"(No space left on device|Read-only file system|Disk quota exceeded|Input/output error)$",
+    re.MULTILINE,
+)
 
 
 def send_all(group, database, peers, since, failed=None):
@@ -104,6 +115,7 @@ class _Send:
                 only = left[:MOST_NAMED] if self.blocked.names else ()
                 with self.alone:
                     csync2run.run(self.group, "-u", "-P", self.peer, *only, peer=self.peer, fine=(0, 1))
+                self._ask_why(left)
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -131,21 +143,21 @@ class _Send:
     def _entries(self, entries):
         """Send some entries of the database. Returns the paths that the peer has left, but for blocked ones."""
         waiting = [entry for entry in entries if not self._is_blocked(entry.name)]
-        ended_at = collections.Counter()
+        ended_at, in_vain = collections.Counter(), 0
         for attempt in range(1, ATTEMPTS + 1):
             if not waiting:
                 break
             kept, why, at = self._once(waiting)
-            if why and attempt == ATTEMPTS:
+            in_vain = in_vain + 1 if why and why.by_peer and len(kept) >= len(waiting) else 0
+            if why and (attempt == ATTEMPTS or in_vain == ATTEMPTS_IN_VAIN):
                 raise why
-            ended_at[at] += bool(why)
-            waiting = [
-                entry
-                for entry in waiting
-                if entry.name in kept and not self._is_blocked(entry.name) and ended_at[entry.name] < ATTEMPTS_AT_ONE
-            ]
+            waiting = [entry for entry in waiting if entry.name in kept]
             if not why:
                 break
+            ended_at[at] += 1
+            if ended_at[at] == ATTEMPTS_AT_ONE:
+                self.blocked.add([at])
+            waiting = [entry for entry in waiting if not self._is_blocked(entry.name)]
         waiting = self._complete(self._without_gone(waiting))
         return [csync2.decode(entry.name) for entry in waiting]
 
@@ -167,7 +179,8 @@ class _Send:
         if told.unreachable:
             raise csync2run.CommandError(told.unreachable)
         if told.is_cut_off and not why:
-            why = csync2run.Interrupted(f"Connection to {self.peer} was closed", output, by_peer=True)
+            problem = f"{self.peer} closed the connection, each time: is its disk full?"
+            why = csync2run.Interrupted(problem, output, by_peer=True)
         if why and why.by_peer:
             # What csync2 there has not committed is not known to it: it would take that for a change of its own.
             self.under_way.add(told.names[-1:])
@@ -243,7 +256,7 @@ class _Send:
         blocked = [name for name, state in states.items() if state.is_directory]
         self.blocked.add(blocked)
         if blocked:
-            log.warning("csyncsync: %d files would replace directories that are not empty there", len(blocked))
+            log.warning("csyncsync: %s has directories in place of %d files", self.peer, len(blocked))
         return bool(blocked)
 
     def _is_blocked(self, name):
@@ -261,6 +274,23 @@ class _Send:
         except csync2run.CommandError:
             return {}
         return _Told(output, self.peer).states()
+
+    def _ask_why(self, paths):
+        """Raise CommandError, with the peer's own words, if it cannot write some of the files that it has left."""
+        with self._shared() as shared:
+            part = shared.part(self.peer, b"", PART)
+        some = {csync2.encode(path) for path in paths}
+        asked = [entry for entry in part if entry.name in some and _is_file(entry.name)][:ASKED_WHY]
+        if not asked:
+            return
+        self._copy(self.directory, asked)
+        try:
+            # With three -v csync2 tells what the peer answers; and the key, so this output goes nowhere.
+            output = self._run("-v", self.directory, "-v", "-v")
+        except csync2run.CommandError as err:
+            output = err.output
+        if problem := re.search(_CANNOT_WRITE, output):
+            raise csync2run.CommandError(f"{self.peer} cannot write: {problem.group(1).decode()}")
 
     # ---- Running csync2
 

@@ -6,7 +6,7 @@ itself has written is left out; the rest is written into the group's journal, an
 looks at the groups' configs, roots, journals and what is left to push.
 
 The beacon starts it, and runs it from a copy of this file that Salt does not know. May call ``csync2inotify``,
-``csync2echo``, ``csync2journal``, Salt's event bus and the standard library.
+``csync2echo``, ``csync2journal``, ``csync2left``, Salt's event bus and the standard library.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ import time
 import csync2echo
 import csync2inotify
 import csync2journal
+import csync2left
 import salt.utils.event
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,9 @@ class Entry:
         self.came = False
         #: something below it was not noted on its own, because this entry stands for it
         self.covers = False
-        #: a temporary file that was made while a peer was connected
+        #: a temporary file that was made as only csync2 does
         self.csync2s = False
-        self.temporary = csync2echo.is_temporary(os.path.basename(path))
+        self.temporary = csync2left.is_temporary(os.path.basename(path))
         #: when it was first found ready, and the number of the database's commit then
         self.judged = None
         self.commits = None

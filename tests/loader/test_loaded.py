@@ -30,9 +30,9 @@ BEACON = {"beacon", "validate", "close"}
 UTILS = {
     "csync2.validate",
     "csync2cert.judge",
-    "csync2echo.is_temporary",
     "csync2inotify.watch_limit",
     "csync2journal.write",
+    "csync2left.is_temporary",
     "csync2run.run",
     "csync2send.send_all",
     "csync2watch.send",

@@ -291,28 +291,41 @@ async def test_files_in_a_directory_that_csync2_made(host):
     await host.until(lambda: host.lines() == [b"d/e/mine"])
 
 
+def csync2_leaves(host, name, suffix="aB3dE6"):
+    """As csync2's daemon does on a full disk: what it needs meanwhile is unlinked at once, the new file stays."""
+    for other in ("0elta1", "bAsis2"):
+        temporary = host.tree / f".{name}.{other}"
+        with open(temporary, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            temporary.unlink()
+            file.write("x")
+    return os.open(host.tree / f".{name}.{suffix}", os.O_CREAT | os.O_WRONLY, 0o600)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="csync2 runs as root")
 @on_loop
 async def test_a_temporary_file_that_csync2_left_is_deleted_and_no_other_one(host):
     host.make_database()
     host.config()
     await host.start()
-    host.code["csync2echo"].LEFT_AFTER = 0.3
+    host.code["csync2echo"].csync2left.LEFT_AFTER = 0.3
 
     def make(name, mode=0o600):
-        return os.open(host.tree / name, os.O_CREAT | os.O_WRONLY, mode)
+        os.close(os.open(host.tree / name, os.O_CREAT | os.O_WRONLY, mode))
 
-    os.close(make(".alone.aB3dE6"))
-    await host.quiet(0.3)
-    with a_peer_sends(host):
-        await host.quiet(0.2)
-        opened = make(".open.aB3dE6")
-        for name, mode in ((".left.aB3dE6", 0o600), (".chosen.backup", 0o600), (".mode.aB3dE6", 0o644)):
-            os.close(make(name, mode))
-        os.close(make("moved"))
-        (host.tree / "moved").rename(host.tree / ".moved.aB3dE6")
-        await host.until(lambda: not (host.tree / ".left.aB3dE6").exists())
-        await host.quiet(1)
-    kept = {".alone.aB3dE6", ".open.aB3dE6", ".chosen.backup", ".mode.aB3dE6", ".moved.aB3dE6"}
+    opened = csync2_leaves(host, "open")
+    for name, suffix in (("left", "aB3dE6"), ("chosen", "backup"), ("n" * 246, "aB3dE6")):
+        os.close(csync2_leaves(host, name, suffix))
+    os.close(csync2_leaves(host, "finished"))
+    os.chmod(host.tree / ".finished.aB3dE6", 0o644)
+    for suffix in ("aB3dE5", "aB3dE6"):  # as mktemp does for a script
+        make(f".script.{suffix}")
+        await host.quiet(0.1)
+        if suffix == "aB3dE5":
+            (host.tree / f".script.{suffix}").unlink()
+    make(".alone.aB3dE6")
+    gone = [".left.aB3dE6", ".chosen.backup", f".{'n' * 246}.aB3dE6"]
+    await host.until(lambda: not any((host.tree / name).exists() for name in gone))
+    await host.quiet(1)
+    kept = {".alone.aB3dE6", ".open.aB3dE6", ".finished.aB3dE6", ".script.aB3dE6"}
     assert {path.name for path in host.tree.iterdir()} == kept
     os.close(opened)

@@ -1,6 +1,7 @@
 """The journal: what the watcher writes is what a push takes."""
 
 import os
+import resource
 import time
 
 import csync2journal
@@ -23,6 +24,18 @@ def test_what_is_written_is_taken(journal):
     assert {os.stat(file).st_mode & 0o777 for file in files} == {0o600}
     csync2journal.discharge(files)
     assert csync2journal.take(journal) == ([], {}, False)
+
+
+def test_a_flush_for_which_there_is_no_room_leaves_nothing(journal):
+    csync2journal.write(journal, [b"/a"], False, 1)
+    before, limits = os.listdir(journal), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            csync2journal.write(journal, [b"/longer/than/that"], False, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(journal) == before
 
 
 def test_a_flush_that_comes_while_the_journal_is_taken_stays(journal):
