@@ -155,7 +155,7 @@ class _Send:
             if not why:
                 break
             ended_at[at] += 1
-            if ended_at[at] == ATTEMPTS_AT_ONE:
+            if at and ended_at[at] == ATTEMPTS_AT_ONE:
                 self.blocked.add([at])
             waiting = [entry for entry in waiting if not self._is_blocked(entry.name)]
         waiting = self._complete(self._without_gone(waiting))
