@@ -267,14 +267,15 @@ class Look:
         """Compare a path's state with what was recorded before csync2's database was lost."""
         if status is None and entry.temporary:
             return DROP
-        is_file = status is not None and stat.S_ISREG(status.st_mode)
-        if entry.moved or (is_file and entry.own and status.st_mtime_ns % 10**9 != 0):
+        # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
+        may_be_csync2s = status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0
+        if entry.moved or (entry.own and not may_be_csync2s):
             return GO
         text = None if status is None else self.csync2.check_text(entry.path, status)
         try:
             return DROP if text == self.before.record(entry.path) else GO
         except (sqlite3.Error, AttributeError):  # nothing is left of it
-            return WAIT if is_file else GO
+            return WAIT if may_be_csync2s else GO
 
     def _drop(self, entry):
         """
