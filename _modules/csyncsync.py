@@ -665,7 +665,8 @@ def push(group, full=False, release=False, **kwargs):
         is on another file system than before.
 
     Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]},
-    "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same. ``refused`` are the first paths that
+    "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same; the first push that is held, or fails,
+    also sends ``csyncsync/GROUP/held`` or ``…/error`` with its comment. ``refused`` are the first paths that
     hosts which answered did not take, because the same file was changed there too. ``state`` is one of
 
     ========  ======================================================================
@@ -685,7 +686,8 @@ def push(group, full=False, release=False, **kwargs):
     """
     config = _require(group)
     began = time.time()
-    refused = _read_json(_group_path(group, "push.json"), {}).get("refused") or {}
+    before = _read_json(_group_path(group, "push.json"), {})
+    refused = before.get("refused") or {}
     result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
     with _locked(group, wait=LOCK_PROBE) as mine:
         if not mine:
@@ -697,6 +699,8 @@ def push(group, full=False, release=False, **kwargs):
                 result.update(state="error", comment=f"{err}{_put_aside_if_damaged(group)}")
             result["seconds"] = round(time.time() - began, 3)
             _note_push(group, result)
+    if result["state"] in ("held", "error") and result["state"] != before.get("state"):
+        _send_event(group, result["state"], {"group": group, "comment": _ascii(result["comment"])})
     told = {key: value for key, value in result.items() if key != "comment"}
     _send_event(group, "pushed", {**told, "refused": _plain(result["refused"]), "jid": kwargs.get("__pub_jid")})
     return result
@@ -790,11 +794,13 @@ def _refused(group, config, before, most=20):
 
 
 def _plain(refused):
-    """The same in ASCII: Salt cannot render a reactor SLS with every character (those beyond U+FFFF)."""
-    return {
-        minion: [path.encode("ascii", "backslashreplace").decode("ascii") for path in paths_]
-        for minion, paths_ in refused.items()
-    }
+    """What others refused, for an event."""
+    return {minion: [_ascii(path) for path in paths_] for minion, paths_ in refused.items()}
+
+
+def _ascii(text):
+    """Text for an event: Salt cannot render a reactor SLS with every character (those beyond U+FFFF)."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _note_push(group, result):

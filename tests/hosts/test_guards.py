@@ -144,9 +144,15 @@ def test_a_deletion_of_most_is_let_through_by_the_administrator(hosts, groups, m
     group, top = "guardempty", TOPS["guardempty"]
     hosts.equal(top, seconds=70)
     hosts.settled(group, seconds=70)
-    for entry in hosts.path("web1", top).iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    hosts.eventually(lambda: bool(hosts.status("web1", group)["held"]), 30, "it is held")
+    with hosts.bus() as bus:
+        for entry in hosts.path("web1", top).iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        hosts.eventually(lambda: bool(hosts.status("web1", group)["held"]), 30, "it is held")
+        hosts.ask("web1", "csyncsync.push", group)  # held again
+        hosts.eventually(lambda: bool(bus.tagged(f"csyncsync/{group}/held")), 10, "it is told")
+        time.sleep(1)
+        (told,) = [data for _, data, _ in bus.tagged(f"csyncsync/{group}/held")]
+        assert "have vanished" in told["comment"]
     assert len(hosts.tree("web2", top)) > FILES
     released = hosts.run("csyncsync.release", group)
     assert released["web1"]["state"] == "pushed", released
