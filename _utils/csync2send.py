@@ -316,8 +316,8 @@ class _Told:
     """What csync2 -v -u said about each path (update.c). Names are raw there, and may hold newlines."""
 
     def __init__(self, output, peer):
-        begin = rb"(?:^|\n)(?:Updating|Deleting) (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
-        self.before, *sections = re.split(begin, output, flags=re.DOTALL)
+        begin = rb"^(?:Updating|Deleting) (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
+        self.before, *sections = re.split(begin, output, flags=re.DOTALL | re.MULTILINE)
         #: encoded names, in the order in which they were sent
         self.names = [csync2.encode(name) for name in sections[::2]]
         self.sections = sections[1::2]

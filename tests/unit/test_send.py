@@ -1,0 +1,140 @@
+"""What csync2 says while it sends (update.c, csync_debug()), and what is made of it."""
+
+import os
+import time
+
+import csync2
+import csync2send
+import pytest
+
+PEER = "10.0.0.2"
+HELLO = b"Connecting to host 10.0.0.2 (SSL) ...\nConnect to 10.0.0.2:30865 (10.0.0.2).\n"
+STAYS = b"File stays in dirty state. Try again later...\n"
+
+
+def told(*lines, errors=0):
+    text = b"".join(line if line.endswith(b"\n") else b"%s on 10.0.0.2 ...\n" % line for line in lines)
+    end = b"Connection closed.\nFinished with %d errors.\n" % errors if errors is not None else b""
+    return csync2send._Told(HELLO + text + end, PEER)
+
+
+def test_all_names_are_seen_in_their_order():
+    found = told(b"Deleting /d/gone", b"Updating /d", b"Updating /d/a b", b"Updating /d/nl\nx", STAYS, errors=1)
+    assert found.names == [b"/d/gone", b"/d", b"/d/a%20b", b"/d/nl%0Ax"]
+    assert not found.unreachable
+    assert not found.is_cut_off
+
+
+@pytest.mark.parametrize(
+    "lines, errors, cut_off",
+    [
+        ((b"Updating /a", STAYS), 1, False),
+        ((b"Updating /a", STAYS), 2, True),
+        ((b"Updating /a", STAYS, b"Updating /b"), 2, True),
+        ((b"Updating /a", b"Format-error while receiving data.\n"), None, True),
+        ((), 1, False),
+    ],
+    ids=["refused", "no goodbye", "at the next one", "gave up", "no name at all"],
+)
+def test_a_connection_that_the_peer_closed(lines, errors, cut_off):
+    assert told(*lines, errors=errors).is_cut_off is cut_off
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"ERROR: Connection to remote host `10.0.0.2' failed.\n",
+        b"SSL: handshake failed: A TLS fatal alert has been received. (GNUTLS_E_FATAL_ALERT_RECEIVED)\n",
+        b"Peer did provide a wrong SSL X509 cetrificate.\n",
+    ],
+)
+def test_a_peer_that_cannot_be_reached(line):
+    assert told(line, errors=None).unreachable == line.decode().strip()
+
+
+@pytest.mark.parametrize(
+    "name", [b"/d/SSL: x", b"/d/x\nSSL: handshake failed: x", b"/Peer did not provide\nPeer did x"]
+)
+def test_a_name_is_no_message(name):
+    assert told(b"Updating " + name).unreachable == ""
+
+
+@pytest.fixture
+def half_made(tmp_path):
+    """Tells whether the peer's state of a file here, with some text and content, is taken for half made by csync2."""
+    path = os.fsencode(tmp_path / "file")
+    with open(path, "wb") as file:
+        file.write(b"x")
+    os.chmod(path, 0o640)
+
+    def ask(fresh=False, same=True, **fields):
+        text = csync2.check_text(path, os.lstat(path)).decode()
+        for key, value in fields.items():
+            text = ":".join(f"{key}={value}" if part.startswith(f"{key}=") else part for part in text.split(":"))
+        section = [b">>> PEER:  %s\n" % text.encode(), b">>> LOCAL: v1\n"]
+        section += [] if same else [b"File is different on peer (rsync sig).\n"]
+        state = told(b"Updating " + path, *section).states()[csync2.encode(path)]
+        return state.is_half_made(fresh)
+
+    return ask
+
+
+def test_what_csync2_has_just_made_is_half_made(half_made):
+    made = {"mode": 0o100600, "uid": 0, "gid": 0}
+    assert half_made(**made)
+    assert not half_made(**made, same=False), "somebody has written to it"
+    assert not half_made(**{**made, "mode": 0o100644}), "somebody has set its mode"
+    assert not half_made(**{**made, "uid": 33}), "somebody has given it away"
+    assert not half_made(**made, type="dir")
+    assert half_made(fresh=True, mode=0o100644), "it has the mode of the file that it replaced"
+    assert not half_made(fresh=True, same=False, mode=0o100644)
+
+
+def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
+    (tmp_path / "dir").mkdir()
+    path = os.fsencode(tmp_path / "dir")
+    states = told(
+        *(b"Updating " + path, b"File is already up to date on peer.\n"),
+        *(b"Updating /x/dir", b">>> PEER:  v1:mode=16877:uid=0:gid=0:type=dir\n", b">>> LOCAL: v1\n"),
+        *(b"Updating /x/longer", b"File is different on peer (rsync sig).\n"),
+        *(b"Updating /x/nothing", b">>> PEER:  ---\n", b">>> LOCAL: v1\n"),
+        *(b"Updating /x/refused", STAYS),
+    ).states()
+    assert {name: state.is_directory for name, state in states.items()} == {
+        csync2.encode(path): True,
+        b"/x/dir": True,
+        b"/x/longer": False,
+    }
+
+
+def test_names_are_remembered_for_a_while(tmp_path):
+    path = str(tmp_path / "names")
+    names = csync2send._Names(path, 30)
+    assert names.names == set() and names.age() == float("inf")
+    names.drop([b"/unknown"])
+    names.add([b"/a", b"/b"])
+    assert csync2send._Names(path, 30).names == {b"/a", b"/b"}
+    long_ago = time.time() - 20
+    os.utime(path, (long_ago, long_ago))
+    names = csync2send._Names(path, 30)
+    names.drop([b"/a"])
+    assert csync2send._Names(path, 30).names == {b"/b"}
+    assert names.age() > 19, "to drop one makes the others no younger"
+    assert csync2send._Names(path, 10).names == set()
+
+
+def test_what_stands_above_a_path_and_is_no_directory(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dir/sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("dir")
+    top = os.fsencode(tmp_path)
+
+    def above(name):
+        found = csync2send._no_directory_above(csync2.encode(top + name))
+        return found and csync2.decode(found).removeprefix(top)
+
+    assert above(b"/file/x/y") == b"/file"
+    assert above(b"/link/sub/x") == b"/link"
+    assert above(b"/dir/sub/x") is None
+    assert above(b"/gone/x") is None
+    assert above(b"/file") is None
