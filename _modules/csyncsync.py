@@ -975,7 +975,10 @@ def _send(group, config, peers, since):
     before = _read_json(path, {})
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
-    for peer, problem in csync2send.send_all(group, config["database"], peers, since, stalled).items():
+    problems, changed = csync2send.send_all(group, config["database"], peers, since, stalled)
+    if changed:
+        csync2journal.write(_group_path(group, "journal"), sorted(changed), False, "push")
+    for peer, problem in problems.items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
             times = stalled.get(peer, 0) + problem.endswith(csync2run.STALLED)
@@ -1215,7 +1218,7 @@ def admit(group, host, digests=None, unsent=(), keep=False):
             _mark_contents(group, config, peer, digests)
             _drop_marks(group, peer, before, _from_text(unsent))
             marked = _dirty_peers(group).get(peer, 0)
-            problem = csync2send.send_all(group, config["database"], [peer], began)[peer]
+            problem = csync2send.send_all(group, config["database"], [peer], began)[0][peer]
             if problem:
                 raise CommandExecutionError(f"{host}: {problem}")
         return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}

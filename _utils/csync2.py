@@ -677,6 +677,14 @@ def check_text(path, status):
     return raw
 
 
+def is_older(status, text):
+    """Given a file's lstat and a recorded state of it, tell whether the file's time is older than the recorded one."""
+    recorded = re.match(rb"v1:mtime=(-?[0-9]+):", text)
+    return (
+        recorded is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns // 10**9 < int(recorded.group(1))
+    )
+
+
 def _as_int(number):
     """A number as C's ``%d`` prints it: an id above 2147483647 is negative there."""
     return (number + 2**31) % 2**32 - 2**31

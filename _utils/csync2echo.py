@@ -26,6 +26,9 @@ GO, ALONE, DROP, WAIT = "go", "alone", "drop", "wait"
 #: to a path (it commits every four seconds or so, later on a busy host).
 COMMIT_WAIT = 60.0
 RECORD_WAIT = 1.0
+#: A file that is touched when csync2's daemon dies (csync2@.service.conf of the states), and seconds for which it is not
+#: known then what it has done: its last transaction is gone. The peer sends all that again.
+DIED, DIED_WAIT = "/run/csync2-died", 15.0
 #: Seconds that a push may take from its last look at what is left to its end.
 PUSH_ENDS = 0.2
 #: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
@@ -157,6 +160,7 @@ class Look:
 
     def __init__(self, csync2, group, receiving):
         self.csync2, self.group, self.path, self.receiving = csync2, group, group.database, receiving
+        self.died = _is_young(DIED, DIED_WAIT)
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = _commits(self.path)
         #: None with ``locked``: one is there that cannot be read now; with ``lost``: it joins anew, and ``before`` is
@@ -199,7 +203,7 @@ class Look:
         if entry.commits is None:
             entry.commits = self.commits
         verdict = self._judge(entry)
-        if verdict in (GO, ALONE) and self.receiving and self._may_be_csync2s(entry, verdict):
+        if verdict in (GO, ALONE) and (self.receiving or self.died) and self._may_be_csync2s(entry, verdict):
             return WAIT
         return verdict
 
@@ -267,15 +271,20 @@ class Look:
         """Compare a path's state with what was recorded before csync2's database was lost."""
         if status is None and entry.temporary:
             return DROP
+        try:
+            record = self.before.record(entry.path)
+            known = True
+        except (sqlite3.Error, AttributeError):  # nothing is left of it
+            record = known = None
         # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
         may_be_csync2s = status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0
+        if record and status is not None and self.csync2.is_older(status, record):
+            return DROP  # from a backup: the others' versions replace it
         if entry.moved or (entry.own and not may_be_csync2s):
             return GO
-        text = None if status is None else self.csync2.check_text(entry.path, status)
-        try:
-            return DROP if text == self.before.record(entry.path) else GO
-        except (sqlite3.Error, AttributeError):  # nothing is left of it
+        if not known:
             return WAIT if may_be_csync2s else GO
+        return DROP if record == (status and self.csync2.check_text(entry.path, status)) else GO
 
     def _drop(self, entry):
         """
@@ -301,6 +310,8 @@ class Look:
             return not entry.compare and age < (OWN_WAIT if entry.own else COMMIT_WAIT)
         if entry.own or age >= COMMIT_WAIT:
             return False
+        if self.died:
+            return age < DIED_WAIT
         uncommitted = os.path.exists(self.path or "") and os.path.exists(f"{self.path}-journal")
         # What was open when the path was first looked at, and the transaction after it, are committed by then.
         return age < RECORD_WAIT or (uncommitted and self.commits - entry.commits < 2)
@@ -328,6 +339,14 @@ def _is_connected():
             if fields[1].endswith(port) and fields[3] in CONNECTED:
                 return True
     return not known
+
+
+def _is_young(path, seconds):
+    """Tell whether a file was changed within the last seconds."""
+    try:
+        return 0 <= time.time() - os.stat(path).st_mtime < seconds
+    except OSError:
+        return False
 
 
 def _commits(database):

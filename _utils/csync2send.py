@@ -63,7 +63,8 @@ _CANNOT_WRITE = re.compile(
 def send_all(group, database, peers, since, failed=None):
     """
     Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
-    for one that answered, whatever it refused.
+    for one that answered, whatever it refused; and the paths, as a set of bytes, that are to be checked again, because
+    csync2 has recorded another state than they have.
 
     since
         When csync2's check of this push began, in seconds since the epoch: what has changed after that stays marked.
@@ -71,19 +72,19 @@ def send_all(group, database, peers, since, failed=None):
         ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
         answer, and get the more time the more often they stood still.
     """
-    alone, failed = threading.Lock(), failed or {}
+    alone, failed, changed = threading.Lock(), failed or {}, set()
 
     def send(peer):
         if peer in failed and not csync2run.answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
         try:
-            _Send(group, database, peer, since, failed.get(peer, 0), alone).all()
+            _Send(group, database, peer, since, failed.get(peer, 0), alone, changed).all()
         except csync2run.CommandError as err:
             return str(err)
         return ""
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=PEERS_AT_ONCE) as pool:
-        return dict(zip(peers, pool.map(send, peers)))
+        return dict(zip(peers, pool.map(send, peers))), changed
 
 
 class _Send:
@@ -91,12 +92,12 @@ class _Send:
     What one peer is sent. Its methods raise CommandError when the peer cannot be reached.
 
     Entries are csync2.Entry; names are as csync2 writes them into its database. ``alone`` is the lock of the database
-    that all share.
+    that all share, and ``changed`` takes the paths that are to be checked again.
     """
 
-    def __init__(self, group, database, peer, since, stalled, alone):
+    def __init__(self, group, database, peer, since, stalled, alone, changed):
         self.group, self.database, self.peer = group, database, peer
-        self.since, self.stalled, self.alone = since, stalled, alone
+        self.since, self.stalled, self.alone, self.changed = since, stalled, alone, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Names(f"{self.directory}.blocked", BLOCKED_FOR)
         self.under_way = _Names(f"{self.directory}.under-way", UNDER_WAY_FOR)
@@ -189,10 +190,13 @@ class _Send:
         return kept, why, told.names[-1] if told.names else None
 
     def _discharge(self, entries):
-        if entries:
-            self.under_way.drop(entry.name for entry in entries)
-            with csync2.Database(self.database, timeout=20, write=True) as shared:
-                shared.discharge(self.peer, [entry for entry in entries if not self._differs(shared, entry.name)])
+        if not entries:
+            return
+        self.under_way.drop(entry.name for entry in entries)
+        with csync2.Database(self.database, timeout=20, write=True) as shared:
+            differ = {entry for entry in entries if self._differs(shared, entry.name)}
+            shared.discharge(self.peer, [entry for entry in entries if entry not in differ])
+        self.changed.update(csync2.decode(entry.name) for entry in differ)
 
     def _differs(self, shared, name):
         """
