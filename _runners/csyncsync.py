@@ -48,8 +48,11 @@ ANSWER = 10
 
 #: Conflicts that the table of hosts names for each host and group.
 CONFLICTS_SHOWN = 5
+#: Seconds between two lines in the log about one minion that asks for groups it is not in.
+REFUSED_TOLD = 60
 
 _groups_of = {}
+_refused = {}
 _local = threading.local()
 
 
@@ -106,7 +109,9 @@ def _member(group, host):
         options = _groups(host, group).get(group)
         if options:
             return options
-    log.warning("csyncsync: minion %.80r asks for group %.80r, which it is no member of", host, group)
+    if time.monotonic() - _refused.get(str(host)[:80], float("-inf")) > REFUSED_TOLD:
+        _refused[str(host)[:80]] = time.monotonic()
+        log.warning("csyncsync: minion %.80r asks for group %.80r, which it is no member of", host, group)
     return None
 
 
@@ -339,7 +344,7 @@ def pushed(group, host, jid=None, state=None, refused=None):
             if record["founders"] is not None:
                 record["founders"] = [minion for minion in record["founders"] if minion != host]
     _release(group, jid, host)
-    if state == "pushed":
+    if state == "pushed" and refused is not None:
         _tell_conflicts(group, host, refused)
     return True
 

@@ -81,7 +81,7 @@ def test_the_package_holds_every_room(installed, tree):
     there = {str(path.relative_to(installed)) for path in installed.glob("csyncsync/*/*.py")}
     assert there == wanted
     # What the modules import: Salt puts no package's utils on the path.
-    imported = {"csync2.py", "csync2cert.py", "csync2journal.py", "csync2run.py"}
+    imported = {"csync2.py", "csync2cert.py", "csync2gate.py", "csync2journal.py", "csync2run.py"}
     assert {path.name for path in installed.glob("*.py")} == imported
 
 
