@@ -15,6 +15,7 @@ import ipaddress
 import json
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 import time
@@ -474,11 +475,12 @@ def remove(group, test=False):
         if os.path.lexists(path):
             removed.append(path)
             if not test:
-                os.unlink(path)
+                with contextlib.suppress(FileNotFoundError):  # another state run does the same
+                    os.unlink(path)
     if os.path.isdir(where["state"]):
         removed.append(where["state"])
         if not test:
-            __salt__["file.remove"](where["state"])
+            shutil.rmtree(where["state"], ignore_errors=True)
     return removed
 
 

@@ -39,11 +39,12 @@ FUNCTIONS = {
     "started": "csyncsync.apply",
     "key": "csyncsync.apply",
 }
-#: Kind -> how many events of one host and group are served at once, and how many seconds later one more.
+#: Kind -> how many events that mean the same are served at once, and how many seconds later one more.
 LIMITS = {
     "changed": (10, 0.25),
-    "pushed": (10, 0.25),
-    "facts": (3, 10.0),
+    "asked": (3, 1.0),
+    "pushed": (10, 2.0),
+    "facts": (5, 10.0),
     "started": (3, 10.0),
     "key": (3, 10.0),
 }
@@ -133,7 +134,10 @@ def _passes(kind, tag, data, arguments, opts):
             return _take([((minion,), STRANGER), ("all", ALL)]) or _leave_out(minion)
         if kind == "pushed" and _ends_lease(record, group, arguments):
             return True
-    key = (kind, minion, group)
+        if kind == "changed" and minion in (record.get("waiting") or ()):
+            kind = "asked"  # it has been heard already
+    # Whoever tells of facts, the whole group reads them.
+    key = (kind, None if kind == "facts" else minion, group)
     if _take([(key, LIMITS[kind]), ("all", ALL)]):
         return True
     _wait(key, tag, {"id": minion, "act": data.get("act"), "group": group, "data": arguments}, opts)

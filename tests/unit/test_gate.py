@@ -90,6 +90,19 @@ def test_an_event_that_waited_calls_what_it_would_have_called(gate, clock):
     assert gate(tag, event) == gate("csyncsync/wwwdata/pushed", pushed("7"))
 
 
+def test_a_host_that_has_been_heard_is_served_less_often(gate, clock, tmp_path):
+    note(tmp_path, lease={"host": "db1", "jid": "1"}, waiting=["web1"])
+    assert served(gate, CHANGED, changed(), 1000) == 3
+    clock.now += 3
+    assert served(gate, CHANGED, changed(), 1000) == 3
+
+
+def test_whoever_tells_of_facts_a_group_reads_them_a_few_times(gate, tmp_path):
+    note(tmp_path, known=["web1", "db1"])
+    facts = [{"id": host, "data": {"group": "wwwdata"}} for host in ("web1", "db1")]
+    assert sum(served(gate, "csyncsync/wwwdata/facts", event, 1000) for event in facts) == 5
+
+
 def test_a_flood_of_one_host_leaves_the_others_their_turn(gate):
     served(gate, CHANGED, changed("db1"), 1000)
     assert gate(CHANGED, changed())
