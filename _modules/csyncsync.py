@@ -661,7 +661,7 @@ def push(group, full=False, release=False, **kwargs):
         salt web1 csyncsync.push wwwdata full=True
     """
     config = _require(group)
-    began = time.time()
+    began = time.monotonic()
     refused = _read_json(_group_path(group, "push.json"), {}).get("refused") or {}
     result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
     with _locked(group) as mine:
@@ -672,7 +672,7 @@ def push(group, full=False, release=False, **kwargs):
                 _push(group, config, full, release, result)
             except (CommandExecutionError, sqlite3.Error, OSError) as err:
                 result.update(state="error", comment=str(err))
-            result["seconds"] = round(time.time() - began, 3)
+            result["seconds"] = round(time.monotonic() - began, 3)
             _note_push(group, result)
     told = {key: value for key, value in result.items() if key != "comment"}
     _send_event(group, "pushed", {**told, "refused": _plain(result["refused"]), "jid": kwargs.get("__pub_jid")})

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 __virtualname__ = "csyncsync"
 
 #: Seconds after which the holder of a lease is asked whether it still pushes, and how long that may take.
-LEASE_CHECK, LEASE_ANSWER = 15, 5
+LEASE_CHECK, LEASE_ANSWER = 8, 5
 #: Seconds between two messages to the hosts that wait: less than they have patience for (the beacon's ALONE_AFTER).
 WAITING_TOLD = 4
 #: Joins that run at once, in all groups, and seconds after which one that waits for its turn goes on all the same.
@@ -65,10 +65,10 @@ def __virtual__():
 
 def _groups(minion, group=None):
     """``{GROUP: validated options without the key}`` of one accepted minion; kept for a short while."""
-    age, groups = _groups_of.get(minion, (0, {}))
-    if time.time() - age > (PILLAR_AGE if group is None or group in groups else PILLAR_AGE_WITHOUT):
+    read, groups = _groups_of.get(minion, (float("-inf"), {}))
+    if time.monotonic() - read > (PILLAR_AGE if group is None or group in groups else PILLAR_AGE_WITHOUT):
         groups = _read_groups(minion)
-        _groups_of[minion] = (time.time(), groups)
+        _groups_of[minion] = (time.monotonic(), groups)
     return groups
 
 

@@ -158,7 +158,7 @@ def clock_off(hosts, host, offset):
         hosts.write(host, f"{DROP_INS}/{unit}.service.d/clock.conf", CLOCK.format(library=library, offset=offset))
     hosts.shell(host, "systemctl daemon-reload; systemctl restart salt-minion")
     try:
-        hosts.eventually(lambda: abs(hosts.ask(host, "status.time", "%s") - time.time() - offset) < 60, 90, "it is off")
+        hosts.eventually(lambda: abs(float(hosts.ask(host, "status.time", "%s")) - time.time() - offset) < 60, 90)
         yield
     finally:
         for unit in CLOCKED:
