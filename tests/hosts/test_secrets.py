@@ -1,14 +1,15 @@
 """A group's key is on the hosts of the group, and nowhere else: on no disk, in no log, event, return or difference."""
 
 import json
+import os
 import subprocess
 
 import pytest
 
 HOSTS = ("web1", "web2", "web3")
 PLACES = "/etc /var /srv /root /tmp /run /home /opt/salt/var"
-#: Salt's master keeps the last pillar of each minion here, unless minion_data_cache is off.
-SALTS_OWN_CACHE = "/var/cache/salt/master/pillar/{}.p"
+#: Salt's master keeps the last pillar of each minion here (MINION.p, MINION:ENV.p), unless minion_data_cache is off.
+SALTS_OWN_CACHE = "/var/cache/salt/master/pillar"
 
 
 def found_on(hosts, host, key):
@@ -22,8 +23,12 @@ def found_on(hosts, host, key):
 
 def on_master(hosts, key, members):
     """The files of the master that hold the key; Salt's own cache of the members' pillar is left out."""
-    cached = [SALTS_OWN_CACHE.format(host) for host in members]
-    return [path for path in found_on(hosts, "master", key) if path not in cached]
+
+    def is_cache(path):
+        directory, name = os.path.split(path)
+        return directory == SALTS_OWN_CACHE and name.removesuffix(".p").split(":")[0] in members
+
+    return [path for path in found_on(hosts, "master", key) if not is_cache(path)]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +149,7 @@ def test_no_process_shows_a_key_while_states_and_pushes_run(hosts, key):
     for number in range(5):
         hosts.write("web1", f"/var/www/shared/while-processes-are-watched-{number}", "x\n")
         hosts.everywhere(f"/var/www/shared/while-processes-are-watched-{number}", "x\n", seconds=60)
-    hosts.run("csyncsync.sync", "wwwshared")
+    hosts.bed.salt_run("csyncsync.sync", "wwwshared")
     for host, process in watching.items():
         found, seen = json.loads(process.stdout.read())
         assert found == [], host
@@ -159,7 +164,7 @@ def logging_all(hosts):
         hosts.close()
         hosts.exec("master", "systemctl", "restart", "salt-master")
         for host in HOSTS:
-            hosts.exec(host, "systemctl", "restart", "salt-minion")
+            hosts.shell(host, "systemctl kill --signal=KILL salt-minion; systemctl restart salt-minion")
         hosts.eventually(lambda: set(hosts.call(HOSTS, "test.ping", seconds=5)) == set(HOSTS), 90, "the minions answer")
 
     files = [("master", "/etc/salt/master.d/log.conf"), *((host, "/etc/salt/minion.d/log.conf") for host in HOSTS)]
