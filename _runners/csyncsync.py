@@ -328,21 +328,19 @@ def pushed(group, host, jid=None, state=None, refused=None):
     """
     if not _known_member(group, host) and not _renew(group, host):
         return False
-    if state == "joining":
-        with _record(group) as record:
-            ours = record["lease"] and (record["lease"]["jid"], record["lease"]["host"]) == (jid, host)
-            if ours:
-                # The join goes on under this lease, as a process of its own: it waits for hosts. It notes its pid
-                # itself: if it never comes to that, the lease is found stale.
-                record["lease"].update(checked=time.time())
-        if ours:
-            _start_join(group, host, jid)
-            return True
-    elif state == "pushed":
-        with _record(group) as record:
+    with _record(group) as record:
+        ours = record["lease"] and (record["lease"]["jid"], record["lease"]["host"]) == (jid, host)
+        if ours and state == "joining":
+            # The join goes on under this lease, as a process of its own: it waits for hosts. It notes its pid
+            # itself: if it never comes to that, the lease is found stale.
+            record["lease"].update(checked=time.time())
+        elif ours and state == "pushed":  # only then: whose files count at first is not for any event to say
             record["admitted"] = sorted({*record["admitted"], host})
             if record["founders"] is not None:
                 record["founders"] = [minion for minion in record["founders"] if minion != host]
+    if ours and state == "joining":
+        _start_join(group, host, jid)
+        return True
     _release(group, jid, host)
     if state == "pushed" and refused is not None:
         _tell_conflicts(group, host, refused)

@@ -153,7 +153,7 @@ def test_no_process_shows_a_key_while_states_and_pushes_run(hosts, key):
     for host, process in watching.items():
         found, seen = json.loads(process.stdout.read())
         assert found == [], host
-        assert host == "master" or seen["csync2"] > 3, f"{seen} on {host}"
+        assert host == "master" or seen.get("csync2"), f"{seen} on {host}"
 
 
 @pytest.fixture

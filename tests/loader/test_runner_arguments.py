@@ -109,7 +109,8 @@ def test_what_a_push_tells_of_itself_changes_nothing_of_another_hosts(run, publi
     run("sync", group="wwwdata", host="web1")
     before, jobs = record.read_text(encoding="utf-8"), published()
     for jid in ("", "20260101000000000000", LONG, "../x", 5, ["x"], {"a": "b"}):
-        assert run("pushed", group="wwwdata", host="web1", jid=jid, state="held") is True
+        for state in ("held", "joining", "pushed"):
+            assert run("pushed", group="wwwdata", host="web1", jid=jid, state=state) is True
     assert (record.read_text(encoding="utf-8"), published()) == (before, jobs)
 
 
