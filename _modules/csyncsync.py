@@ -16,6 +16,7 @@ import ipaddress
 import json
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 import time
@@ -499,11 +500,12 @@ def remove(group, test=False):
         if os.path.lexists(path):
             removed.append(path)
             if not test:
-                os.unlink(path)
+                with contextlib.suppress(FileNotFoundError):  # another state run does the same
+                    os.unlink(path)
     if os.path.isdir(where["state"]):
         removed.append(where["state"])
         if not test:
-            __salt__["file.remove"](where["state"])
+            shutil.rmtree(where["state"], ignore_errors=True)
     return removed
 
 
@@ -685,7 +687,7 @@ def push(group, full=False, release=False, **kwargs):
         salt web1 csyncsync.push wwwdata full=True
     """
     config = _require(group)
-    began = time.time()
+    began = time.monotonic()
     before = _read_json(_group_path(group, "push.json"), {})
     refused = before.get("refused") or {}
     result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
@@ -697,7 +699,7 @@ def push(group, full=False, release=False, **kwargs):
                 _push(group, config, full, release, result)
             except (CommandExecutionError, sqlite3.Error, OSError) as err:
                 result.update(state="error", comment=f"{err}{_put_aside_if_damaged(group)}")
-            result["seconds"] = round(time.time() - began, 3)
+            result["seconds"] = round(time.monotonic() - began, 3)
             _note_push(group, result)
     if result["state"] in ("held", "error") and result["state"] != before.get("state"):
         _send_event(group, result["state"], {"group": group, "comment": _ascii(result["comment"])})

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 __virtualname__ = "csyncsync"
 
 #: Seconds after which the holder of a lease is asked whether it still pushes, and how long that may take.
-LEASE_CHECK, LEASE_ANSWER = 15, 5
+LEASE_CHECK, LEASE_ANSWER = 8, 5
 #: Seconds between two messages to the hosts that wait: less than they have patience for (the beacon's ALONE_AFTER).
 WAITING_TOLD = 4
 #: Joins that run at once, in all groups, and seconds after which one that waits for its turn goes on all the same.
@@ -48,8 +48,11 @@ ANSWER = 10
 
 #: Conflicts that the table of hosts names for each host and group.
 CONFLICTS_SHOWN = 5
+#: Seconds between two lines in the log about one minion that asks for groups it is not in.
+REFUSED_TOLD = 60
 
 _groups_of = {}
+_refused = {}
 _local = threading.local()
 
 
@@ -62,10 +65,10 @@ def __virtual__():
 
 def _groups(minion, group=None):
     """``{GROUP: validated options without the key}`` of one accepted minion; kept for a short while."""
-    age, groups = _groups_of.get(minion, (0, {}))
-    if time.time() - age > (PILLAR_AGE if group is None or group in groups else PILLAR_AGE_WITHOUT):
+    read, groups = _groups_of.get(minion, (float("-inf"), {}))
+    if time.monotonic() - read > (PILLAR_AGE if group is None or group in groups else PILLAR_AGE_WITHOUT):
         groups = _read_groups(minion)
-        _groups_of[minion] = (time.time(), groups)
+        _groups_of[minion] = (time.monotonic(), groups)
     return groups
 
 
@@ -106,7 +109,9 @@ def _member(group, host):
         options = _groups(host, group).get(group)
         if options:
             return options
-    log.warning("csyncsync: minion %.80r asks for group %.80r, which it is no member of", host, group)
+    if time.monotonic() - _refused.get(str(host)[:80], float("-inf")) > REFUSED_TOLD:
+        _refused[str(host)[:80]] = time.monotonic()
+        log.warning("csyncsync: minion %.80r asks for group %.80r, which it is no member of", host, group)
     return None
 
 
@@ -323,23 +328,21 @@ def pushed(group, host, jid=None, state=None, refused=None):
     """
     if not _known_member(group, host) and not _renew(group, host):
         return False
-    if state == "joining":
-        with _record(group) as record:
-            ours = record["lease"] and (record["lease"]["jid"], record["lease"]["host"]) == (jid, host)
-            if ours:
-                # The join goes on under this lease, as a process of its own: it waits for hosts. It notes its pid
-                # itself: if it never comes to that, the lease is found stale.
-                record["lease"].update(checked=time.time())
-        if ours:
-            _start_join(group, host, jid)
-            return True
-    elif state == "pushed":
-        with _record(group) as record:
+    with _record(group) as record:
+        ours = record["lease"] and (record["lease"]["jid"], record["lease"]["host"]) == (jid, host)
+        if ours and state == "joining":
+            # The join goes on under this lease, as a process of its own: it waits for hosts. It notes its pid
+            # itself: if it never comes to that, the lease is found stale.
+            record["lease"].update(checked=time.time())
+        elif ours and state == "pushed":  # only then: whose files count at first is not for any event to say
             record["admitted"] = sorted({*record["admitted"], host})
             if record["founders"] is not None:
                 record["founders"] = [minion for minion in record["founders"] if minion != host]
+    if ours and state == "joining":
+        _start_join(group, host, jid)
+        return True
     _release(group, jid, host)
-    if state == "pushed":
+    if state == "pushed" and refused is not None:
         _tell_conflicts(group, host, refused)
     return True
 

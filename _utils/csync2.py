@@ -15,6 +15,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import reprlib
 import sqlite3
 import ssl
 import stat
@@ -126,10 +127,15 @@ def _kind(value):
     )
 
 
+#: As much of a tree as a message shows. YAML's aliases make trees that are small in memory and endless as text.
+_BRIEFLY = reprlib.Repr()
+_BRIEFLY.maxlevel, _BRIEFLY.maxother = 3, 200
+
+
 def _text(value):
-    """Any value as text, even a number of 5000 digits or a tree that is too deep for repr()."""
+    """Any value as text: of a tree its beginning, of a number of 5000 digits or of anything else its kind."""
     try:
-        return value if isinstance(value, str) else repr(value)
+        return value if isinstance(value, str) else _BRIEFLY.repr(value)
     except (ValueError, RecursionError):
         return f"(a {_kind(value)})"
 

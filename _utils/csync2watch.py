@@ -759,14 +759,11 @@ class Watcher:
         if now - group.last_fired >= min(self.options.retry * 2**group.repeats, RETRY_CAP):
             group.repeats = min(group.repeats + 1, 10)
             self._fire(group, 0, whole)
-        wall = time.time()
-        waits = (oldest is not None and wall - oldest > group.alone_after) or (
-            left is not None and wall - left > LEFT_ALONE_AFTER
-        )
+        waits = _is_older(oldest, group.alone_after) or _is_older(left, LEFT_ALONE_AFTER)
         # Not while the master lets this host wait for another one, nor when its own long push has only just ended.
         for name, patience in (("waits", LEFT_ALONE_AFTER), ("push.json", group.alone_after)):
             told = csync2journal.mtime(os.path.join(group.directory, name))
-            waits = waits and (told is None or not 0 <= wall - told <= patience)
+            waits = waits and (told is None or _is_older(told, patience))
         if waits and now >= group.alone_at and not csync2echo.is_pushing(group.directory):
             group.alone_at = now + random.uniform(*ALONE_INTERVAL)
             self._push_alone(group)
@@ -844,6 +841,11 @@ def _write(path, text):
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text + "\n")
     os.rename(temporary, path)
+
+
+def _is_older(when, seconds):
+    """Tell whether this was longer ago (None: it never was). A time in the future says that the clock was set back."""
+    return when is not None and not 0 <= time.time() - when <= seconds
 
 
 def _error_of(work):

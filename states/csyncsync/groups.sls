@@ -3,7 +3,8 @@ include:
   - csyncsync.mine
 
 {#- csyncsync:errors is what the key provider says of groups that cannot be used: they fail, and what stands stays. #}
-{%- set csyncsync = pillar.get('csyncsync') or {} %}
+{%- set found = pillar.get('csyncsync') or {} %}
+{%- set csyncsync = found if found is mapping else {'groups': found} %}
 {%- set groups = csyncsync.get('groups') %}
 {%- set broken = csyncsync.get('errors') or {} %}
 {%- if '' in broken or (groups is not none and groups is not mapping) %}

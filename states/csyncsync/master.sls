@@ -18,6 +18,15 @@ The master reacts to csyncsync's events and gives out keys:
     - template: jinja
     - context:
         groups_file: {{ groups_file | tojson }}
+        reactor: /etc/salt/csyncsync/reactor.sls
+
+The reactor's file is beside the master's config:
+  file.managed:
+    - name: /etc/salt/csyncsync/reactor.sls
+    - source: salt://csyncsync/files/reactor.sls
+    - mode: '0644'
+    - dir_mode: '0755'
+    - makedirs: True
 
 The groups file can be read by the master alone:
   file.managed:
@@ -33,3 +42,4 @@ The master has to be restarted:
         The config changed. Now run: salt-run saltutil.sync_all && systemctl restart salt-master
     - onchanges:
       - file: The master reacts to csyncsync's events and gives out keys
+      - file: The reactor's file is beside the master's config

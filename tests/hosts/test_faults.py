@@ -1,5 +1,6 @@
 """Hosts and masters die and come back: nobody else is held up, and nobody runs anything by hand."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -143,3 +144,99 @@ def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
     hosts.shell("web3", f"mount -o remount,rw {DISK}")
     hosts.eventually(healed, 90)
     hosts.settled("wwwdisk", seconds=90)
+
+
+# --- A wrong clock ---------------------------------------------------------------------------------------
+
+#: Of a unit: what it starts has a clock that is so many seconds off. Its monotonic clock goes on as it does.
+CLOCK = """[Service]
+Environment=LD_PRELOAD={library}
+Environment=FAKETIME={offset:+d} FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1
+"""
+DROP_INS = "/run/systemd/system"
+#: Killed, because a minion takes its time to end.
+RESTART = "systemctl daemon-reload; systemctl kill --signal=KILL salt-minion; systemctl restart salt-minion"
+CLOCKED = ("salt-minion", "csync2@", "csyncsync-push@", "csyncsync-full@")
+
+
+def clock(hosts, host):
+    """The time as a minion has it, 0 if it does not answer."""
+    answer = str(hosts.ask(host, "status.time", "%s"))
+    return int(answer) if answer.isdigit() else 0
+
+
+@contextlib.contextmanager
+def clock_off(hosts, host, offset):
+    """All that syncs on a host has a clock that is so many seconds off; yields the seconds to add to times of files."""
+    hosts.shell(host, "apt-get -qq install -y libfaketime")
+    library = hosts.shell(host, "ls /usr/lib/*/faketime/libfaketime.so.1").strip()
+    for unit in CLOCKED:
+        hosts.write(host, f"{DROP_INS}/{unit}.service.d/clock.conf", CLOCK.format(library=library, offset=offset))
+    hosts.shell(host, RESTART)
+    try:
+        hosts.eventually(lambda: abs(clock(hosts, host) - time.time() - offset) < 60, 90, "the clock is off")
+        yield
+    finally:
+        for unit in CLOCKED:
+            hosts.path(host, f"{DROP_INS}/{unit}.service.d/clock.conf").unlink()
+        hosts.shell(host, RESTART)
+
+
+def change(hosts, host, round_, offset):
+    """New, changed, moved and deleted files on a host, with the times that its clock gives them."""
+    top = f"{SHARED}/clock/{host}"
+    for number in range(10):
+        file = hosts.write(host, f"{top}/{number}", f"{host} {round_} {number}\n" * (round_ + 1))
+        os.utime(file, (time.time() + offset, time.time() + offset))
+    if round_:
+        hosts.path(host, f"{top}/0").rename(hosts.path(host, f"{top}/moved"))
+        hosts.path(host, f"{top}/1").unlink()
+
+
+def take_turns(hosts, offsets):
+    """All hosts change files of their own, and one after the other the same file; then all have the last version."""
+    for round_ in range(2):
+        for host in HOSTS:
+            offset = offsets.get(host, 0)
+            change(hosts, host, round_, offset)
+            file = hosts.write(host, f"{SHARED}/clock/of-all", f"{host} {round_} {offset}\n")
+            os.utime(file, (time.time() + offset, time.time() + offset))
+            hosts.everywhere(f"{SHARED}/clock/of-all", f"{host} {round_} {offset}\n", seconds=60)
+            hosts.settled("wwwshared")  # to change what a push has not yet finished is a conflict
+    tree = hosts.equal(seconds=60)
+    assert len([path for path in tree if path.startswith(b"clock/web")]) == 3 * (1 + 9)
+
+
+def a_host_is_cut_off(hosts, offset):
+    """What is noted of a peer that failed, and when to try it again, has the wrong time."""
+    hosts.bed.cut("web2")
+    try:
+        change(hosts, "web3", 0, offset)
+        hosts.equal(hosts=["web1", "web3"], seconds=60)
+    finally:
+        hosts.bed.heal("web2")
+
+
+def the_master_is_away(hosts, offset):
+    """Hosts push by themselves, after a time that they measure."""
+    hosts.close()
+    hosts.exec("master", "systemctl", "stop", "salt-master")
+    try:
+        for host in HOSTS:
+            change(hosts, host, 0, offset if host == "web3" else 0)
+        hosts.equal(seconds=90)
+    finally:
+        hosts.exec("master", "systemctl", "start", "salt-master")
+
+
+@pytest.mark.parametrize(("offset", "meanwhile"), [(600, a_host_is_cut_off), (-600, the_master_is_away)])
+def test_a_clock_that_is_ten_minutes_off_stops_nothing(hosts, offset, meanwhile):
+    """Nor does its return to the right time, with all that was noted meanwhile."""
+    with clock_off(hosts, "web3", offset):
+        take_turns(hosts, {"web3": offset})
+        meanwhile(hosts, offset)
+        hosts.equal(seconds=90)
+    hosts.eventually(lambda: all(clock(hosts, host) for host in HOSTS), 90, "the minions answer")
+    take_turns(hosts, {})
+    hosts.settled("wwwshared", seconds=60)
+    hosts.remove("web1", f"{SHARED}/clock")

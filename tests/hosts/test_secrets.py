@@ -1,13 +1,15 @@
 """A group's key is on the hosts of the group, and nowhere else: on no disk, in no log, event, return or difference."""
 
 import json
+import os
+import subprocess
 
 import pytest
 
 HOSTS = ("web1", "web2", "web3")
 PLACES = "/etc /var /srv /root /tmp /run /home /opt/salt/var"
-#: Salt's master keeps the last pillar of each minion here, unless minion_data_cache is off.
-SALTS_OWN_CACHE = "/var/cache/salt/master/pillar/{}.p"
+#: Salt's master keeps the last pillar of each minion here (MINION.p, MINION:ENV.p), unless minion_data_cache is off.
+SALTS_OWN_CACHE = "/var/cache/salt/master/pillar"
 
 
 def found_on(hosts, host, key):
@@ -21,8 +23,12 @@ def found_on(hosts, host, key):
 
 def on_master(hosts, key, members):
     """The files of the master that hold the key; Salt's own cache of the members' pillar is left out."""
-    cached = [SALTS_OWN_CACHE.format(host) for host in members]
-    return [path for path in found_on(hosts, "master", key) if path not in cached]
+
+    def is_cache(path):
+        directory, name = os.path.split(path)
+        return directory == SALTS_OWN_CACHE and name.removesuffix(".p").split(":")[0] in members
+
+    return [path for path in found_on(hosts, "master", key) if not is_cache(path)]
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +104,93 @@ def test_a_host_that_is_in_no_group_gets_no_key(hosts):
         forged = '{"csyncsync": {"groups": {"wwwalone": {"members": "web*", "include": ["/var/www/alone"]}}}}'
         answer = hosts.exec("web2", "salt-call", "--out=json", "pillar.items", f"pillar={forged}", check=False).stdout
         assert key not in answer, "a minion shapes its request, not what it gets"
+
+
+#: Runs on a host: looks for the words of its standard input in the command lines and environments of all processes, for
+#: so many seconds; prints those that hold one, and how many processes of which name it has seen.
+SAMPLE = """
+import collections, glob, json, os, sys, time
+needles = [word.encode() for word in sys.stdin.read().split()]
+seen, found = collections.defaultdict(set), set()
+until = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < until:
+    for directory in glob.glob("/proc/[0-9]*"):
+        try:
+            line = open(directory + "/cmdline", "rb").read()
+            seen[open(directory + "/comm").read().strip()].add(directory)
+            text = line + open(directory + "/environ", "rb").read()
+        except OSError:
+            continue
+        if any(needle in text for needle in needles):
+            found.add(line.decode("utf-8", "replace")[:100])
+    time.sleep(0.002)
+print(json.dumps([sorted(found), {name: len(there) for name, there in seen.items()}]))
+"""
+
+
+def test_no_process_shows_a_key_while_states_and_pushes_run(hosts, key):
+    """Keys are laid out anew, a certificate is made, and files are pushed, on all hosts."""
+    private = [hosts.read(host, "/etc/csync2_ssl_key.pem").splitlines()[1] for host in HOSTS]
+    watching = {
+        host: subprocess.Popen(
+            hosts.bed.find(host).enter("python3", "-c", SAMPLE, "25"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for host in ("master", *HOSTS)
+    }
+    for process in watching.values():
+        process.stdin.write("\n".join([key, *private]))
+        process.stdin.close()
+    for host in HOSTS:
+        hosts.path(host, "/etc/csync2_wwwshared.key").write_text("X" * 64 + "\n", encoding="ascii")
+    hosts.apply()
+    for number in range(5):
+        hosts.write("web1", f"/var/www/shared/while-processes-are-watched-{number}", "x\n")
+        hosts.everywhere(f"/var/www/shared/while-processes-are-watched-{number}", "x\n", seconds=60)
+    hosts.bed.salt_run("csyncsync.sync", "wwwshared")
+    for host, process in watching.items():
+        found, seen = json.loads(process.stdout.read())
+        assert found == [], host
+        assert host == "master" or seen.get("csync2"), f"{seen} on {host}"
+
+
+@pytest.fixture
+def logging_all(hosts):
+    """Master and minions write all that they can say into their logs."""
+
+    def restart():
+        hosts.close()
+        hosts.exec("master", "systemctl", "restart", "salt-master")
+        for host in HOSTS:
+            hosts.shell(host, "systemctl kill --signal=KILL salt-minion; systemctl restart salt-minion")
+        hosts.eventually(lambda: set(hosts.call(HOSTS, "test.ping", seconds=5)) == set(HOSTS), 90, "the minions answer")
+
+    files = [("master", "/etc/salt/master.d/log.conf"), *((host, "/etc/salt/minion.d/log.conf") for host in HOSTS)]
+    for host, path in files:
+        hosts.write(host, path, "log_level_logfile: debug\n")
+    restart()
+    yield
+    for host, path in files:
+        hosts.path(host, path).unlink()
+    restart()
+
+
+def test_no_debug_log_and_no_cache_holds_a_key(hosts, key, logging_all):
+    """Of the daemons, while a key is laid out anew, a certificate is made anew, files are pushed and hosts join."""
+    hosts.path("web2", "/etc/csync2_wwwshared.key").write_text("X" * 64 + "\n", encoding="ascii")
+    hosts.path("web3", "/etc/csync2_ssl_key.pem").unlink()
+    hosts.apply()
+    hosts.write("web1", "/var/www/shared/while-all-is-logged", "x\n")
+    hosts.everywhere("/var/www/shared/while-all-is-logged", "x\n", seconds=60)
+    hosts.settled("wwwshared")
+    private = {host: hosts.read(host, "/etc/csync2_ssl_key.pem").splitlines()[1] for host in HOSTS}
+    for host in HOSTS:
+        assert "[DEBUG" in hosts.read(host, "/var/log/salt/minion")
+        assert found_on(hosts, host, key) == ["/etc/csync2_wwwshared.key"], host
+    assert "[DEBUG" in hosts.read("master", "/var/log/salt/master")
+    assert on_master(hosts, key, HOSTS) == ["/etc/salt/pki/master/csyncsync/wwwshared.key"]
+    for owner, line in private.items():
+        for host in ("master", *HOSTS):
+            assert found_on(hosts, host, line) == ["/etc/csync2_ssl_key.pem"] * (host == owner), (owner, host)

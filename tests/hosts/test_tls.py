@@ -150,3 +150,62 @@ def test_a_certificate_that_is_made_anew_is_taken_over_by_all(hosts):
     for name in ("to", "from"):
         hosts.everywhere(f"/var/www/shared/renewed-{name}-web3", "x\n", seconds=60)
     hosts.settled()
+
+
+# --- The addresses that csync2 listens on ----------------------------------------------------------------
+
+ELSEWHERE = "10.99.0.11"
+
+
+def listens(hosts, host):
+    """The addresses on which a host's csync2 is listened to."""
+    lines = hosts.shell(host, "ss -ltnH 'sport = :30865'").splitlines()
+    return sorted(line.split()[3].rsplit(":", 1)[0] for line in lines)
+
+
+def answers(hosts, address):
+    """Whether somebody answers on csync2's port of an address, asked from web2."""
+    script = f"import socket; socket.create_connection(({address!r}, 30865), timeout=5).close()"
+    done = hosts.exec("web2", "python3", "-c", script, check=False)
+    assert done.returncode == 0 or "ConnectionRefusedError" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+def nothing_to_do(hosts):
+    found = hosts.apply()
+    return not [(host, name) for host in HOSTS for name, state in found[host].items() if state["changes"]]
+
+
+@pytest.fixture
+def two_networks(hosts):
+    """web1 has an address in another network, which web2 can reach."""
+    hosts.shell("web1", f"ip address add {ELSEWHERE}/32 dev lo")
+    hosts.shell("web2", f"ip route add {ELSEWHERE} via 10.77.0.11")
+    yield
+    hosts.shell("web1", f"ip address del {ELSEWHERE}/32 dev lo")
+    hosts.shell("web2", f"ip route del {ELSEWHERE}")
+
+
+def test_csync2_listens_on_the_sync_network_alone_if_every_group_names_it(hosts, two_networks):
+    assert answers(hosts, ELSEWHERE), "without the option csync2 listens everywhere"
+    groups = {name: {**options, "address": "10.77.0.0/24"} for name, options in hosts.groups().items()}
+    with hosts.pillar(groups):
+        hosts.apply()
+        for number, host in enumerate(HOSTS, 11):
+            assert listens(hosts, host) == [f"10.77.0.{number}"]
+        assert answers(hosts, "10.77.0.11")
+        assert not answers(hosts, ELSEWHERE)
+        for host in HOSTS:
+            hosts.write(host, f"/var/www/shared/over-the-sync-network-{host}", "x\n")
+            hosts.everywhere(f"/var/www/shared/over-the-sync-network-{host}", "x\n", seconds=60)
+        assert nothing_to_do(hosts)
+    assert all(listens(hosts, host) == ["*"] for host in HOSTS)
+    assert answers(hosts, ELSEWHERE)
+    assert nothing_to_do(hosts)
+
+
+def test_csync2_listens_everywhere_while_one_group_names_no_address(hosts, two_networks):
+    with hosts.pillar({"wwwdata": {**hosts.groups()["wwwdata"], "address": "10.77.0.0/24"}}):
+        hosts.apply()
+        assert all(listens(hosts, host) == ["*"] for host in HOSTS)
+        assert answers(hosts, ELSEWHERE)

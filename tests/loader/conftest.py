@@ -9,6 +9,7 @@ import glob
 import json
 import logging
 import shutil
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from hypothesis import settings
 from saltfactories.plugins.event_listener import EventListener
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "_utils"))
 #: What of the repository the master serves.
 SERVED = ("_beacons", "_modules", "_pillar", "_runners", "_states", "_utils", "states")
 #: Of what the daemons log, only errors are shown beside a failed test; their own log files have all.
@@ -106,7 +108,11 @@ def groups_file(tmp_path_factory):
 def master(salt_factories, tree, groups_file):
     """A master as an administrator sets it up: file_roots, the config that csyncsync.master writes, sync_all, start."""
     config = (tree / "states/csyncsync/files/master.conf.jinja").read_text(encoding="utf-8")
-    config = jinja2.Template(config).render(groups_file=str(groups_file.path))
+    config = (
+        jinja2.Environment()
+        .from_string(config)
+        .render(groups_file=str(groups_file.path), reactor=str(tree / "states/csyncsync/files/reactor.sls"))
+    )
     daemon = salt_factories.salt_master_daemon(
         "master",
         overrides={

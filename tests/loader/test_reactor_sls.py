@@ -7,15 +7,17 @@ reaction. Only the call itself is noted instead of made; the last test lets the 
 
 import time
 
+import csync2
+import csync2gate
 import pytest
 import salt.utils.reactor
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-#: Reactor SLS -> the runner's function, and its arguments as the fields of the event that they come from.
+#: Tag -> the runner's function, and its arguments as the fields of the event that they come from.
 REACTIONS = {
-    "changed": ("csyncsync.sync", {"group": ("group",), "host": ("id",)}),
-    "pushed": (
+    "salt/beacon/web1/csyncsync/wwwdata": ("csyncsync.sync", {"group": ("group",), "host": ("id",)}),
+    "csyncsync/wwwdata/pushed": (
         "csyncsync.pushed",
         {
             "group": ("data", "group"),
@@ -25,10 +27,17 @@ REACTIONS = {
             "refused": ("data", "refused"),
         },
     ),
-    "facts": ("csyncsync.apply", {"group": ("data", "group"), "reporter": ("id",)}),
-    "started": ("csyncsync.apply", {"host": ("id",)}),
+    "csyncsync/wwwdata/facts": ("csyncsync.apply", {"group": ("data", "group"), "reporter": ("id",)}),
+    "salt/minion/web1/start": ("csyncsync.apply", {"host": ("id",)}),
 }
-TAG = "salt/beacon/web1/csyncsync/wwwdata"
+HONEST = {
+    "group": "wwwdata",
+    "host": "web1",
+    "reporter": "web1",
+    "jid": "20261122100000000000",
+    "state": "pushed",
+    "refused": {"web2": ["/var/www/a"]},
+}
 
 HOSTILE = (
     "",
@@ -62,10 +71,9 @@ HOSTILE = (
     "%s %(x)s",
     "../../etc/passwd",
 )
-#: Without characters beyond U+FFFF: in reactor SLS they are an error of Salt's YAML, so that nothing is called.
 texts = st.one_of(
     st.sampled_from(HOSTILE),
-    st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=40),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     st.lists(st.sampled_from((*HOSTILE, "\n", "  ", "web1")), max_size=4).map("".join),
 )
 #: What msgpack can carry besides text.
@@ -99,14 +107,15 @@ class Calls(salt.utils.reactor.ReactWrap):
 
 
 @pytest.fixture(scope="module")
-def react(master_opts, tree):
-    """``react(sls, event)``: the calls that the master's reactor makes of an event."""
+def react(master_opts, minion, tree):
+    """``react(tag, event)``: the calls that the master's reactor makes of an event."""
     opts = {**master_opts, "reactor_worker_threads": 1}
     reactor, wrap = salt.utils.reactor.Reactor(opts), Calls(opts)
 
-    def _react(sls, event):
+    def _react(tag, event):
+        csync2gate._buckets.clear()
         wrap.made = []
-        for chunk in reactor.reactions(TAG, event, [str(tree / f"states/csyncsync/reactor/{sls}.sls")]):
+        for chunk in reactor.reactions(tag, event, reactor.list_reactors(tag)):
             wrap.run(chunk)
         return wrap.made
 
@@ -125,50 +134,57 @@ def _event(fields, values):
     return event
 
 
-def test_every_reactor_sls_is_known_here(tree):
-    assert {path.stem for path in (tree / "states/csyncsync/reactor").iterdir()} == {*REACTIONS, "key"}
+def test_every_event_of_the_masters_config_has_a_reaction(master):
+    assert {tag for entry in master.config["reactor"] for tag in entry} == set(csync2gate.TAGS)
+    assert set(csync2gate.TAGS.values()) == set(csync2gate.FUNCTIONS) == {*csync2gate.LIMITS} - {"asked"}
 
 
-def test_every_event_of_the_masters_config_has_its_reactor_sls(master, tree):
-    named = {sls for entry in master.config["reactor"] for files in entry.values() for sls in files}
-    assert named == {f"salt://csyncsync/reactor/{path.name}" for path in (tree / "states/csyncsync/reactor").iterdir()}
+@pytest.mark.parametrize("tag", REACTIONS)
+def test_the_runner_gets_what_an_honest_event_says(react, tag):
+    function, arguments = REACTIONS[tag]
+    expected = {name: HONEST[name] for name in arguments}
+    assert react(tag, _event(arguments.values(), expected.values())) == [("runner", function, (), expected)]
 
 
-@pytest.mark.parametrize("sls", REACTIONS)
+@pytest.mark.parametrize("tag", REACTIONS)
 @settings(max_examples=30)
 @given(data=st.data())
-def test_the_runner_gets_exactly_the_text_that_the_event_holds(react, sls, data):
-    function, arguments = REACTIONS[sls]
-    values = [data.draw(texts, label=name) for name in arguments]
-    assert react(sls, _event(arguments.values(), values)) == [("runner", function, (), dict(zip(arguments, values)))]
-
-
-@pytest.mark.parametrize("sls", REACTIONS)
-def test_no_known_trick_is_more_than_text(react, sls):
-    function, arguments = REACTIONS[sls]
-    for hostile in HOSTILE:
-        expected = [("runner", function, (), dict.fromkeys(arguments, hostile))]
-        assert react(sls, _event(arguments.values(), [hostile] * len(arguments))) == expected
-
-
-@pytest.mark.parametrize("sls", REACTIONS)
-@settings(max_examples=30)
-@given(data=st.data())
-def test_whatever_an_event_holds_nothing_else_is_called(react, sls, data):
-    function, arguments = REACTIONS[sls]
-    fields = [field for field in arguments.values() if data.draw(st.booleans())]
-    event = _event(fields, [data.draw(others) for _ in fields])
-    if data.draw(st.booleans()):
-        event["data"] = data.draw(others)
-    for kind, called, positional, named in react(sls, event):
+def test_whatever_an_event_holds_nothing_else_is_called(react, tag, data):
+    """Nothing, or the one function, with the very values of the event: for an accepted minion, and a group's name."""
+    function, arguments = REACTIONS[tag]
+    values = {name: data.draw(st.one_of(st.just(HONEST[name]), others), label=name) for name in arguments}
+    made = react(tag, _event(arguments.values(), values.values()))
+    if made:
+        ((kind, called, positional, named),) = made
         assert (kind, called, positional, set(named)) == ("runner", function, (), set(arguments))
+        assert "web1" in (named.get("host"), named.get("reporter"))
+        assert csync2.is_group_name(named.get("group", "any"))
+        assert {**named, "refused": 0} == {**values, "refused": 0}
+        assert named.get("refused") in (None, values.get("refused"))
+
+
+@pytest.mark.parametrize("tag", REACTIONS)
+def test_no_known_trick_in_any_field_is_more_than_text(react, tag):
+    function, arguments = REACTIONS[tag]
+    for hostile in HOSTILE:
+        for odd in arguments:
+            values = {name: hostile if name == odd else HONEST[name] for name in arguments}
+            for kind, called, positional, named in react(tag, _event(arguments.values(), values.values())):
+                assert (kind, called, positional) == ("runner", function, ())
+                assert named == {**values, "refused": None} if odd == "refused" else values
+
+
+@settings(max_examples=30)
+@given(tag=st.sampled_from(sorted(REACTIONS)), event=st.dictionaries(texts, others, max_size=3), inner=others)
+def test_an_event_of_any_shape_is_no_error(minion, master_opts, tag, event, inner):
+    csync2gate.react(tag, {"id": "web1", **event, "data": inner}, master_opts)
 
 
 @settings(max_examples=30)
 @given(act=others)
 @example(act="delete")
 def test_a_deleted_key_has_all_groups_applied_and_other_acts_do_nothing(react, act):
-    made = react("key", _event([("act",), ("id",), ("result",)], [act, "web9", True]))
+    made = react("salt/key", _event([("act",), ("id",), ("result",)], [act, "web9", True]))
     given = [(kind, function, *arguments, *filter(None, named.values())) for kind, function, arguments, named in made]
     assert given == ([("runner", "csyncsync.apply")] if act == "delete" else [])
 
@@ -176,19 +192,20 @@ def test_a_deleted_key_has_all_groups_applied_and_other_acts_do_nothing(react, a
 def test_the_master_itself_calls_only_that(minion, outsider, call, event_listener, master, published):
     """A minion sends beacon events in the name of another; the master's own reactor runs."""
     began = time.time()
-    owned = "wwwdata\n\nOwned:\n  local.test.ping:\n    - tgt: '*'\n    - x:"  # as YAML, this fits into the file
-    groups = (owned, "{{ salt['test.ping']() }}", {"a": ["b"]}, None)
+    owned = "wwwdata\n\nOwned:\n  local.test.ping:\n    - tgt: '*'\n    - x:"  # as YAML, this would be a reaction
+    groups = (owned, "{{ salt['test.ping']() }}", {"a": ["b"]}, None, "nosuch")
     events = [
         {"tag": f"salt/beacon/web1/csyncsync/{n}", "data": {"id": "web1", "group": group, "count": 1}}
         for n, group in enumerate(groups)
     ]
     assert call("db1", "event.fire", {"beacons": events}, "__beacons_return")
     until = time.monotonic() + 20
-    while len(runs := _runs(event_listener, master, began)) < len(groups) and time.monotonic() < until:
+    while not (runs := _runs(event_listener, master, began)) and time.monotonic() < until:
         time.sleep(0.3)
-    assert [run["return"] for run in runs] == [False] * len(groups)
-    asked = [(run["fun"], run["fun_args"][0]["group"], run["fun_args"][0]["host"]) for run in runs]
-    assert sorted(asked, key=str) == sorted((("runner.csyncsync.sync", group, "web1") for group in groups), key=str)
+    time.sleep(1)
+    runs = _runs(event_listener, master, began)
+    asked = [(run["fun"], run["fun_args"][0]["group"], run["fun_args"][0]["host"], run["return"]) for run in runs]
+    assert asked == [("runner.csyncsync.sync", "nosuch", "web1", False)]
     assert published() == ["event.fire"]
 
 

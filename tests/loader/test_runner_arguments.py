@@ -1,5 +1,6 @@
 """What reaches the runner from events is a hint: whoever is no accepted member of a group gets nothing."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -108,8 +109,25 @@ def test_what_a_push_tells_of_itself_changes_nothing_of_another_hosts(run, publi
     run("sync", group="wwwdata", host="web1")
     before, jobs = record.read_text(encoding="utf-8"), published()
     for jid in ("", "20260101000000000000", LONG, "../x", 5, ["x"], {"a": "b"}):
-        assert run("pushed", group="wwwdata", host="web1", jid=jid, state="held") is True
+        for state in ("held", "joining", "pushed"):
+            assert run("pushed", group="wwwdata", host="web1", jid=jid, state=state) is True
     assert (record.read_text(encoding="utf-8"), published()) == (before, jobs)
+
+
+def test_a_lease_from_the_future_is_checked_and_freed(run, published, master):
+    """The master's clock was set back; the holder knows nothing of that job."""
+    record = Path(master.config["cachedir"]) / "csyncsync/wwwdata.json"
+    run("sync", group="wwwdata", host="web1")
+    found = json.loads(record.read_text(encoding="utf-8"))
+    found["lease"] = {"host": "web1", "jid": "20300101000000000000", "since": 2e9, "checked": 2e9}
+    found.update(waiting=["web1"], told=2e9)
+    record.write_text(json.dumps(found), encoding="utf-8")
+    assert run("sync", group="wwwdata", host="web1") is True
+    until = time.monotonic() + 20
+    while "20300101000000000000" in record.read_text(encoding="utf-8") and time.monotonic() < until:
+        time.sleep(0.2)
+    assert "20300101000000000000" not in record.read_text(encoding="utf-8")
+    assert {"saltutil.find_job", "csyncsync.push"} <= set(published())
 
 
 def test_an_administrators_slip_is_told_and_does_nothing(run, published, master):

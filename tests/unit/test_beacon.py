@@ -266,25 +266,57 @@ async def test_event_is_repeated_while_something_is_left(host):
     await host.until(lambda: host.events)
 
 
-@on_loop
-async def test_push_is_started_when_no_master_answers(host):
-    host.config()
-    await host.start()
+@pytest.fixture
+def systemctl(host, monkeypatch):
+    """A file that says how systemctl was called."""
     called = host.tree.parent / "called"
     command = host.tree.parent / "bin" / "systemctl"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
     command.chmod(0o755)
-    before = os.environ["PATH"]
-    os.environ["PATH"] = f"{command.parent}:{before}"
-    try:
-        old = time.time_ns() - 60 * 10**9
-        (host.group / "journal" / f"{old:020d}-1.paths").write_bytes(os.fsencode(host.tree) + b"/x\0")
-        await host.until(called.exists)
-        await host.quiet(3)
-        assert called.read_text() == "start --no-block csyncsync-push@data.service\n"
-    finally:
-        os.environ["PATH"] = before
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    return called
+
+
+def journal_of(host, seconds):
+    """A flush so many seconds ago; in the future, if the clock was set back since."""
+    made = time.time_ns() - seconds * 10**9
+    (host.group / "journal" / f"{made:020d}-1.paths").write_bytes(os.fsencode(host.tree) + b"/x\0")
+
+
+@on_loop
+@pytest.mark.parametrize("seconds", [60, -600])
+async def test_push_is_started_when_no_master_answers(host, systemctl, seconds):
+    host.config()
+    await host.start()
+    journal_of(host, seconds)
+    await host.until(systemctl.exists)
+    await host.quiet(3)
+    assert systemctl.read_text() == "start --no-block csyncsync-push@data.service\n"
+
+
+@on_loop
+@pytest.mark.parametrize("name", ["left", "waits", "push.json"])
+async def test_no_time_in_the_future_keeps_a_push_from_being_started(host, systemctl, name):
+    host.config()
+    await host.start()
+    file = host.group / name
+    file.touch()
+    os.utime(file, (time.time() + 600, time.time() + 600))
+    if name != "left":
+        journal_of(host, 60)
+    await host.until(systemctl.exists)
+
+
+@on_loop
+@pytest.mark.parametrize("name", ["waits", "push.json"])
+async def test_no_push_is_started_while_the_master_answers(host, systemctl, name):
+    host.config()
+    await host.start()
+    (host.group / name).touch()
+    journal_of(host, 60)
+    await host.quiet(3)
+    assert not systemctl.exists()
 
 
 def test_without_a_loop_the_ticks_do_it(host):

@@ -3,6 +3,7 @@
 import copy
 import datetime
 import math
+import time
 
 import csync2
 import pytest
@@ -362,6 +363,110 @@ def test_a_name_of_digits_and_a_number_do_not_hide_each_other():
 
 # --- Anything at all --------------------------------------------------------------------------------------
 
+
+def deep():
+    """A tree that is too deep for repr()."""
+    tree = []
+    for _ in range(100_000):
+        tree = [tree]
+    return tree
+
+
+def knot(kind):
+    """What YAML makes of an anchor that holds its own alias."""
+    tree = kind()
+    if kind is list:
+        tree.append(tree)
+    else:
+        tree["tgt"] = tree["exec"] = tree["number"] = tree
+    return tree
+
+
+def laughs(pack):
+    """Ten aliases of ten aliases of …: small in memory, and too long to be printed."""
+    tree = "ha"
+    for _ in range(60):
+        tree = pack(tree)
+    return tree
+
+
+#: What may stand anywhere in a pillar, and has brought other programs down.
+SHAPES = {
+    "a deep tree": deep(),
+    "a list in itself": knot(list),
+    "a mapping in itself": knot(dict),
+    "a billion laughs": laughs(lambda tree: [tree] * 10),
+    "a billion laughs in mappings": laughs(lambda tree: dict.fromkeys(("tgt", "exec", "pattern", "number"), tree)),
+    "a number of 5000 digits": 10**5000,
+    "a negative one": -(10**5000),
+    "2^64": 2**64,
+    "not a number": math.nan,
+    "infinity": -math.inf,
+    "bytes": b"\xff\x00web*",
+    "a very long string": "x" * 1_000_000,
+    "a very long path": "/x" * 500_000,
+    "very many brackets": "(" * 100_000,
+    "a surrogate": "/srv/\udfff",
+    "control characters": "/srv/\x00\x1b[2J\x7f\x85\u2028",
+    "a date": datetime.date(1, 1, 1),
+    "a set": {"web1", None},
+    "a tuple": ("web1", (None,)),
+    "names of other types": {None: 1, 7: 2, b"\xff": 3, math.nan: 4, ("a", ("b",)): 5, 10**5000: 6, "\udfff": 7},
+}
+#: Where it may stand below an option.
+PLACES = {
+    "itself": lambda shape: shape,
+    "in a list": lambda shape: ["/srv/x", shape],
+    "in a mapping": lambda shape: {"tgt": shape, "tgt_type": "list", "number": shape, "share": shape, "exec": shape},
+    "in a list of mappings": lambda shape: [dict.fromkeys(csync2.ACTION_OPTIONS, shape), {"exec": [shape]}],
+    "as a kind of target": lambda shape: {"tgt": "web*", "tgt_type": shape},
+    "as a regular expression": lambda shape: {"tgt": shape, "tgt_type": "pcre"},
+}
+
+
+def assert_named_or_complete(groups):
+    """Assert that it raises nothing, and that each message is one short line; the messages."""
+    result = csync2.validate(groups)
+    for options in result["groups"].values():
+        assert_complete(options)
+    found = [line for lines in result["errors"].values() for line in lines]
+    for line in found:
+        assert line.startswith("csyncsync:groups")
+        assert line.isprintable()
+        assert len(line) < 600
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("place", PLACES)
+def test_no_shape_in_any_option_is_more_than_a_short_message(place, shape):
+    began = time.monotonic()
+    for option in csync2.OPTIONS:
+        assert_named_or_complete(group(**{option: PLACES[place](SHAPES[shape])}))
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_shape_in_the_place_of_a_name_or_of_a_whole_group_is_more_than_a_short_message(shape):
+    assert_named_or_complete(SHAPES[shape])
+    assert assert_named_or_complete({"data": SHAPES[shape]})
+    assert assert_named_or_complete({"data": {**GOOD, "action": SHAPES[shape], "typo": SHAPES[shape]}})
+    try:
+        names = {SHAPES[shape]: GOOD}
+    except TypeError:
+        return  # nothing can have this name
+    assert assert_named_or_complete(names)
+    assert assert_named_or_complete({"data": {**GOOD, SHAPES[shape]: 1}})
+    assert assert_named_or_complete({"data": {**GOOD, "hold": {SHAPES[shape]: 1}}})
+    assert assert_named_or_complete({"data": {**GOOD, "action": {"exec": "a", SHAPES[shape]: 1}}})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_shape_keeps_the_master_from_telling_whom_a_group_may_mean(shape):
+    for options in (SHAPES[shape], *({"members": place(SHAPES[shape])} for place in PLACES.values())):
+        assert csync2.may_match(options, "web1") in (True, False)
+
+
 any_text = st.one_of(
     st.text(st.characters(), max_size=30),  # surrogates and control characters, too
     st.sampled_from(
@@ -380,6 +485,7 @@ scalars = st.one_of(
     st.dates(),
     st.datetimes(),
     st.just(datetime.timedelta.max),
+    st.text(st.characters(), min_size=1, max_size=3).map(lambda text: text * 10_000),
 )
 names = st.one_of(st.sampled_from(["data", "0", "1", "nan", "inf", ""]), scalars)
 option_names = st.one_of(
@@ -387,7 +493,9 @@ option_names = st.one_of(
 )
 inner_names = st.one_of(st.sampled_from([*csync2.ACTION_OPTIONS, "tgt", "tgt_type", "do-local"]), scalars)
 anything = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(inner_names, inner, max_size=4), max_leaves=8
+    st.one_of(scalars, st.sampled_from(sorted(SHAPES)).map(lambda name: SHAPES[name])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(inner_names, inner, max_size=4),
+    max_leaves=8,
 )
 some_groups = st.one_of(
     anything, st.dictionaries(names, st.one_of(anything, st.dictionaries(option_names, anything)), max_size=4)
@@ -448,14 +556,6 @@ def test_one_odd_option_of_a_good_group_is_accepted_complete_or_named(options):
     else:
         assert list(result["errors"]) == ["data"]
         assert all(line.startswith("csyncsync:groups:data:") for line in result["errors"]["data"])
-
-
-def test_a_tree_too_deep_to_print_is_named():
-    deep = []
-    for _ in range(100_000):
-        deep = [deep]
-    for option in csync2.OPTIONS:
-        assert messages(group(**{option: deep}))[0].startswith(f"csyncsync:groups:data:{option}")
 
 
 # --- The key ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -169,15 +170,15 @@ class Host:
 def on_loop(test):
     """Run a test in an event loop; the watcher is closed in it."""
 
-    def run(host):
+    @functools.wraps(test)
+    def run(host, **fixtures):
         async def main():
             try:
-                await test(host)
+                await test(host, **fixtures)
             finally:
                 if host.module.HOLDER in sys.modules:
                     host.watcher.close()
 
         asyncio.run(main())
 
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run

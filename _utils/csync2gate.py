@@ -1,0 +1,240 @@
+"""
+What becomes of an event on the master: which of the runner's functions is called, and how often.
+
+Any minion can fire any event, and as many as it likes. A call of a runner costs the reactor more than ten
+milliseconds, so that a hundred events a second keep it from all else. Here an event is judged in a fraction of one:
+what no accepted minion can mean is left out, and events of one host that mean the same are made one. The last of them
+is never left out: it comes again when its time has come.
+
+The reactor SLS calls ``react``, in the reactor's process. May call ``csync2``, Salt's keys and its event bus. What an
+event says is a hint: whether the host is a member is looked up by the runner.
+"""
+
+import fnmatch
+import json
+import logging
+import os
+import threading
+import time
+
+import csync2
+import salt.utils.event
+import salt.utils.minions
+
+log = logging.getLogger(__name__)
+
+#: Tag -> kind of event. The master's config names the same tags.
+TAGS = {
+    "salt/beacon/*/csyncsync/*": "changed",
+    "csyncsync/*/pushed": "pushed",
+    "csyncsync/*/facts": "facts",
+    "salt/minion/*/start": "started",
+    "salt/key": "key",
+}
+#: Kind -> the runner's function.
+FUNCTIONS = {
+    "changed": "csyncsync.sync",
+    "pushed": "csyncsync.pushed",
+    "facts": "csyncsync.apply",
+    "started": "csyncsync.apply",
+    "key": "csyncsync.apply",
+}
+#: Kind -> how many events that mean the same are served at once, and how many seconds later one more.
+LIMITS = {
+    "changed": (10, 0.25),
+    "asked": (3, 1.0),
+    "pushed": (10, 2.0),
+    "facts": (5, 10.0),
+    "started": (3, 10.0),
+    "key": (3, 10.0),
+}
+#: The same for all events of a minion about groups that do not know it: it is new there, or it is no member.
+STRANGER = (60, 1.0)
+#: The same for all events of all minions.
+ALL = (300, 0.02)
+#: Seconds between looks at the events that wait.
+AGAIN = 0.25
+#: Seconds after which the list of the accepted minions is read again for one that is not in it.
+ACCEPTED_AGE = 0.2
+#: Numbers of events left out of one minion within so many seconds that are logged.
+TOLD, TOLD_WITHIN = (100, 1_000, 10_000, 100_000), 60.0
+#: What a host may say about refused files, in characters of JSON.
+REFUSED_LENGTH = 250_000
+
+_lock = threading.Lock()
+_buckets, _waiting, _records, _left_out, _ended = {}, {}, {}, {}, {}
+_accepted = {"minions": frozenset(), "read": float("-inf")}
+_worker = []
+
+
+def react(tag, data, opts):
+    """
+    Given an event, return the reaction: a call of the runner, or nothing.
+
+    tag, data
+        Of the event; from any hand.
+    opts
+        The master's config.
+
+    Returns what a reactor SLS may return: ``{}``, or ``{id: {"runner.FUNCTION": [{"args": [{name: value}, …]}]}}``.
+    """
+    kind = next((kind for pattern, kind in TAGS.items() if fnmatch.fnmatchcase(tag, pattern)), None)
+    arguments = _arguments(kind, data)
+    if arguments is None or not _passes(kind, tag, data, arguments, opts):
+        return {}
+    if "refused" in arguments:
+        arguments["refused"] = _short(arguments["refused"])
+    call = [{"args": [{name: value} for name, value in arguments.items()]}] if arguments else []
+    return {f"csyncsync: {kind}": {f"runner.{FUNCTIONS[kind]}": call}}
+
+
+def _arguments(kind, data):
+    """What the runner is called with, None if the event calls for nothing."""
+    minion, said = data.get("id"), data if kind == "changed" else data.get("data")
+    said = said if isinstance(said, dict) else {}
+    if kind == "changed":
+        return {"group": said.get("group"), "host": minion}
+    if kind == "pushed":
+        return {"group": said.get("group"), "host": minion, **{name: said.get(name) for name in OUTCOME}}
+    if kind == "facts":
+        return {"group": said.get("group"), "reporter": minion}
+    if kind == "started":
+        return {"host": minion}
+    return {} if kind == "key" and data.get("act") == "delete" else None
+
+
+#: What a push tells of itself.
+OUTCOME = ("jid", "state", "refused")
+
+
+def _short(refused):
+    """The same, or None if it is no mapping, or longer than a push makes it: the master keeps a job of each call."""
+    if not isinstance(refused, dict):
+        return None
+    try:
+        return refused if len(json.dumps(refused)) <= REFUSED_LENGTH else None
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+# --- Who, and how often ----------------------------------------------------------------------------------
+
+
+def _passes(kind, tag, data, arguments, opts):
+    """Tell whether the runner is to be called now; if not, the event waits, or is left out."""
+    minion, group = data.get("id"), arguments.get("group")
+    if kind != "key" and not _is_accepted(minion, opts):
+        return _leave_out(None)
+    if "group" in arguments:
+        if not csync2.is_group_name(group) or not _are_words(arguments.get("jid"), arguments.get("state")):
+            return _leave_out(minion)
+        record = _record(group, opts)
+        if minion not in (record.get("known") or ()):
+            # It does not wait: a host that has something to push asks again.
+            return _take([((minion,), STRANGER), ("all", ALL)]) or _leave_out(minion)
+        if kind == "pushed" and _ends_lease(record, group, arguments):
+            return True
+        if kind == "changed" and minion in (record.get("waiting") or ()):
+            kind = "asked"  # it has been heard already
+    # Whoever tells of facts, the whole group reads them.
+    key = (kind, None if kind == "facts" else minion, group)
+    if _take([(key, LIMITS[kind]), ("all", ALL)]):
+        return True
+    _wait(key, tag, {"id": minion, "act": data.get("act"), "group": group, "data": arguments}, opts)
+    return _leave_out(minion)
+
+
+def _are_words(*values):
+    return all(value is None or (isinstance(value, str) and len(value) <= 40) for value in values)
+
+
+def _is_accepted(minion, opts):
+    """Tell whether the master has accepted the key of a minion of this name."""
+    if not isinstance(minion, str) or not minion:
+        return False
+    now = time.monotonic()
+    if minion not in _accepted["minions"] and now - _accepted["read"] > ACCEPTED_AGE:
+        found = salt.utils.minions.CkMinions(opts).check_minions("*", "glob")["minions"]
+        _accepted.update(minions=frozenset(found), read=time.monotonic())
+    return minion in _accepted["minions"]
+
+
+def _record(group, opts):
+    """The runner's notes on a group, {} if it has none."""
+    path = os.path.join(opts["cachedir"], "csyncsync", f"{group}.json")
+    try:
+        status = os.stat(path)
+        look = (status.st_mtime_ns, status.st_ino)
+        if _records.get(group, (None,))[0] != look:
+            with open(path, encoding="utf-8") as file:
+                _records[group] = (look, json.load(file))
+        return _records[group][1]
+    except (OSError, ValueError):
+        return {}
+
+
+def _ends_lease(record, group, arguments):
+    """Tell whether this is the event that the group waits for; it is served once, whatever else is fired."""
+    lease, jid = record.get("lease") or {}, arguments["jid"]
+    if not jid or (lease.get("jid"), lease.get("host")) != (jid, arguments["host"]) or _ended.get(group) == jid:
+        return False
+    _ended[group] = jid
+    return True
+
+
+def _take(limits):
+    """Given [(key, (how many at once, seconds for one more)), …], take one of each; False if one has none left."""
+    now, left = time.monotonic(), {}
+    for key, (most, seconds) in limits:
+        number, at = _buckets.get(key, (most, now))
+        left[key] = min(most, number + (now - at) / seconds), now
+        if left[key][0] < 1:
+            return False
+    _buckets.update({key: (number - 1, at) for key, (number, at) in left.items()})
+    return True
+
+
+def _leave_out(who):
+    """Count an event that is not served now, and log it now and then. Returns False."""
+    now = time.monotonic()
+    began, number = _left_out.get(who, (now, 0))
+    if now - began > TOLD_WITHIN:
+        began, number = now, 0
+    _left_out[who] = (began, number + 1)
+    if number + 1 in TOLD:
+        sender = "minions that are not accepted" if who is None else f"minion {who!r:.80}"
+        log.warning(
+            "csyncsync: %d events of %s within %d s were left out, or made one", number + 1, sender, TOLD_WITHIN
+        )
+    return False
+
+
+# --- What waits ------------------------------------------------------------------------------------------
+
+
+def _wait(key, tag, data, opts):
+    """Have an event come again when it can be served; it takes the place of the one that waits."""
+    with _lock:
+        _waiting[key] = (tag, data)
+        if not _worker:
+            _worker.append(threading.Thread(target=_fire_waiting, args=(opts,), name="csyncsync", daemon=True))
+            _worker[0].start()
+
+
+def _fire_waiting(opts):
+    """Fire the events again whose time has come, until none waits."""
+    with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=False) as bus:
+        while True:
+            time.sleep(AGAIN)
+            with _lock:
+                if not _waiting:
+                    _worker.clear()
+                    return
+                due = [_waiting.pop(key) for key in list(_waiting) if _has_one(key)]
+            for tag, data in due:
+                bus.fire_event(data, tag)
+
+
+def _has_one(key):
+    number, at = _buckets.get(key, (1, 0))
+    return number + (time.monotonic() - at) / LIMITS[key[0]][1] >= 1
