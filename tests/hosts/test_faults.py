@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 
 import pytest
 
