@@ -26,8 +26,8 @@ GO, ALONE, DROP, WAIT = "go", "alone", "drop", "wait"
 #: to a path (it commits every four seconds or so, later on a busy host).
 COMMIT_WAIT = 60.0
 RECORD_WAIT = 1.0
-#: A file that is touched when csync2's daemon dies (csync2-died.service of the states), and seconds for which it is not
-#: known what it did: its last transaction is gone. The peer sends all that again.
+#: A file that is touched when csync2's daemon dies (csync2-died@.service of the states), and seconds for which it is
+#: not known what it did: its last transaction is gone. The peer sends all that again.
 DIED, DIED_WAIT = "/run/csync2-died", 15.0
 #: Seconds that a push may take from its last look at what is left to its end.
 PUSH_ENDS = 0.2

@@ -352,9 +352,9 @@ class _Told:
         for name, section in zip(self.names, self.sections):
             text = re.search(rb"^>>> PEER: +(.*)$", section, re.MULTILINE)
             same = b"File is different on peer (rsync sig).\n" not in section
-            if text and text.group(1).startswith(b"v1:"):
+            if text:
                 found[name] = _State(name, text.group(1), same)
-            elif not text and (not same or b"File is already up to date on peer.\n" in section):
+            elif not same or b"File is already up to date on peer.\n" in section:
                 found[name] = _State(name, None, same)
         return found
 
@@ -384,11 +384,9 @@ class _State:
         except OSError:
             return False
         there = self.fields
-        if (
-            there is None
-            or not self.same_content
-            or any(there.get(key) != here.get(key) for key in (b"type", b"target"))
-        ):
+        if there == _NOTHING:
+            return True  # to make something else of it, csync2 first deletes what is there
+        if not there or not self.same_content or _what(there) != _what(here):
             return False
         kind = here[b"type"]
         made = {b"lnk": 0o777, b"reg": 0o600}.get(kind, 0o700)
@@ -399,6 +397,14 @@ class _State:
 def _fields(text):
     """Given a state as csync2 writes it, return its fields."""
     return dict(field.partition(b"=")[::2] for field in text.split(b":"))
+
+
+def _what(fields):
+    return fields.get(b"type"), fields.get(b"target")
+
+
+#: What a peer says of a place where it has nothing.
+_NOTHING = _fields(b"---")
 
 
 class _Names:

@@ -21,7 +21,7 @@ The units of csyncsync are gone:
     - names:
       - /etc/systemd/system/csync2.socket.d/csyncsync.conf
       - /etc/systemd/system/csync2@.service.d/csyncsync.conf
-      - /etc/systemd/system/csync2-died.service
+      - /etc/systemd/system/csync2-died@.service
       - /etc/systemd/system/csyncsync-push@.service
       - /etc/systemd/system/csyncsync-full@.service
       - /etc/systemd/system/csyncsync-full@.timer

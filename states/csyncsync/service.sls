@@ -12,7 +12,7 @@ csync2's connections leave nothing behind, and can be seen:
     - source: salt://csyncsync/files/csync2@.service.conf
     - makedirs: True
 
-{%- for unit in ['csync2-died.service', 'csyncsync-push@.service', 'csyncsync-full@.service', 'csyncsync-full@.timer'] %}
+{%- for unit in ['csync2-died@.service', 'csyncsync-push@.service', 'csyncsync-full@.service', 'csyncsync-full@.timer'] %}
 
 The unit {{ unit }} is there:
   file.managed:
