@@ -47,9 +47,9 @@ UNCOMMITTED = 400
 #: Seconds until a file is tried again in whose place the peer has a directory, or at which its csync2 gave up twice:
 #: all others would have to wait for one that does not fit on its disk.
 BLOCKED_FOR = 30.0
-#: Seconds for which is known what was under way when the peer's csync2 died; and for which a file that only lacks owner
-#: and mode is taken for that, if it had others before.
-UNDER_WAY_FOR, COMPLETED_WITHIN = 86400.0, 60.0
+#: Seconds for which is known what was sent when the peer's csync2 died; and for which the peer's file counts as that,
+#: if it has the state in which it was sent, or owner and mode of the file that it replaced.
+INTERRUPTED_FOR, COMPLETED_WITHIN = 86400.0, 60.0
 
 
 #: What a peer answers that cannot write a file (daemon.c: strerror(errno)), as csync2 tells it with three -v.
@@ -100,7 +100,7 @@ class _Send:
         self.since, self.stalled, self.alone, self.changed = since, stalled, alone, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Names(f"{self.directory}.blocked", BLOCKED_FOR)
-        self.under_way = _Names(f"{self.directory}.under-way", UNDER_WAY_FOR)
+        self.interrupted = _Names(f"{self.directory}.interrupted", INTERRUPTED_FOR)
 
     def all(self):
         """Send all that is marked."""
@@ -157,7 +157,7 @@ class _Send:
                 break
             ended_at[at] += 1
             if at and ended_at[at] == ATTEMPTS_AT_ONE:
-                self.blocked.add([at])
+                self.blocked.add({at: b""})
             waiting = [entry for entry in waiting if not self._is_blocked(entry.name)]
         waiting = self._complete(self._without_gone(waiting))
         return [csync2.decode(entry.name) for entry in waiting]
@@ -172,7 +172,7 @@ class _Send:
         except csync2run.Interrupted as err:
             output, why = err.output, err
         except csync2run.CommandError as err:
-            self.under_way.add(_Told(err.output, self.peer).names[-1:])
+            self._note_interrupted(_Told(err.output, self.peer).names)
             raise
         told = _Told(output, self.peer)
         with csync2.Database(copy, timeout=20) as sent:
@@ -183,16 +183,21 @@ class _Send:
             problem = f"{self.peer} closed the connection, each time: is its disk full?"
             why = csync2run.Interrupted(problem, output, by_peer=True)
         if why and why.by_peer:
-            # What csync2 there has not committed is not known to it: it would take that for a change of its own.
-            self.under_way.add(told.names[-1:])
+            self._note_interrupted(told.names)
             kept |= set(told.names[-UNCOMMITTED:])
         self._discharge([entry for entry in entries if entry.name not in kept])
         return kept, why, told.names[-1] if told.names else None
 
+    def _note_interrupted(self, names):
+        """Note what has been sent and may not be known to csync2 there: it takes that for changes of its own host."""
+        with self._shared() as shared:
+            sent = {name: _as_told(shared.record(csync2.decode(name))) for name in names[-UNCOMMITTED:]}
+        self.interrupted.add(sent)
+
     def _discharge(self, entries):
         if not entries:
             return
-        self.under_way.drop(entry.name for entry in entries)
+        self.interrupted.drop([entry.name for entry in entries])
         with csync2.Database(self.database, timeout=20, write=True) as shared:
             differ = {entry for entry in entries if self._differs(shared, entry.name)}
             shared.discharge(self.peer, [entry for entry in entries if entry not in differ])
@@ -235,22 +240,26 @@ class _Send:
 
     def _complete(self, entries):
         """
-        Send once more, whatever the peer says of it, what was under way when its csync2 died: that has left a file
-        without its owner and mode, which is no change of anybody. Returns the other entries.
+        Send once more, whatever the peer says of it, what it has as it was sent when its csync2 died, or half made: it
+        takes that for changes of its own, but nobody has made them. Returns the other entries.
         """
-        doubtful = [entry for entry in entries if entry.name in self.under_way.names]
+        doubtful = [entry for entry in entries if entry.name in self.interrupted.names]
         if not doubtful:
             return entries
-        states = self._ask(doubtful)
-        fresh = self.under_way.age() < COMPLETED_WITHIN
-        half = [entry for entry in doubtful if entry.name in states and states[entry.name].is_half_made(fresh)]
-        if half:
-            log.info("csyncsync: %s has left %d paths half made; they are sent again", self.peer, len(half))
-            kept, _, _ = self._once([entry._replace(forced=1) for entry in half])
-            half = [entry for entry in half if entry.name not in kept]
+        states, fresh = self._ask(doubtful), self.interrupted.age() < COMPLETED_WITHIN
+        ours = [
+            entry
+            for entry in doubtful
+            if (state := states.get(entry.name))
+            and (state.is_half_made(fresh) or (fresh and state.text == self.interrupted.names[entry.name]))
+        ]
+        if ours:
+            log.info("csyncsync: %s was interrupted at %d paths; they are sent again", self.peer, len(ours))
+            kept, _, _ = self._once([entry._replace(forced=1) for entry in ours])
+            ours = [entry for entry in ours if entry.name not in kept]
             with self.alone:  # the peer may have handed it on
-                csync2run.run_paths(self.group, ["-m"], [csync2.decode(entry.name) for entry in half])
-        return [entry for entry in entries if entry not in half]
+                csync2run.run_paths(self.group, ["-m"], [csync2.decode(entry.name) for entry in ours])
+        return [entry for entry in entries if entry not in ours]
 
     def _waits(self, copy, entries):
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
@@ -258,7 +267,7 @@ class _Send:
             waiting = sent.dirty_names()
         states = self._ask([entry for entry in entries if entry.name in waiting and _is_file(entry.name)])
         blocked = [name for name, state in states.items() if state.is_directory]
-        self.blocked.add(blocked)
+        self.blocked.add(dict.fromkeys(blocked, b""))
         if blocked:
             log.warning("csyncsync: %s has directories in place of %d files", self.peer, len(blocked))
         return bool(blocked)
@@ -363,7 +372,7 @@ class _State:
     """What a peer has at a place. Without a text (a state as csync2 writes it): as here, but for the content."""
 
     def __init__(self, name, text, same_content):
-        self.path, self.same_content = csync2.decode(name), same_content
+        self.path, self.text, self.same_content = csync2.decode(name), text, same_content
         self.fields = _fields(text) if text else None
 
     @property
@@ -399,6 +408,11 @@ def _fields(text):
     return dict(field.partition(b"=")[::2] for field in text.split(b":"))
 
 
+def _as_told(record):
+    """Given a recorded state, or None, return it as a peer tells of its own: without a time (checktxt.c)."""
+    return re.sub(rb"^v1:mtime=-?[0-9]+:", b"v1:mtime=0:", record) if record else b"---"
+
+
 def _what(fields):
     return fields.get(b"type"), fields.get(b"target")
 
@@ -408,13 +422,16 @@ _NOTHING = _fields(b"---")
 
 
 class _Names:
-    """Encoded names that a file in /run remembers from push to push, for so many seconds after the last one came."""
+    """
+    Encoded names, each with a text without white space, that a file in /run remembers from push to push, for so many
+    seconds after the last one came.
+    """
 
     def __init__(self, path, seconds):
-        self.path, self.names = path, set()
+        self.path, self.names = path, {}
         if self.age() <= seconds:
             with open(path, "rb") as file:
-                self.names = set(file.read().split(b"\0")) - {b""}
+                self.names = dict(line.split(b" ") for line in file.read().splitlines())
 
     def age(self):
         """Seconds since a name was added."""
@@ -425,21 +442,21 @@ class _Names:
         return age if age >= 0 else float("inf")  # the clock was set back
 
     def add(self, names):
+        """Take in ``{name: text}``."""
         if names:
             self.names.update(names)
             self._write()
 
     def drop(self, names):
-        before = len(self.names)
-        self.names.difference_update(names)
-        if len(self.names) < before:
-            age = os.stat(self.path)
+        gone = [name for name in names if self.names.pop(name, None) is not None]
+        if gone:
+            status = os.stat(self.path)
             self._write()
-            os.utime(self.path, ns=(age.st_atime_ns, age.st_mtime_ns))
+            os.utime(self.path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def _write(self):
         with open(self.path, "wb") as file:
-            file.write(b"\0".join(sorted(self.names)))
+            file.writelines(b"%s %s\n" % item for item in self.names.items())
 
 
 # --- What stands here, given encoded names ---------------------------------------------------------------

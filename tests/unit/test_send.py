@@ -112,17 +112,24 @@ def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
 def test_names_are_remembered_for_a_while(tmp_path):
     path = str(tmp_path / "names")
     names = csync2send._Names(path, 30)
-    assert names.names == set() and names.age() == float("inf")
+    assert names.names == {} and names.age() == float("inf")
     names.drop([b"/unknown"])
-    names.add([b"/a", b"/b"])
-    assert csync2send._Names(path, 30).names == {b"/a", b"/b"}
+    names.add({b"/a%20b": b"", b"/\xff": b"v1:mode=16877"})
+    assert csync2send._Names(path, 30).names == {b"/a%20b": b"", b"/\xff": b"v1:mode=16877"}
     long_ago = time.time() - 20
     os.utime(path, (long_ago, long_ago))
     names = csync2send._Names(path, 30)
-    names.drop([b"/a"])
-    assert csync2send._Names(path, 30).names == {b"/b"}
+    names.drop([b"/a%20b"])
+    assert csync2send._Names(path, 30).names == {b"/\xff": b"v1:mode=16877"}
     assert names.age() > 19, "to drop one makes the others no younger"
-    assert csync2send._Names(path, 10).names == set()
+    assert csync2send._Names(path, 10).names == {}
+
+
+def test_a_peer_tells_of_states_without_their_time():
+    reg = b"v1:mtime=1700000000:mode=33188:uid=0:gid=0:type=reg:size=5"
+    assert csync2send._as_told(reg) == reg.replace(b"1700000000", b"0")
+    assert csync2send._as_told(b"v1:mode=16877:uid=0:gid=0:type=dir") == b"v1:mode=16877:uid=0:gid=0:type=dir"
+    assert csync2send._as_told(None) == b"---"
 
 
 def test_what_stands_above_a_path_and_is_no_directory(tmp_path):
