@@ -786,6 +786,18 @@ class Database:
             )
         )
 
+    def below(self, path):
+        """What is recorded of a directory and everything below it, as paths in bytes."""
+        name = encode(path)
+        rows = self._rows(
+            "SELECT filename FROM file WHERE filename = CAST(? AS TEXT)"
+            " OR (filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT))",
+            name,
+            name + b"/",
+            name + b"0",
+        )
+        return [decode(row) for (row,) in rows]
+
     def is_dirty(self, path):
         """Tell whether a path in bytes is to be sent to anybody."""
         return bool(self._rows("SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT) LIMIT 1", encode(path)))

@@ -36,9 +36,8 @@ TRANSFER_STALLED_AFTER, READ_RATE = 20.0, 10_000_000
 PEERS_AT_ONCE = 8
 PART = 5000
 #: Runs of csync2 for one part, when something interrupts them; those that end at the same path; those in a row that the
-#: peer ends, and that send nothing; paths given to one that leaves others out.
+#: peer ends, and that send nothing.
 ATTEMPTS, ATTEMPTS_AT_ONE, ATTEMPTS_IN_VAIN = 20, 2, 4
-MOST_NAMED = 200
 #: Files for which a peer is asked why it does not take them.
 ASKED_WHY = 3
 #: Entries that csync2 on the peer may not have committed when it dies: it commits after 1,000 queries, of which an
@@ -100,6 +99,8 @@ class _Send:
         self.since, self.stalled, self.alone, self.changed = since, stalled, alone, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Names(f"{self.directory}.blocked", BLOCKED_FOR)
+        #: directories that the peer lacks, those that were marked because of that, and this host's own encoded address
+        self.lacking, self.marked, self.own = set(), set(), b""
         self.interrupted = _Names(f"{self.directory}.interrupted", INTERRUPTED_FOR)
 
     def all(self):
@@ -108,17 +109,28 @@ class _Send:
         os.makedirs(self.directory, mode=0o700)
         try:
             left, held = self._parts()
-            if held:
-                self._parts()  # what only now is empty goes now
-            elif left:
-                # Directories that only now are empty; and paths whose parent the peer lacks: csync2 then needs the
-                # records of everything below that. One at a time, because this is the database that all share.
-                only = left[:MOST_NAMED] if self.blocked.names else ()
-                with self.alone:
-                    csync2run.run(self.group, "-u", "-P", self.peer, *only, peer=self.peer, fine=(0, 1))
-                self._ask_why(left)
+            while self._mark_lacking():
+                left, held = self._parts()
+            if left or held:  # directories that only now are empty, and what replaces them
+                left, _ = self._parts()
+            self._ask_why(left)
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _mark_lacking(self):
+        """
+        Mark directories that the peer turned out to lack, and all that is in them. Returns whether there were any.
+
+        csync2 does that, too, but not in a copy of the database without the files' records.
+        """
+        lacking, self.lacking = self.lacking - self.marked, set()
+        if not lacking:
+            return False
+        self.marked |= lacking
+        with csync2.Database(self.database, timeout=20, write=True) as shared:
+            found = {path for directory in lacking for path in shared.below(directory)}
+            shared.mark(sorted(found), csync2.decode(self.own).decode(), self.peer)
+        return bool(found)
 
     def _parts(self):
         """
@@ -134,7 +146,7 @@ class _Send:
                 late = {entry for entry in part if shared.dirty_below(self.peer, entry.name) and _replaces(entry.name)}
             if not part:
                 return left, held
-            after = part[-1].name
+            after, self.own = part[-1].name, part[-1].own
             left += self._entries([entry for entry in part if entry not in late])
             with self._shared() as shared:
                 ready = [entry for entry in late if not shared.dirty_below(self.peer, entry.name)]
@@ -179,6 +191,7 @@ class _Send:
             kept = sent.dirty_names()
         if told.unreachable:
             raise csync2run.CommandError(told.unreachable)
+        self.lacking |= told.lacking
         if told.is_cut_off and not why:
             problem = f"{self.peer} closed the connection, each time: is its disk full?"
             why = csync2run.Interrupted(problem, output, by_peer=True)
@@ -342,6 +355,12 @@ class _Told:
             if re.match(r"ERROR: Connection to |SSL: |Peer did ", line):
                 return line[:200]
         return ""
+
+    @property
+    def lacking(self):
+        """The directories, as paths, that the peer lacks, and into which something was to go."""
+        sections = zip(self.names, self.sections)
+        return {os.path.dirname(csync2.decode(name)) for name, told in sections if b"\nmissing parent dir : " in told}
 
     @property
     def is_cut_off(self):

@@ -314,6 +314,15 @@ def test_only_what_is_below_a_directory_counts_as_below_it(tree):
     assert [name for name, yes in below.items() if yes] == [b"a b", b"a bc", b"odd'%\xff"]
 
 
+def test_what_is_recorded_of_a_directory(tree):
+    written = {tree.write(name) for name in (b"dir/white space", b"dir/sub/x", b"dir0", b"dir-")}
+    tree.check()
+    with tree.database() as database:
+        found = set(database.below(tree / b"dir"))
+        assert found == {tree / b"dir", tree / b"dir/sub"} | {path for path in written if b"/dir/" in path}
+        assert database.below(tree / b"gone") == []
+
+
 def test_the_count_is_of_all_recorded_paths(tree):
     for name in (b"a", b"b/c"):
         tree.write(name)

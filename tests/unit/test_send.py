@@ -25,6 +25,12 @@ def test_all_names_are_seen_in_their_order():
     assert not found.is_cut_off
 
 
+def test_directories_that_the_peer_lacks():
+    missing = b"missing parent dir : /d/nl\nx\n"
+    found = told(b"Updating /d/nl\nx/f", STAYS, missing, b"Updating /d/g", STAYS, errors=2)
+    assert found.lacking == {b"/d/nl\nx"}
+
+
 @pytest.mark.parametrize(
     "lines, errors, cut_off",
     [
