@@ -392,7 +392,7 @@ async def test_a_changed_util_takes_over(host):
         assert host.watcher is not old
         host.discharge()
     changed = [host.code[name].CHANGED for name in host.module.CODE[:-1]]
-    assert [*changed, host.code["CHANGED"]] == [0, 1, 2, 3]
+    assert [*changed, host.code["CHANGED"]] == list(range(len(host.module.CODE)))
 
 
 @on_loop
