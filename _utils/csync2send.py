@@ -176,41 +176,51 @@ class _Send:
 
     def _once(self, entries):
         """One run of csync2. Returns (names that are still to be sent, why it was interrupted, the last name)."""
-        copy, why = self._copy(self.directory, entries), None
+        copy, why, before = self._copy(self.directory, entries), None, self._note(entries)
         try:
             output = self._run(
                 "-v", self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
             )
         except csync2run.Interrupted as err:
             output, why = err.output, err
-        except csync2run.CommandError as err:
-            self._note_interrupted(_Told(err.output, self.peer).names)
-            raise
         told = _Told(output, self.peer)
         with csync2.Database(copy, timeout=20) as sent:
             kept = sent.dirty_names()
-        if told.unreachable:
-            raise csync2run.CommandError(told.unreachable)
-        self.lacking |= told.lacking
         if told.is_cut_off and not why:
             problem = f"{self.peer} closed the connection, each time: is its disk full?"
             why = csync2run.Interrupted(problem, output, by_peer=True)
         if why and why.by_peer:
-            self._note_interrupted(told.names)
-            kept |= set(told.names[-UNCOMMITTED:])
-        self._discharge([entry for entry in entries if entry.name not in kept])
+            kept |= set(told.names[-UNCOMMITTED:])  # csync2 there may not have committed these
+        done = {entry.name for entry in entries} - kept
+        self._note_outcome(before, done, told.sent - done if why else ())
+        if told.unreachable:
+            raise csync2run.CommandError(told.unreachable)
+        self.lacking |= told.lacking
+        self._discharge([entry for entry in entries if entry.name in done])
         return kept, why, told.names[-1] if told.names else None
 
-    def _note_interrupted(self, names):
-        """Note what has been sent and may not be known to csync2 there: it takes that for changes of its own host."""
+    def _note(self, entries):
+        """
+        Note what is sent while it is sent, and in which state. Returns what was noted before.
+
+        Should csync2 die, here or there, or this process, then csync2 there may not know what it has done, or half
+        done: it takes that for changes of its own host.
+        """
+        before = self.interrupted.names
         with self._shared() as shared:
-            sent = {name: _as_told(shared.record(csync2.decode(name))) for name in names[-UNCOMMITTED:]}
-        self.interrupted.add(sent)
+            self.interrupted.add({entry.name: _as_told(shared.record(csync2.decode(entry.name))) for entry in entries})
+        return before
+
+    def _note_outcome(self, before, done, interrupted):
+        """Given names, keep the notes from before, but for what is done, and those of what was interrupted."""
+        kept = {name: note for name, note in before.items() if name not in done}
+        noted = self.interrupted.names
+        kept.update({name: noted[name] for name in interrupted if name in noted})
+        self.interrupted.replace(kept)
 
     def _discharge(self, entries):
         if not entries:
             return
-        self.interrupted.drop([entry.name for entry in entries])
         with csync2.Database(self.database, timeout=20, write=True) as shared:
             differ = {entry for entry in entries if self._differs(shared, entry.name)}
             shared.discharge(self.peer, [entry for entry in entries if entry not in differ])
@@ -259,13 +269,8 @@ class _Send:
         doubtful = [entry for entry in entries if entry.name in self.interrupted.names]
         if not doubtful:
             return entries
-        states, fresh = self._ask(doubtful), self.interrupted.age() < COMPLETED_WITHIN
-        ours = [
-            entry
-            for entry in doubtful
-            if (state := states.get(entry.name))
-            and (state.is_half_made(fresh) or (fresh and state.text == self.interrupted.names[entry.name]))
-        ]
+        states = self._ask(doubtful)
+        ours = [entry for entry in doubtful if entry.name in states and self._is_ours(entry.name, states[entry.name])]
         if ours:
             log.info("csyncsync: %s was interrupted at %d paths; they are sent again", self.peer, len(ours))
             kept, _, _ = self._once([entry._replace(forced=1) for entry in ours])
@@ -273,6 +278,11 @@ class _Send:
             with self.alone:  # the peer may have handed it on
                 csync2run.run_paths(self.group, ["-m"], [csync2.decode(entry.name) for entry in ours])
         return [entry for entry in entries if entry not in ours]
+
+    def _is_ours(self, name, state):
+        """Tell whether a peer's state is what it was sent when that was interrupted."""
+        fresh = self.interrupted.is_younger(name, COMPLETED_WITHIN)
+        return state.is_half_made(fresh) or (fresh and state.text == self.interrupted.names[name][1])
 
     def _waits(self, copy, entries):
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
@@ -338,6 +348,10 @@ class _Send:
         return path
 
 
+#: How csync2 says that a path is still to be sent.
+_STAYS = b"File stays in dirty state. Try again later...\n"
+
+
 class _Told:
     """What csync2 -v -u said about each path (update.c). Names are raw there, and may hold newlines."""
 
@@ -347,6 +361,12 @@ class _Told:
         #: encoded names, in the order in which they were sent
         self.names = [csync2.encode(name) for name in sections[::2]]
         self.sections = sections[1::2]
+
+    @property
+    def sent(self):
+        """Names, as a set, of what the peer has taken, as far as it said so, and of what was under way at the end."""
+        taken = {name for name, told in zip(self.names, self.sections) if _STAYS not in told}
+        return taken | set(self.names[-1:])
 
     @property
     def unreachable(self):
@@ -371,7 +391,7 @@ class _Told:
         """
         text = b"\n".join(self.sections)
         errors = re.search(rb"(?:^|\n)Finished with (\d+) errors\.\n", text)
-        failed = text.count(b"File stays in dirty state. Try again later...\n")
+        failed = text.count(_STAYS)
         return bool(self.names) and (errors is None or int(errors.group(1)) > failed)
 
     def states(self):
@@ -441,41 +461,33 @@ _NOTHING = _fields(b"---")
 
 
 class _Names:
-    """
-    Encoded names, each with a text without white space, that a file in /run remembers from push to push, for so many
-    seconds after the last one came.
-    """
+    """Encoded names, each with a text without white space, that a file in /run remembers for so many seconds."""
 
     def __init__(self, path, seconds):
+        #: {name: (when it came, text)}
         self.path, self.names = path, {}
-        if self.age() <= seconds:
-            with open(path, "rb") as file:
-                self.names = dict(line.split(b" ") for line in file.read().splitlines())
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            for name, when, text in (line.split(b" ") for line in file.read().splitlines()):
+                if 0 <= time.time() - float(when) <= seconds:  # else it is old, or the clock was set back
+                    self.names[name] = float(when), text
 
-    def age(self):
-        """Seconds since a name was added."""
-        try:
-            age = time.time() - os.stat(self.path).st_mtime
-        except OSError:
-            return float("inf")
-        return age if age >= 0 else float("inf")  # the clock was set back
+    def is_younger(self, name, seconds):
+        """Tell whether a name is there and came within the last seconds."""
+        return name in self.names and time.time() - self.names[name][0] < seconds
 
     def add(self, names):
         """Take in ``{name: text}``."""
-        if names:
-            self.names.update(names)
-            self._write()
+        now = time.time()
+        self.replace({**self.names, **{name: (now, text) for name, text in names.items()}})
 
-    def drop(self, names):
-        gone = [name for name in names if self.names.pop(name, None) is not None]
-        if gone:
-            status = os.stat(self.path)
-            self._write()
-            os.utime(self.path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    def _write(self):
-        with open(self.path, "wb") as file:
-            file.writelines(b"%s %s\n" % item for item in self.names.items())
+    def replace(self, names):
+        """Have these, as in ``names``, and no others."""
+        if names == self.names:
+            return
+        self.names = names
+        with open(f"{self.path}.new", "wb") as file:
+            file.writelines(b"%s %.3f %s\n" % (name, when, text) for name, (when, text) in names.items())
+        os.replace(f"{self.path}.new", self.path)
 
 
 # --- What stands here, given encoded names ---------------------------------------------------------------

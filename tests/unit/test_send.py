@@ -25,6 +25,11 @@ def test_all_names_are_seen_in_their_order():
     assert not found.is_cut_off
 
 
+def test_what_the_peer_has_taken_and_what_was_under_way():
+    taken = told(b"Updating /a", b"Updating /refused", STAYS, b"Deleting /b", b"Updating /last", STAYS, errors=3)
+    assert taken.sent == {b"/a", b"/b", b"/last"}
+
+
 def test_directories_that_the_peer_lacks():
     missing = b"missing parent dir : /d/nl\nx\n"
     found = told(b"Updating /d/nl\nx/f", STAYS, missing, b"Updating /d/g", STAYS, errors=2)
@@ -115,20 +120,25 @@ def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
     }
 
 
-def test_names_are_remembered_for_a_while(tmp_path):
-    path = str(tmp_path / "names")
+def test_names_are_remembered_for_a_while(tmp_path, monkeypatch):
+    path, now = str(tmp_path / "names"), time.time()
     names = csync2send._Names(path, 30)
-    assert names.names == {} and names.age() == float("inf")
-    names.drop([b"/unknown"])
+    assert names.names == {}
     names.add({b"/a%20b": b"", b"/\xff": b"v1:mode=16877"})
-    assert csync2send._Names(path, 30).names == {b"/a%20b": b"", b"/\xff": b"v1:mode=16877"}
-    long_ago = time.time() - 20
-    os.utime(path, (long_ago, long_ago))
+    monkeypatch.setattr(csync2send.time, "time", lambda: now + 20)
     names = csync2send._Names(path, 30)
-    names.drop([b"/a%20b"])
-    assert csync2send._Names(path, 30).names == {b"/\xff": b"v1:mode=16877"}
-    assert names.age() > 19, "to drop one makes the others no younger"
-    assert csync2send._Names(path, 10).names == {}
+    names.add({b"/c": b"---"})
+    names = csync2send._Names(path, 30)
+    assert {name: text for name, (_, text) in names.names.items()} == {
+        b"/a%20b": b"",
+        b"/\xff": b"v1:mode=16877",
+        b"/c": b"---",
+    }
+    assert names.is_younger(b"/c", 10) and names.is_younger(b"/a%20b", 25)
+    assert not names.is_younger(b"/a%20b", 10) and not names.is_younger(b"/gone", 10)
+    assert set(csync2send._Names(path, 10).names) == {b"/c"}
+    names.replace({})
+    assert csync2send._Names(path, 30).names == {}
 
 
 def test_a_peer_tells_of_states_without_their_time():
