@@ -760,10 +760,12 @@ class Watcher:
             group.repeats = min(group.repeats + 1, 10)
             self._fire(group, 0, whole)
         waits = _is_older(oldest, group.alone_after) or _is_older(left, LEFT_ALONE_AFTER)
-        # Not while the master lets this host wait for another one, nor when its own long push has only just ended.
+        # Not while the master lets this host wait for another one (of what came later it has not heard), nor when its
+        # own long push has only just ended.
         for name, patience in (("waits", LEFT_ALONE_AFTER), ("push.json", group.alone_after)):
             told = csync2journal.mtime(os.path.join(group.directory, name))
-            waits = waits and (told is None or _is_older(told, patience))
+            unheard = name == "waits" and None not in (told, oldest) and told < oldest
+            waits = waits and (told is None or unheard or _is_older(told, patience))
         if waits and now >= group.alone_at and not csync2echo.is_pushing(group.directory):
             group.alone_at = now + random.uniform(*ALONE_INTERVAL)
             self._push_alone(group)

@@ -309,6 +309,17 @@ async def test_no_time_in_the_future_keeps_a_push_from_being_started(host, syste
 
 
 @on_loop
+async def test_what_the_master_said_before_a_change_came_does_not_make_it_wait(host, systemctl):
+    host.config()
+    await host.start()
+    file = host.group / "waits"
+    file.touch()
+    os.utime(file, (time.time() - 61, time.time() - 61))
+    journal_of(host, 60)
+    await host.until(systemctl.exists)
+
+
+@on_loop
 @pytest.mark.parametrize("name", ["waits", "push.json"])
 async def test_no_push_is_started_while_the_master_answers(host, systemctl, name):
     host.config()
