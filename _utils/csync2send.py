@@ -486,7 +486,7 @@ class _Names:
             return
         self.names = names
         with open(f"{self.path}.new", "wb") as file:
-            file.writelines(b"%s %.3f %s\n" % (name, when, text) for name, (when, text) in names.items())
+            file.writelines(b"%s %a %s\n" % (name, when, text) for name, (when, text) in names.items())
         os.replace(f"{self.path}.new", self.path)
 
 
