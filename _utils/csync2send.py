@@ -99,6 +99,8 @@ class _Send:
         self.since, self.stalled, self.alone, self.changed = since, stalled, alone, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Names(f"{self.directory}.blocked", BLOCKED_FOR)
+        #: what stood at each place when the last run began
+        self.seen = {}
         #: directories that the peer lacks, those that were marked because of that, and this host's own encoded address
         self.lacking, self.marked, self.own = set(), set(), b""
         self.interrupted = _Names(f"{self.directory}.interrupted", INTERRUPTED_FOR)
@@ -177,6 +179,7 @@ class _Send:
     def _once(self, entries):
         """One run of csync2. Returns (names that are still to be sent, why it was interrupted, the last name)."""
         copy, why, before = self._copy(self.directory, entries), None, self._note(entries)
+        self.seen = {entry.name: _identity(entry.name) for entry in entries}
         try:
             output = self._run(
                 "-v", self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
@@ -241,8 +244,10 @@ class _Send:
             return record is not None
         if record is None or (stat.S_ISREG(status.st_mode) and status.st_mtime >= self.since):
             return False
-        # A directory's time tells of the files in it, csync2's temporary ones too.
-        changed = status.st_ctime >= self.since and not stat.S_ISDIR(status.st_mode)
+        if stat.S_ISDIR(status.st_mode):  # its time tells of the files in it, csync2's temporary ones too
+            changed = self.seen.get(name) != _identity(name)
+        else:
+            changed = status.st_ctime >= self.since
         return changed or record != csync2.check_text(path, status)
 
     # ---- What a peer refuses without a conflict
@@ -505,6 +510,15 @@ def _size(name):
         return os.lstat(csync2.decode(name)).st_size
     except OSError:
         return 0
+
+
+def _identity(name):
+    """What tells a directory from another one that looks the same, and from anything else; None if nothing is there."""
+    try:
+        status = os.lstat(csync2.decode(name))
+    except OSError:
+        return None
+    return status.st_ino, status.st_mode, status.st_uid, status.st_gid
 
 
 def _replaces(name):

@@ -73,17 +73,7 @@ def healed(hosts, parts, seconds):
 
 
 #: Those of each run of the tests; all of them take some minutes more.
-USUAL = [
-    "csync2_killed",
-    "csync2_stopped",
-    "database_deleted",
-    "database_truncated",
-    "host_powered_off",
-    "minion_started_without_a_master",
-    "minion_upgraded",
-    "push_killed",
-    "reactor_killed",
-]
+USUAL = ["host_powered_off", "push_killed", "reactor_killed"]
 CHOSEN = {None: USUAL, "all": sorted(FAULTS)}
 FAULT = os.environ.get("CHAOS_FAULT")
 

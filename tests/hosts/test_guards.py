@@ -152,7 +152,7 @@ def test_a_deletion_of_most_is_let_through_by_the_administrator(hosts, groups, m
         hosts.eventually(lambda: bool(bus.tagged(f"csyncsync/{group}/held")), 10, "it is told")
         time.sleep(1)
         (told,) = [data for _, data, _ in bus.tagged(f"csyncsync/{group}/held")]
-        assert "have vanished" in told["comment"]
+        assert "have vanished" in told["data"]["comment"]
     assert len(hosts.tree("web2", top)) > FILES
     released = hosts.run("csyncsync.release", group)
     assert released["web1"]["state"] == "pushed", released
