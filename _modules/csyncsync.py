@@ -688,10 +688,10 @@ def push(group, full=False, release=False, **kwargs):
     """
     config = _require(group)
     began = time.monotonic()
-    before = _read_json(_group_path(group, "push.json"), {})
-    refused = before.get("refused") or {}
-    result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
     with _locked(group, wait=LOCK_PROBE) as mine:
+        before = _read_json(_group_path(group, "push.json"), {})
+        refused = before.get("refused") or {}
+        result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
         if not mine:
             result.update(state="running", comment="another push of this group is under way here")
         else:

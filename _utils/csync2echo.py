@@ -271,11 +271,7 @@ class Look:
         """Compare a path's state with what was recorded before csync2's database was lost."""
         if status is None and entry.temporary:
             return DROP
-        try:
-            record = self.before.record(entry.path)
-            known = True
-        except (sqlite3.Error, AttributeError):  # nothing is left of it
-            record = known = None
+        known, record = self._recorded_before(entry.path)
         # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
         may_be_csync2s = status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0
         if record and status is not None and self.csync2.is_older(status, record):
@@ -285,6 +281,15 @@ class Look:
         if not known:
             return WAIT if may_be_csync2s else GO
         return DROP if record == (status and self.csync2.check_text(entry.path, status)) else GO
+
+    def _recorded_before(self, path):
+        """(whether that is known, the state that was recorded of a path before the loss)."""
+        if self.before is None:
+            return False, None
+        try:
+            return True, self.before.record(path)
+        except sqlite3.Error:
+            return False, None
 
     def _drop(self, entry):
         """

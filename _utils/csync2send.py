@@ -182,7 +182,7 @@ class _Send:
         self.seen = {entry.name: _identity(entry.name) for entry in entries}
         try:
             output = self._run(
-                "-v", self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
+                self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
             )
         except csync2run.Interrupted as err:
             output, why = err.output, err
@@ -262,7 +262,7 @@ class _Send:
         if not tops:
             return entries
         states = self._ask({top: entry._replace(name=top) for entry, top in tops.items()}.values())
-        gone = [entry for entry, top in tops.items() if top in states and not states[top].is_directory]
+        gone = {entry for entry, top in tops.items() if top in states and not states[top].is_directory}
         self._discharge(gone)
         return [entry for entry in entries if entry not in gone]
 
@@ -275,11 +275,11 @@ class _Send:
         if not doubtful:
             return entries
         states = self._ask(doubtful)
-        ours = [entry for entry in doubtful if entry.name in states and self._is_ours(entry.name, states[entry.name])]
+        ours = {entry for entry in doubtful if entry.name in states and self._is_ours(entry.name, states[entry.name])}
         if ours:
             log.info("csyncsync: %s was interrupted at %d paths; they are sent again", self.peer, len(ours))
             kept, _, _ = self._once([entry._replace(forced=1) for entry in ours])
-            ours = [entry for entry in ours if entry.name not in kept]
+            ours = {entry for entry in ours if entry.name not in kept}
             with self.alone:  # the peer may have handed it on
                 csync2run.run_paths(self.group, ["-m"], [csync2.decode(entry.name) for entry in ours])
         return [entry for entry in entries if entry not in ours]
@@ -309,7 +309,7 @@ class _Send:
         os.makedirs(probe, exist_ok=True)
         self._copy(probe, [entry._replace(forced=0) for entry in entries])
         try:
-            output = self._run("-v", probe, "-v", "-d", hopeless=lambda: True)
+            output = self._run(probe, "-v", "-d", hopeless=lambda: True)
         except csync2run.Interrupted as err:  # it takes its time, over a large file perhaps
             output = err.output
         except csync2run.CommandError:
@@ -327,7 +327,7 @@ class _Send:
         self._copy(self.directory, asked)
         try:
             # With three -v csync2 tells what the peer answers; and the key, so this output goes nowhere.
-            output = self._run("-v", self.directory, "-v", "-v")
+            output = self._run(self.directory, "-v", "-v")
         except csync2run.CommandError as err:
             output = err.output
         if problem := re.search(_CANNOT_WRITE, output):
@@ -335,8 +335,8 @@ class _Send:
 
     # ---- Running csync2
 
-    def _run(self, flag, directory, *flags, **options):
-        flags = (flag, "-D", directory, "-u", *flags, "-P", self.peer)
+    def _run(self, directory, *flags, **options):
+        flags = ("-v", "-D", directory, "-u", *flags, "-P", self.peer)
         return csync2run.run(self.group, *flags, peer=self.peer, fine=(0, 1), **options)
 
     def _patience(self, entries):
