@@ -44,8 +44,6 @@ EMPTIED = 10
 MOST_UNSENT = 5000
 #: Seconds that the watcher may take to judge a change, while a peer sends.
 WATCHER_JUDGES = 2.0
-#: Seconds that the time of a file may lag behind the clock: the kernel's last tick, of at least 100 a second.
-CLOCK_TICK = 0.02
 #: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
 LOCK_PROBE = 0.2
 
@@ -767,7 +765,7 @@ def _push(group, config, full, release, result):
         result.update(state="joining", comment="waits for the master to have an established host admit it")
         return
     _keep_database(group)
-    since = time.time() - CLOCK_TICK
+    since = csync2send.now()
     result["checked"] = _check_journal(group, config, full)
     peers = _peers_to_serve(group, config)
     vanished = _vanishing(group, config, peers)
@@ -978,8 +976,7 @@ def _send(group, config, peers, since):
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
     problems, changed = csync2send.send_all(group, config["database"], peers, since, stalled)
-    if changed:
-        csync2journal.write(_group_path(group, "journal"), sorted(changed), False, "push")
+    _check_again(group, changed)
     for peer, problem in problems.items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
@@ -992,6 +989,12 @@ def _send(group, config, peers, since):
     if failed != before:
         _write_json(path, failed, durable=False)
     return left
+
+
+def _check_again(group, paths):
+    """Have csync2 check paths with the next push."""
+    if paths:
+        csync2journal.write(_group_path(group, "journal"), sorted(paths), False, "push")
 
 
 def _open_database(group, write=False):
@@ -1214,21 +1217,23 @@ def admit(group, host, digests=None, unsent=(), keep=False):
         problems = _root_problems(group)
         if problems or _database_state(group) != csync2.Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
-        began = time.time() - CLOCK_TICK
+        since = csync2send.now()
         with _marked_for(group, peer, keep) as before:
             _compare(group, config, peer, mark=True)
             _mark_contents(group, config, peer, digests)
             _drop_marks(group, peer, before, _from_text(unsent))
             marked = _dirty_peers(group).get(peer, 0)
-            problem = csync2send.send_all(group, config["database"], [peer], began)[0][peer]
-            if problem:
-                raise CommandExecutionError(f"{host}: {problem}")
+            problems, changed = csync2send.send_all(group, config["database"], [peer], since)
+            _check_again(group, changed)
+            before |= changed
+            if problems[peer]:
+                raise CommandExecutionError(f"{host}: {problems[peer]}")
         return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}
 
 
 @contextlib.contextmanager
 def _marked_for(group, peer, keep):
-    """Yields the paths that are marked for a peer; afterwards no others are, but to keep."""
+    """Yields the paths that are marked for a peer, a set to add to; afterwards no others are, but to keep."""
     with _open_database(group) as database:
         before = {path for path, _, _ in database.dirty([peer])}
     try:

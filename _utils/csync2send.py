@@ -46,6 +46,8 @@ UNCOMMITTED = 400
 #: Seconds until a file is tried again in whose place the peer has a directory, or at which its csync2 gave up twice:
 #: all others would have to wait for one that does not fit on its disk.
 BLOCKED_FOR = 30.0
+#: linux/time.h; Python has no name for it.
+CLOCK_REALTIME_COARSE = 5
 #: Seconds for which is known what was sent when the peer's csync2 died; and for which the peer's file counts as that,
 #: if it has the state in which it was sent, or owner and mode of the file that it replaced.
 INTERRUPTED_FOR, COMPLETED_WITHIN = 86400.0, 60.0
@@ -66,7 +68,7 @@ def send_all(group, database, peers, since, failed=None):
     csync2 has recorded another state than they have.
 
     since
-        When csync2's check of this push began, in seconds since the epoch: what has changed after that stays marked.
+        When csync2's check of this push began, by the kernel's clock (now()): what has changed after that stays marked.
     failed
         ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
         answer, and get the more time the more often they stood still.
@@ -199,7 +201,7 @@ class _Send:
         if told.unreachable:
             raise csync2run.CommandError(told.unreachable)
         self.lacking |= told.lacking
-        self._discharge([entry for entry in entries if entry.name in done])
+        self._discharge([entry for entry in entries if entry.name in done], told.deleted)
         return kept, why, told.names[-1] if told.names else None
 
     def _note(self, entries):
@@ -221,23 +223,28 @@ class _Send:
         kept.update({name: noted[name] for name in interrupted if name in noted})
         self.interrupted.replace(kept)
 
-    def _discharge(self, entries):
+    def _discharge(self, entries, deleted):
+        """Discharge entries, but for those that csync2 has recorded otherwise than they were sent."""
         if not entries:
             return
         with csync2.Database(self.database, timeout=20, write=True) as shared:
-            differ = {entry for entry in entries if self._differs(shared, entry.name)}
+            differ = {entry for entry in entries if self._differs(shared, entry.name, deleted)}
             shared.discharge(self.peer, [entry for entry in entries if entry not in differ])
         self.changed.update(csync2.decode(entry.name) for entry in differ)
 
-    def _differs(self, shared, name):
+    def _differs(self, shared, name, deleted):
         """
-        Tell whether the peer may have been sent another state of a path than csync2 has recorded.
+        Tell whether the peer may have been sent another state of a path than csync2 has recorded. ``deleted`` tells of
+        names that were sent whether their deletion was.
 
         A path that changes while it is sent, and changes back, would be taken for one that the peer has: nobody would
-        send it again. Files that are written to need no such care: who writes is seen (csync2echo).
+        send it again. So would one that is not recorded, because it was made after the check, and is gone by the next
+        one. Files that are written to need no such care: who writes is seen (csync2echo).
         """
         path = csync2.decode(name)
         record = shared.record(path)
+        if name in deleted and deleted[name] != (record is None):
+            return True
         try:
             status = os.lstat(path)
         except OSError:
@@ -263,7 +270,7 @@ class _Send:
             return entries
         states = self._ask({top: entry._replace(name=top) for entry, top in tops.items()}.values())
         gone = {entry for entry, top in tops.items() if top in states and not states[top].is_directory}
-        self._discharge(gone)
+        self._discharge(gone, {})
         return [entry for entry in entries if entry not in gone]
 
     def _complete(self, entries):
@@ -353,6 +360,11 @@ class _Send:
         return path
 
 
+def now():
+    """The time, in seconds since the epoch, that the kernel would give a file now: that of its last tick."""
+    return time.clock_gettime(CLOCK_REALTIME_COARSE)
+
+
 #: How csync2 says that a path is still to be sent.
 _STAYS = b"File stays in dirty state. Try again later...\n"
 
@@ -361,11 +373,13 @@ class _Told:
     """What csync2 -v -u said about each path (update.c). Names are raw there, and may hold newlines."""
 
     def __init__(self, output, peer):
-        begin = rb"^(?:Updating|Deleting) (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
+        begin = rb"^(Updating|Deleting) (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
         self.before, *sections = re.split(begin, output, flags=re.DOTALL | re.MULTILINE)
         #: encoded names, in the order in which they were sent
-        self.names = [csync2.encode(name) for name in sections[::2]]
-        self.sections = sections[1::2]
+        self.names = [csync2.encode(name) for name in sections[1::3]]
+        self.sections = sections[2::3]
+        #: {encoded name: whether a deletion was sent}
+        self.deleted = {name: verb == b"Deleting" for name, verb in zip(self.names, sections[::3])}
 
     @property
     def sent(self):

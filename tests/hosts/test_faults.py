@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import shutil
 import time
@@ -149,11 +150,12 @@ def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
 
 # --- A wrong clock ---------------------------------------------------------------------------------------
 
-#: Of a unit: what it starts has a clock that is so many seconds off. Its monotonic clock goes on as it does.
+#: Of a unit: what it starts has a clock that is so many seconds off (clock.c).
 CLOCK = """[Service]
 Environment=LD_PRELOAD={library}
-Environment=FAKETIME={offset:+d} FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1
+Environment=CLOCK_OFFSET={offset}
 """
+LIBRARY = "/usr/local/lib/clock.so"
 DROP_INS = "/run/systemd/system"
 #: Killed, because a minion takes its time to end.
 RESTART = "systemctl daemon-reload; systemctl kill --signal=KILL salt-minion; systemctl restart salt-minion"
@@ -169,10 +171,11 @@ def clock(hosts, host):
 @contextlib.contextmanager
 def clock_off(hosts, host, offset):
     """All that syncs on a host has a clock that is so many seconds off; yields the seconds to add to times of files."""
-    hosts.shell(host, "apt-get -qq install -y libfaketime")
-    library = hosts.shell(host, "ls /usr/lib/*/faketime/libfaketime.so.1").strip()
+    hosts.shell(host, "apt-get -qq install -y --no-install-recommends tcc libc6-dev")
+    hosts.write(host, "/root/clock.c", (pathlib.Path(__file__).parent / "clock.c").read_text(encoding="utf-8"))
+    hosts.exec(host, "tcc", "-shared", "-o", LIBRARY, "/root/clock.c")
     for unit in CLOCKED:
-        hosts.write(host, f"{DROP_INS}/{unit}.service.d/clock.conf", CLOCK.format(library=library, offset=offset))
+        hosts.write(host, f"{DROP_INS}/{unit}.service.d/clock.conf", CLOCK.format(library=LIBRARY, offset=offset))
     hosts.shell(host, RESTART)
     try:
         hosts.eventually(lambda: abs(clock(hosts, host) - time.time() - offset) < 60, 90, "the clock is off")

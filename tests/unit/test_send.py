@@ -30,6 +30,11 @@ def test_what_the_peer_has_taken_and_what_was_under_way():
     assert taken.sent == {b"/a", b"/b", b"/last"}
 
 
+def test_deletions_are_told_from_changes():
+    found = told(b"Deleting /a", b"Deleting /b", b"Updating /b", b"Updating /c\nDeleting /a", STAYS, errors=1)
+    assert found.deleted == {b"/a": True, b"/b": False, b"/c%0ADeleting%20/a": False}
+
+
 def test_directories_that_the_peer_lacks():
     missing = b"missing parent dir : /d/nl\nx\n"
     found = told(b"Updating /d/nl\nx/f", STAYS, missing, b"Updating /d/g", STAYS, errors=2)

@@ -31,7 +31,7 @@ PACKAGES = [
 # Some of Salt's dependencies have no wheel. Removed from the image again.
 BUILD_PACKAGES = ["gcc", "libc6-dev", "python3-dev"]
 # What hosts can install: these, and whatever of their dependencies the image lacks.
-OFFERED = ["csync2", "lsyncd", "syncthing", "libfaketime"]
+OFFERED = ["csync2", "lsyncd", "syncthing", "tcc", "libc6-dev"]
 NOT_INSTALLED = ["man", "doc", "info", "locale", "lintian", "bug"]
 
 # Units that are slow or of no use in a container.
