@@ -413,7 +413,16 @@ def install(group, test=False):
         changes["facts"] = "updated"
     changes.update(_pin(group, new, test))
     changes.update(_timer(group, True, test))
+    if not test and not problems and not all(_is_empty_directory(root) for root in new["include"]):
+        _begin(group)
     return {"changes": changes, "problems": problems}
+
+
+def _begin(group):
+    """Have this host's files recorded, aside: that takes minutes if there are many, and needs no turn of the group."""
+    unit = f"csyncsync-push@{group}.service"
+    if os.path.exists("/etc/systemd/system/csyncsync-push@.service") and _database_state(group) == csync2.Database.NEW:
+        __salt__["service.start"](unit, no_block=True)
 
 
 def _timer(group, wanted, test):

@@ -7,6 +7,7 @@ only. Paths are bytes.
 """
 
 import collections
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -14,6 +15,7 @@ import logging
 import os
 import stat
 import struct
+import termios
 import time
 
 log = logging.getLogger(__name__)
@@ -184,6 +186,8 @@ class Watches:
         self.nodes = {}
         self.fd = -1
         self.fd_error = 0
+        #: bytes of events that were read
+        self.taken = 0
 
     def open(self):
         """Get a descriptor; on failure every watch fails with the same error."""
@@ -212,9 +216,18 @@ class Watches:
         if self.fd < 0:
             return b""
         try:
-            return os.read(self.fd, 32768)
+            buffer = os.read(self.fd, 32768)
         except BlockingIOError:
             return b""
+        self.taken += len(buffer)
+        return buffer
+
+    def told(self):
+        """Bytes of events that there have been so far, read or not (inotify(7), FIONREAD)."""
+        if self.fd < 0:
+            return self.taken
+        waiting = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
+        return self.taken + waiting
 
     def of(self, wd):
         """The nodes that have a watch."""
@@ -222,17 +235,17 @@ class Watches:
         return tuple(found) if isinstance(found, list) else () if found is None else (found,)
 
     def add(self, node, path):
-        """Watch a directory. Returns 0 or the error's number."""
+        """Watch a directory. Returns the error's number (0: none), and the nodes from which it has the watch."""
         if self.fd < 0:
-            return self.fd_error
+            return self.fd_error, []
         wd = _libc.inotify_add_watch(self.fd, path, MASK)
         if wd < 0:
-            return ctypes.get_errno()
+            return ctypes.get_errno(), []
         if node.wd == wd:
-            return 0
+            return 0, []
         if node.wd is not None:
             self.disown(node)
-        self._take_over(wd, path)
+        lost = self._take_over(wd, path)
         node.wd = wd
         found = self.nodes.get(wd)
         if found is None:
@@ -241,17 +254,20 @@ class Watches:
             found.append(node)
         else:
             self.nodes[wd] = [found, node]
-        return 0
+        return 0, lost
 
     def _take_over(self, wd, path):
         """
         A directory that was watched under another path is no longer there (it was moved while nobody heard of
-        it), unless it can be seen at both places.
+        it), unless it can be seen at both places. Returns the nodes that are not this directory.
         """
+        lost = []
         for other in self.of(wd):
             root, there = _locate(other)
             if root is None or not _same_directory(there, path):
                 self.disown(other, keep=True)
+                lost.append(other)
+        return lost
 
     def disown(self, node, removed=False, keep=False):
         """Take the watch from a node, and back from the kernel if no other node has it."""
@@ -270,9 +286,11 @@ class Watches:
 
 # --- The tree --------------------------------------------------------------------------------------------
 
-#: How a directory is walked: its first time, new below a watched one, again after lost events, to note every
-#: single path in it, and to have the files in it compared.
-FIRST, NEW, AGAIN, NOTE, COMPARE = "first", "new", "again", "note", "compare"
+#: How a directory is walked: its first time, new below a watched one, moved (only if its watch is not its own), again
+#: after lost events, to note every single path in it, and to have the files in it compared.
+FIRST, NEW, MOVED, AGAIN, NOTE, COMPARE = "first", "new", "moved", "again", "note", "compare"
+#: What a look at a directory came to: Watches.told() and Tree.renames at the time, and whether it was missing.
+_Look = collections.namedtuple("_Look", "node mode told renames missing")
 
 
 class Tree:
@@ -286,12 +304,20 @@ class Tree:
         Hears of what happens: ``file_event()`` and ``directory_event()`` of what the kernel tells, ``found()`` of what
         a walk came to, ``walked()`` of the end of a group's great walk. ``covers()`` is asked whether what is below a
         directory need not be noted on its own.
+
+    A walk sees the disk as it is, and the events tell what it was before: where a walk looks for a directory there may be
+    another one by now, or none. So a look that was ahead of events is repeated if they tell of a rename.
     """
 
     def __init__(self, watches, groups, listener):
         self.watches, self.groups, self.listener = watches, groups, listener
         #: cookie -> (Node, when to give it up): the first halves of renames of directories
         self.moving = {}
+        #: how many renames of directories events have told; looks to be judged when the events before them are read; and
+        #: what could not be looked at while it, or what it is in, was in ``moving``
+        self.renames = 0
+        self.looks = collections.deque()
+        self.put_off = []
         self.chores = collections.deque()
         self.new = collections.deque()
         self.walk = []
@@ -356,6 +382,8 @@ class Tree:
             for node in self.watches.of(wd):
                 if mask & IN_IGNORED:
                     self.watches.disown(node, removed=True)
+                    if not isinstance(node, Root):  # another one may stand there by now
+                        self.new.append((node, NEW))
                 elif not name:
                     self._self_event(node, mask, now)
                 elif mask & IN_ISDIR:
@@ -380,15 +408,17 @@ class Tree:
 
     def _directory_event(self, parent, mask, cookie, name, now):
         """Something happened to a directory in a watched directory."""
+        if mask & (IN_MOVED_FROM | IN_MOVED_TO):
+            self.renames += 1
         root, directory = _locate(parent)
-        if root is None:
+        if root is None and not self.moving:
             return
-        if root.only is not None:
+        if root is not None and root.only is not None:
             if root.only == name:
                 self.check_root(root.group, root.path)
             return
-        path = directory + b"/" + name
-        excluded = root.group.excludes.match(path, name)
+        path = directory and directory + b"/" + name
+        excluded = root is not None and root.group.excludes.match(path, name)
         if mask & (IN_MOVED_FROM | IN_DELETE):
             node = parent.children.pop(name, None)
             if node is not None:
@@ -399,14 +429,14 @@ class Tree:
                     self._drop(node)
         elif mask & (IN_CREATE | IN_MOVED_TO):
             self._directory_came(parent, name, excluded, cookie if mask & IN_MOVED_TO else 0)
-        if not excluded:
+        if root is not None and not excluded:
             self.listener.directory_event(root.group, path, mask, now)
 
     def _directory_came(self, parent, name, excluded, cookie):
         """A directory was made, or moved here (then with a cookie)."""
         node, _ = self.moving.pop(cookie, (None, None))
         known = parent.children.get(name)
-        if node is None and known is not None and not cookie:
+        if node is None and known is not None and known.wd is not None and not cookie:
             return  # a walk was faster than the event
         if known is not None:
             self._drop(known)
@@ -417,14 +447,14 @@ class Tree:
             node.name, node.parent = name, parent
             # Other patterns may exclude what is below its new name; new directories may be in it.
             self.chores.append(self._exclude_below(node))
-            mode = NEW if node.wd is None else None
+            mode = MOVED
         parent.children[name] = node
         if excluded:
             self._drop_watches(node)
-            node.excluded = True
-        elif mode:
-            node.excluded = False
+        else:
             self.new.append((node, mode))
+        node.excluded = excluded
+        self._take_up()
 
     def moves_end(self):
         """When the first halves of renames are to be given up."""
@@ -436,6 +466,12 @@ class Tree:
             if now >= end:
                 del self.moving[cookie]
                 self._drop(node)
+                self._take_up()
+
+    def _take_up(self):
+        """Look at what was put off: what it is in has come to a new place, or is gone."""
+        self.new.extend(self.put_off)
+        self.put_off = []
 
     # --- Letting go
 
@@ -448,12 +484,16 @@ class Tree:
 
     def _drop_watches(self, node):
         """Give back the watches of a directory and of everything below it, in slices."""
-        top, node.children = [node, *node.children.values()], {}
-        for child in top[1:]:
-            child.parent = None
         self._unwatch(node)
-        if len(top) > 1:
-            self.chores.append(self._unwatch_all(top[1:]))
+        self._drop_children(node)
+
+    def _drop_children(self, node):
+        """Forget everything below a directory."""
+        children, node.children = list(node.children.values()), {}
+        for child in children:
+            child.parent = None
+        if children:
+            self.chores.append(self._unwatch_all(children))
 
     def _unwatch_all(self, stack):
         while stack:
@@ -472,14 +512,15 @@ class Tree:
 
     def walking(self):
         """Tell whether there is something to walk."""
-        return bool(self.chores or self.new or self.walk or self.scan)
+        return bool(self.chores or self.new or self.walk or self.scan or self._is_look_over())
 
     def walk_on(self, deadline):
         """Walk until the deadline: new directories before the great walks."""
         while self.walking():
-            if self.scan is None:
+            self._judge_looks()
+            if self.scan is None and (self.chores or self.new or self.walk):
                 self.scan = self._next_scan()
-            for _ in self.scan:
+            for _ in self.scan or ():
                 if time.monotonic() >= deadline:
                     return
             self.scan = None
@@ -547,19 +588,40 @@ class Tree:
                 if root is not None:
                     self._push_walk(root, AGAIN, group)
 
+    def _look(self, node, mode, missing=False):
+        """Note a look at a directory that was ahead of the events, or to which it was missing."""
+        told = self.watches.told()
+        if not isinstance(node, Root) and (missing or told > self.watches.taken):
+            mode = NEW if mode in (FIRST, AGAIN) else mode
+            self.looks.append(_Look(node, mode, told, self.renames, missing))
+
+    def _is_look_over(self):
+        return bool(self.looks) and self.looks[0].told <= self.watches.taken
+
+    def _judge_looks(self):
+        """All events before a look are known: it is repeated if they told of renames, else it was right."""
+        while self._is_look_over():
+            look = self.looks.popleft()
+            if look.renames != self.renames:
+                self.new.append((look.node, look.mode))
+            elif look.missing:
+                self._drop(look.node)
+
     def _scan(self, node, mode):
         """
         Watch a directory, then read it: what is made in between comes as an event, so nothing is missed.
         A generator: the walk can stop at each of its steps.
         """
-        root, path = _locate(node)
+        root, path = self._place(node, mode)
         if root is None or node.excluded:
             return
-        group = root.group
-        problem = self.watches.add(node, path)
+        group, before = root.group, node.wd
+        problem, lost = self.watches.add(node, path)
+        for other in lost:  # what is known to be in it is in this directory
+            self._drop_children(other)
+            self.new.append((other, NEW))
         if problem in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            if node is not root:
-                self._drop(node)
+            self._look(node, mode, missing=True)
             return
         if problem:
             group.unwatched.add(node)
@@ -567,19 +629,35 @@ class Tree:
             group.rewalk_at = time.monotonic() + REWALK
         else:
             group.unwatched.discard(node)
-        if root.only is not None:
+        if before not in (None, node.wd):
+            self._drop_children(node)
+        elif mode == MOVED and before is not None:
+            self._look(node, mode)
             return
+        if root.only is None:
+            yield from self._read(node, NEW if mode == MOVED else mode, path)
+
+    def _place(self, node, mode):
+        """The root and the path of a directory that is to be scanned, as _locate() returns them."""
+        root, path = _locate(node)
+        if root is None and self.moving:
+            self.put_off.append((node, mode))
+        return root, path
+
+    def _read(self, node, mode, path):
         try:
             entries = os.scandir(path)
         except OSError as err:
             log.debug("csyncsync: cannot read a directory: %s", err.strerror)
-            return
-        seen = set()
-        with entries:
-            yield from self._scan_entries(node, mode, entries, seen)
+            entries = contextlib.nullcontext(())
+        self._look(node, mode)
+        before, seen = dict(node.children), set()
+        with entries as items:
+            yield from self._scan_entries(node, mode, items, seen)
         if mode == AGAIN:
-            for name in [name for name in node.children if name not in seen]:
-                self._drop(node.children[name])
+            for name, child in before.items():
+                if name not in seen and node.children.get(name) is child:
+                    self._drop(child)
 
     def _scan_entries(self, node, mode, entries, seen):
         root, path = _locate(node)
@@ -589,7 +667,7 @@ class Tree:
                 if number % 16 == 0:
                     yield
                     # Meanwhile, the directory may have been moved, or what covers it may have gone out.
-                    root, path = _locate(node)
+                    root, path = self._place(node, mode)
                     if root is None:
                         return
                     covered = mode == NEW and self.listener.covers(root.group, path)

@@ -1,10 +1,14 @@
 """The directories that are watched: excludes, renames, lost events, too many of them. With real inotify."""
 
 import asyncio
+import contextlib
+import multiprocessing
 import os
 import pathlib
+import random
 import shutil
 import time
+import types
 
 import csync2inotify
 import pytest
@@ -198,3 +202,127 @@ async def test_many_directories_do_not_hold_the_loop(host):
     measure.cancel()
     print(f"\n{told}, the loop held for {host.held * 1000:.0f} ms (by the clock: {host.lag * 1000:.0f} ms)")
     assert host.held < 0.1
+
+
+# --- Renames that the walks do not know of yet
+
+
+class Listener:
+    """Hears all, and notes nothing."""
+
+    def __init__(self):
+        self.walks = 0
+
+    def file_event(self, *_, **__):
+        pass
+
+    directory_event = found = file_event
+
+    def walked(self, group):
+        self.walks += 1
+
+    def covers(self, group, path):
+        return False
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree that is watched, and where it is."""
+    top = tmp_path / "tree"
+    top.mkdir()
+    group = types.SimpleNamespace(
+        name="g", roots={}, excludes=csync2inotify.Excludes([]), walking=0, unwatched=set(), whole=False
+    )
+    watches = csync2inotify.Watches()
+    watches.open()
+    made = csync2inotify.Tree(watches, {"g": group}, Listener())
+    made.check_root(group, os.fsencode(top))
+    yield made, top
+    watches.close()
+
+
+def follow(tree, chance, until):
+    """Read and walk, in slices of any length, until that time has come and all is quiet."""
+    while True:
+        buffer = tree.watches.read() if chance.random() < 0.5 else None
+        if buffer:
+            tree.handle(buffer)
+        now = time.monotonic()
+        tree.end_moves(now)
+        tree.walk_on(now + chance.choice([0, 0, 0.0002, 0.002]))
+        if chance.random() < 0.1:
+            time.sleep(0.005 * chance.random())
+        if now > until and buffer == b"" and not tree.walking() and not tree.moves_end():
+            return
+
+
+def turmoil(top, outside, seed, until):
+    """Make, rename, swap, move and delete directories of few names, as fast as can be."""
+    chance = random.Random(seed)
+
+    def some(count=1):
+        there = [directory for directory, _, _ in os.walk(top)]
+        if len(there) > 25:
+            shutil.rmtree(chance.choice(there[1:]))
+        return [os.path.join(chance.choice(there), chance.choice("abcd")) for _ in range(count)]
+
+    def swap(one, two):
+        third = os.path.join(top, f"third{seed}")
+        os.rename(one, third)
+        os.rename(two, one)
+        os.rename(third, two)
+
+    acts = [
+        *[lambda: os.makedirs(some()[0])] * 2,
+        *[lambda: os.makedirs(os.path.join(some()[0], "x/y"))] * 2,
+        *[lambda: os.rename(*some(2))] * 3,
+        lambda: swap(*some(2)),
+        lambda: os.rename(some()[0], os.path.join(outside, chance.choice("12"))),
+        lambda: os.rename(os.path.join(outside, chance.choice("12")), some()[0]),
+        lambda: shutil.rmtree(some()[0]),
+        lambda: shutil.rmtree(os.path.join(outside, chance.choice("12"))),
+    ]
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, shutil.Error):
+            chance.choice(acts)()
+        if chance.random() < 0.2:
+            time.sleep(0.002 * chance.random())
+
+
+def watched(tree):
+    """``{path relative to the root: watch}`` of all that is known below it."""
+    found, stack = {}, [(b"", next(iter(tree.groups["g"].roots.values())))]
+    while stack:
+        path, node = stack.pop()
+        found[path] = node.wd
+        stack += [(os.path.join(path, name), child) for name, child in node.children.items()]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_directory_has_its_own_watch_after_any_renames(tree, tmp_path, seed):
+    """A walk sees the disk as it is, the events tell what it was: a watch must not get to another directory."""
+    tree, top = tree
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for round_ in range(4):
+        until = time.monotonic() + 0.3
+        work = [
+            multiprocessing.Process(target=turmoil, args=(top, outside, f"{seed}-{round_}-{n}", until))
+            for n in range(2)
+        ]
+        for process in work:
+            process.start()
+        follow(tree, random.Random(seed), until)
+        for process in work:
+            process.join()
+        follow(tree, random.Random(seed), 0)
+        found = watched(tree)
+        there = [os.fsencode(os.path.relpath(directory, top)) for directory, _, _ in os.walk(top)]
+        assert sorted(found) == sorted(b"" if path == b"." else path for path in there)
+        watch = csync2inotify._libc.inotify_add_watch  # of a watched directory, it returns the watch that it has
+        wanted = {
+            path: watch(tree.watches.fd, os.path.join(os.fsencode(top), path), csync2inotify.MASK) for path in found
+        }
+        assert found == wanted
+        assert len(tree.watches.nodes) == len(found)
