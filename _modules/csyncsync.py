@@ -1155,6 +1155,8 @@ def _unsent(group):
         if lost:
             entries.update((path, False) for path, _, _ in stack.enter_context(csync2.Database(lost)).dirty())
     entries.update(csync2journal.unsent(_group_path(group, "journal")))
+    # Where no directory is, or no longer, one may have been: what others have in it was deleted here.
+    entries = {path: tree or os.path.islink(path) or not os.path.isdir(path) for path, tree in entries.items()}
     return dict(list(entries.items())[-MOST_UNSENT:])
 
 
@@ -1234,7 +1236,7 @@ def admit(group, host, digests=None, unsent=(), keep=False):
             marked = _dirty_peers(group).get(peer, 0)
             problems, changed = csync2send.send_all(group, config["database"], [peer], since)
             _check_again(group, changed)
-            before |= changed
+            before.update(changed)
             if problems[peer]:
                 raise CommandExecutionError(f"{host}: {problems[peer]}")
         return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}

@@ -305,15 +305,15 @@ class Tree:
         a walk came to, ``walked()`` of the end of a group's great walk. ``covers()`` is asked whether what is below a
         directory need not be noted on its own.
 
-    A walk sees the disk as it is, and the events tell what it was before: where a walk looks for a directory there may be
-    another one by now, or none. So a look that was ahead of events is repeated if they tell of a rename.
+    A walk sees the disk as it is, and the events tell what it was before: where a walk looks for a directory there may
+    be another one by now, or none. So a look that was ahead of events is repeated if they tell of a rename.
     """
 
     def __init__(self, watches, groups, listener):
         self.watches, self.groups, self.listener = watches, groups, listener
         #: cookie -> (Node, when to give it up): the first halves of renames of directories
         self.moving = {}
-        #: how many renames of directories events have told; looks to be judged when the events before them are read; and
+        #: how many renames of directories events have told; looks to be judged when the events before them are read;
         #: what could not be looked at while it, or what it is in, was in ``moving``
         self.renames = 0
         self.looks = collections.deque()

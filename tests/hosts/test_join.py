@@ -74,15 +74,18 @@ def test_a_host_that_lost_its_database_overwrites_nobody(hosts, joined):
 
 
 def test_a_host_whose_database_is_lost_while_its_minion_runs(hosts, joined):
-    """What somebody writes on it arrives; an old copy that is put in place there, from a backup, overwrites nobody."""
-    for name in ("second", "third"):
+    """What somebody does on it arrives; an old copy that is put in place there, from a backup, overwrites nobody."""
+    for name in ("second", "third", "to-be-a-file/a/b", "to-be-gone/a/b"):
         hosts.write("web1", f"{SHARED}/lost/{name}", "the newer version\n")
     hosts.equal(hosts=ALL)
     hosts.settled(hosts=ALL)
     hosts.shell("web3", "rm /var/lib/csync2/*wwwshared*")
     hosts.write("web3", f"{SHARED}/lost/second", "written after the loss\n")
     os.utime(hosts.write("web3", f"{SHARED}/lost/third", "an old copy from a backup\n"), (LONG_AGO, LONG_AGO))
+    hosts.shell("web3", f"cd {SHARED}/lost; mv to-be-gone to-be-a-file /root; echo x >to-be-a-file")
     hosts.everywhere(f"{SHARED}/lost/second", "written after the loss\n", hosts=ALL, seconds=90)
+    hosts.everywhere(f"{SHARED}/lost/to-be-a-file", "x\n", hosts=ALL, seconds=90)
+    hosts.everywhere(f"{SHARED}/lost/to-be-gone/a/b", None, hosts=ALL, seconds=90)
     hosts.everywhere(f"{SHARED}/lost/third", "the newer version\n", hosts=ALL, seconds=90)
     hosts.equal(hosts=ALL, seconds=90)
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
