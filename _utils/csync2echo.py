@@ -278,6 +278,8 @@ class Look:
             return DROP  # from a backup: the others' versions replace it
         if entry.moved or (entry.own and not may_be_csync2s):
             return GO
+        if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
+            return DROP  # a new one that csync2 did not make is sent all the same: this host alone has it
         if not known:
             return WAIT if may_be_csync2s else GO
         return DROP if record == (status and self.csync2.check_text(entry.path, status)) else GO
