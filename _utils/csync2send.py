@@ -38,8 +38,8 @@ PART = 5000
 #: Runs of csync2 for one part, when something interrupts them; those that end at the same path; those in a row that the
 #: peer ends, and that send nothing.
 ATTEMPTS, ATTEMPTS_AT_ONE, ATTEMPTS_IN_VAIN = 20, 2, 4
-#: Files for which a peer is asked why it does not take them.
-ASKED_WHY = 3
+#: Files for which a peer is asked why it does not take them, and paths for which it is asked what is above them.
+ASKED_WHY, ASKED_ABOVE = 3, 1000
 #: Entries that csync2 on the peer may not have committed when it dies: it commits after 1,000 queries, of which an
 #: entry takes at least three (db.c, csync_db_maycommit()).
 UNCOMMITTED = 400
@@ -117,9 +117,23 @@ class _Send:
                 left, held = self._parts()
             if left or held:  # directories that only now are empty, and what replaces them
                 left, _ = self._parts()
+            if self._find_lacking(left):
+                left, _ = self._parts()
             self._ask_why(left)
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _find_lacking(self, paths):
+        """Mark the directories above what the peer has left that are none there. Returns whether there were any."""
+        above = {parent for path in paths[:ASKED_ABOVE] for parent in _above(path)}
+        with self._shared() as shared:
+            ours = sorted(parent for parent in above if _is_directory(parent) and shared.record(parent))
+        entries = [
+            csync2.Entry(0, csync2.encode(parent), 0, self.own, csync2.encode(self.peer.encode())) for parent in ours
+        ]
+        states = self._ask(entries) if entries else {}
+        self.lacking |= {csync2.decode(name) for name, state in states.items() if not state.is_directory}
+        return self._mark_lacking()
 
     def _mark_lacking(self):
         """
@@ -436,7 +450,7 @@ class _State:
     @property
     def is_directory(self):
         if self.fields is None:  # what stands here
-            return os.path.isdir(self.path) and not os.path.islink(self.path)
+            return _is_directory(self.path)
         return self.fields.get(b"type") == b"dir"
 
     def is_half_made(self, fresh):
@@ -509,17 +523,29 @@ class _Names:
         os.replace(f"{self.path}.new", self.path)
 
 
-# --- What stands here, given encoded names ---------------------------------------------------------------
+# --- What stands here ------------------------------------------------------------------------------------
+
+
+def _above(path):
+    """The directories that a path is in, the innermost first."""
+    while len(path) > 1:
+        path = os.path.dirname(path)
+        yield path
+
+
+def _is_directory(path):
+    """Tell whether there is a directory, not a symlink to one."""
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def _is_file(name):
-    """Tell whether there is a regular file."""
+    """Given an encoded name, tell whether there is a regular file."""
     path = csync2.decode(name)
     return os.path.isfile(path) and not os.path.islink(path)
 
 
 def _size(name):
-    """Bytes of what is there."""
+    """Given an encoded name, return the bytes of what is there."""
     try:
         return os.lstat(csync2.decode(name)).st_size
     except OSError:
@@ -527,7 +553,10 @@ def _size(name):
 
 
 def _identity(name):
-    """What tells a directory from another one that looks the same, and from anything else; None if nothing is there."""
+    """
+    Given an encoded name, return what tells a directory from another one that looks the same, and from anything else;
+    None if nothing is there.
+    """
     try:
         status = os.lstat(csync2.decode(name))
     except OSError:
@@ -536,16 +565,15 @@ def _identity(name):
 
 
 def _replaces(name):
-    """Tell whether there is anything but a directory."""
+    """Given an encoded name, tell whether there is anything but a directory."""
     path = csync2.decode(name)
-    return os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path))
+    return os.path.lexists(path) and not _is_directory(path)
 
 
 def _no_directory_above(name):
-    """The encoded name of the outermost thing above that is no directory, None if there is none."""
-    path, found = csync2.decode(name), None
-    while path != b"/":
-        path = os.path.dirname(path)
-        with contextlib.suppress(OSError):
-            found = found if stat.S_ISDIR(os.lstat(path).st_mode) else path
+    """Given an encoded name, return that of the outermost thing above that is no directory, None if there is none."""
+    found = None
+    for path in _above(csync2.decode(name)):
+        if os.path.lexists(path) and not _is_directory(path):
+            found = path
     return found and csync2.encode(found)

@@ -366,6 +366,23 @@ def test_deletions_below_what_is_a_file_by_now(hosts, place):
     hosts.settled("wwwshared", seconds=90)
 
 
+def test_a_file_of_a_peer_in_place_of_a_directory(hosts, place):
+    """However it got there: a peer that refuses what goes into a directory is sent the directory."""
+    (place.top / "d/sub").mkdir(parents=True)
+    place.arrived()
+    hosts.settled("wwwshared")
+    peer = hosts.others(place.origin)[0]
+    hosts.exec(peer, "systemctl", "stop", "salt-minion")
+    try:
+        # A file that csync2 there takes for one that came from the others.
+        hosts.shell(peer, f"cd {place.shared}; rm -r d; echo x >d; csync2 -C wwwshared -cIr {place.shared}")
+        (place.top / "d/sub/file").write_text("x")
+        hosts.eventually(lambda: hosts.tree(peer, place.shared) == hosts.tree(place.origin, place.shared), 30)
+    finally:
+        hosts.exec(peer, "systemctl", "start", "salt-minion")
+    place.arrived()
+
+
 def test_files_that_vanish_while_they_are_sent(hosts, place):
     """csync2 crashes when it is about to read one; nobody is left out because of that."""
 
