@@ -272,17 +272,18 @@ class Look:
         if status is None and entry.temporary:
             return DROP
         known, record = self._recorded_before(entry.path)
-        # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
-        may_be_csync2s = status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0
         if record and status is not None and self.csync2.is_older(status, record):
             return DROP  # from a backup: the others' versions replace it
-        if entry.moved or (entry.own and not may_be_csync2s):
+        # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
+        if status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0:
+            if known and record == self.csync2.check_text(entry.path, status):
+                return DROP
+            return GO if known and entry.own else WAIT  # until it has joined, and recorded what it has
+        if entry.moved or entry.own:
             return GO
         if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
             return DROP  # a new one that csync2 did not make is sent all the same: this host alone has it
-        if not known:
-            return WAIT if may_be_csync2s else GO
-        return DROP if record == (status and self.csync2.check_text(entry.path, status)) else GO
+        return DROP if known and record == (status and self.csync2.check_text(entry.path, status)) else GO
 
     def _recorded_before(self, path):
         """(whether that is known, the state that was recorded of a path before the loss)."""
