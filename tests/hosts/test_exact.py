@@ -547,7 +547,8 @@ class Chance:
     def do_chmod(self):
         path = self.something()
         if not os.path.islink(path):
-            os.chmod(path, self.random.choice([0o644, 0o755, 0o600, 0o2775]))
+            # Not 0600: .f.AbC123 would be held back for ten minutes, as what csync2 may have left.
+            os.chmod(path, self.random.choice([0o644, 0o755, 0o640, 0o2775]))
 
     def do_chown(self):
         os.lchown(self.something(), *self.random.choice(OWNERS))
