@@ -420,9 +420,11 @@ def install(group, test=False):
 
 def _begin(group):
     """Have this host's files recorded, aside: that takes minutes if there are many, and needs no turn of the group."""
-    unit = f"csyncsync-push@{group}.service"
-    if os.path.exists("/etc/systemd/system/csyncsync-push@.service") and _database_state(group) == csync2.Database.NEW:
-        __salt__["service.start"](unit, no_block=True)
+    if not os.path.exists("/etc/systemd/system/csyncsync-push@.service"):
+        return
+    with contextlib.suppress(sqlite3.Error):  # the push says what is wrong with the database
+        if _database_state(group) == csync2.Database.NEW:
+            __salt__["service.start"](f"csyncsync-push@{group}.service", no_block=True)
 
 
 def _timer(group, wanted, test):
@@ -984,8 +986,8 @@ def _send(group, config, peers, since):
     before = _read_json(path, {})
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
-    problems, changed = csync2send.send_all(group, config["database"], peers, since, stalled)
-    _check_again(group, changed)
+    with _checked_again(group) as changed:
+        problems = csync2send.send_all(group, config["database"], peers, since, changed, stalled)
     for peer, problem in problems.items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
@@ -1000,10 +1002,15 @@ def _send(group, config, peers, since):
     return left
 
 
-def _check_again(group, paths):
-    """Have csync2 check paths with the next push."""
-    if paths:
-        csync2journal.write(_group_path(group, "journal"), sorted(paths), False, "push")
+@contextlib.contextmanager
+def _checked_again(group):
+    """Yields a set of paths, to add to, that csync2 is to check with the next push."""
+    paths_ = set()
+    try:
+        yield paths_
+    finally:
+        if paths_:
+            csync2journal.write(_group_path(group, "journal"), sorted(paths_), False, "push")
 
 
 def _open_database(group, write=False):
@@ -1234,8 +1241,8 @@ def admit(group, host, digests=None, unsent=(), keep=False):
             _mark_contents(group, config, peer, digests)
             _drop_marks(group, peer, before, _from_text(unsent))
             marked = _dirty_peers(group).get(peer, 0)
-            problems, changed = csync2send.send_all(group, config["database"], [peer], since)
-            _check_again(group, changed)
+            with _checked_again(group) as changed:
+                problems = csync2send.send_all(group, config["database"], [peer], since, changed)
             before.update(changed)
             if problems[peer]:
                 raise CommandExecutionError(f"{host}: {problems[peer]}")

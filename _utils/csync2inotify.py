@@ -7,7 +7,6 @@ only. Paths are bytes.
 """
 
 import collections
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -649,11 +648,12 @@ class Tree:
             entries = os.scandir(path)
         except OSError as err:
             log.debug("csyncsync: cannot read a directory: %s", err.strerror)
-            entries = contextlib.nullcontext(())
+            self._look(node, mode)
+            return
         self._look(node, mode)
         before, seen = dict(node.children), set()
-        with entries as items:
-            yield from self._scan_entries(node, mode, items, seen)
+        with entries:
+            yield from self._scan_entries(node, mode, entries, seen)
         if mode == AGAIN:
             for name, child in before.items():
                 if name not in seen and node.children.get(name) is child:

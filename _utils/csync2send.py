@@ -61,19 +61,21 @@ _CANNOT_WRITE = re.compile(
 )
 
 
-def send_all(group, database, peers, since, failed=None):
+def send_all(group, database, peers, since, changed, failed=None):
     """
     Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
-    for one that answered, whatever it refused; and the paths, as a set of bytes, that are to be checked again, because
-    csync2 has recorded another state than they have.
+    for one that answered, whatever it refused. Raises sqlite3.Error.
 
     since
         When csync2's check of this push began, by the kernel's clock (now()): what has changed after that stays marked.
+    changed
+        A set that takes the paths, as bytes, that are to be checked again, because csync2 has recorded another state
+        than they have; also when an error is raised.
     failed
         ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
         answer, and get the more time the more often they stood still.
     """
-    alone, failed, changed = threading.Lock(), failed or {}, set()
+    alone, failed = threading.Lock(), failed or {}
 
     def send(peer):
         if peer in failed and not csync2run.answers(peer, DOUBTFUL_WITHIN):
@@ -85,7 +87,7 @@ def send_all(group, database, peers, since, failed=None):
         return ""
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=PEERS_AT_ONCE) as pool:
-        return dict(zip(peers, pool.map(send, peers))), changed
+        return dict(zip(peers, pool.map(send, peers)))
 
 
 class _Send:
@@ -127,10 +129,10 @@ class _Send:
         """Mark the directories above what the peer has left that are none there. Returns whether there were any."""
         above = {parent for path in paths[:ASKED_ABOVE] for parent in _above(path)}
         with self._shared() as shared:
-            ours = sorted(parent for parent in above if _is_directory(parent) and shared.record(parent))
-        entries = [
-            csync2.Entry(0, csync2.encode(parent), 0, self.own, csync2.encode(self.peer.encode())) for parent in ours
-        ]
+            ours = [path for path in sorted(above) if _is_directory(path) and shared.record(path)]
+            ours = [path for path in ours if not shared.is_dirty(path)]
+        peer = csync2.encode(self.peer.encode())
+        entries = [csync2.Entry(0, csync2.encode(path), 0, self.own, peer) for path in ours]
         states = self._ask(entries) if entries else {}
         self.lacking |= {csync2.decode(name) for name, state in states.items() if not state.is_directory}
         return self._mark_lacking()
