@@ -1,5 +1,6 @@
 """The trees that are synchronized: made from outside, the same on every host to the nanosecond."""
 
+import concurrent.futures
 import contextlib
 import hashlib
 import multiprocessing
@@ -31,10 +32,15 @@ class Tree:
         return self.directories * self.files
 
 
+def _two():
+    """Two processes, which end by themselves: those of a multiprocessing.Pool are killed, and may hang on a lock."""
+    return concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
+
+
 def make(tops, tree):
     """Make a tree at each of these paths (which must not exist), two at a time."""
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        yield from pool.imap_unordered(_make, [(top, tree) for top in tops])
+    with _two() as pool:
+        yield from pool.map(_make, [(top, tree) for top in tops])
 
 
 def _make(task):
@@ -60,9 +66,8 @@ def _make(task):
 
 def remove(tops):
     """Delete these trees, two at a time."""
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        for _ in pool.imap_unordered(_remove, tops):
-            pass
+    with _two() as pool:
+        list(pool.map(_remove, tops))
 
 
 def _remove(top):
@@ -75,8 +80,8 @@ def digests(tops, skip=()):
     One hash of names, modes and contents for each of these trees; equal if the trees are. Canaries do not count: their
     content is looked at when they are sent, and all hosts change them in a row, which ends as a conflict with lsyncd.
     """
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        return pool.map(_digest, [(top, skip) for top in tops])
+    with _two() as pool:
+        return list(pool.map(_digest, [(top, skip) for top in tops]))
 
 
 def _digest(task):
