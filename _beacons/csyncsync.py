@@ -45,9 +45,13 @@ first walk is done, how many walks there were, what is wrong, and which paths ke
 The watcher rides on the minion's event loop, in small slices. Where there is no asyncio loop (Salt 3006) it
 works at the beacon's ticks, once a second. It outlives refreshes of the minion's modules. Its code is in the util
 module ``csync2watch`` and those that it calls: ``saltutil.sync_utils`` brings them, as ``saltutil.sync_all`` does.
+
+Salt runs no beacon in a minion that has not found a master since it started. The unit ``csyncsync-watch.service`` sees
+that nobody has the lock ``<state_dir>/watch.lock``, and has ``csyncsync.watch`` run the beacon until the minion does.
 """
 
 import asyncio
+import fcntl
 import hashlib
 import importlib.util
 import logging
@@ -106,8 +110,20 @@ def beacon(config):
     """
     Start the watcher, or keep it going. Returns the events that are due, if it works without an event loop.
     """
-    watcher = _watcher(_options(config), dict(__opts__))
+    options = _options(config)
+    _lock(options.state_dir, fcntl.LOCK_SH)
+    watcher = _watcher(options, dict(__opts__))
     return watcher.tick() if watcher is not None else []
+
+
+def elsewhere(config):
+    """
+    Tell whether another process of this host runs the beacon too.
+    """
+    state_dir = _options(config).state_dir
+    alone = _lock(state_dir, fcntl.LOCK_EX)
+    _lock(state_dir, fcntl.LOCK_SH)
+    return not alone
 
 
 def close(config):
@@ -142,6 +158,28 @@ def _options(config):
     return types.SimpleNamespace(**values)
 
 
+def _holder():
+    """What outlives this module, which Salt forgets at each refresh."""
+    return sys.modules.setdefault(HOLDER, types.ModuleType(HOLDER))
+
+
+def _lock(state_dir, kind):
+    """
+    Lock the file that says that the beacon runs, while this process lives: LOCK_SH beside others, LOCK_EX alone.
+
+    Returns False if that cannot be had now. A process that was forked from one with a lock takes one of its own.
+    """
+    holder = _holder()
+    try:
+        if getattr(holder, "locked", None) != (os.getpid(), state_dir):
+            holder.lock = open(os.path.join(state_dir, "watch.lock"), "ab")  # pylint: disable=consider-using-with
+            holder.locked = (os.getpid(), state_dir)
+        fcntl.flock(holder.lock, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 # --- The watcher and its code ----------------------------------------------------------------------------
 
 
@@ -156,7 +194,7 @@ def _watcher(options, opts):
         loop = asyncio.get_running_loop()
     except RuntimeError:
         loop = None
-    holder = sys.modules.setdefault(HOLDER, types.ModuleType(HOLDER))
+    holder = _holder()
     watcher = getattr(holder, "watcher", None)
     if watcher is not None and (watcher.pid != os.getpid() or watcher.closed):
         watcher = None

@@ -8,6 +8,7 @@ hosts. It may call ``_utils/`` and the ``csync2`` command; the states, the beaco
 Nothing that this module returns, logs or sends as an event holds a key or a private key.
 """
 
+import asyncio
 import collections
 import contextlib
 import fcntl
@@ -28,6 +29,7 @@ import csync2journal
 import csync2left
 import csync2run
 import csync2send
+import salt.loader
 from salt.exceptions import CommandExecutionError
 
 log = logging.getLogger(__name__)
@@ -731,6 +733,31 @@ def wait(group):
     """
     _require(group)
     _write(_group_path(group, "waits"), "")
+    return True
+
+
+def watch():
+    """
+    Run the beacon until the minion does, as a minion that has found no master since it started does not.
+
+    ``csyncsync-watch.service`` calls this while nobody has the beacon's lock. The beacon's options are those of the
+    minion's config. Returns True; at once if the beacon runs already.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local csyncsync.watch
+    """
+    beacons = salt.loader.beacons(__opts__, __salt__)
+    config = (__opts__.get("beacons") or {}).get("csyncsync") or []
+
+    async def until_the_minion_does():
+        while not beacons["csyncsync.elsewhere"](config):
+            beacons["csyncsync.beacon"](config)
+            await asyncio.sleep(1)
+
+    asyncio.run(until_the_minion_does())
     return True
 
 

@@ -5,9 +5,11 @@ Changes are no longer watched for:
     - name: csyncsync
     - save: True
 
-csync2 no longer listens:
+Nothing listens or watches any more:
   service.dead:
-    - name: csync2.socket
+    - names:
+      - csync2.socket
+      - csyncsync-watch
     - enable: False
 {%- for group in (salt['csyncsync.installed']() if 'csyncsync.installed' in salt else []) %}
 
@@ -23,6 +25,7 @@ The units of csyncsync are gone:
       - /etc/systemd/system/csync2@.service.d/csyncsync.conf
       - /etc/systemd/system/csync2-died@.service
       - /etc/systemd/system/csyncsync-push@.service
+      - /etc/systemd/system/csyncsync-watch.service
       - /etc/systemd/system/csyncsync-full@.service
       - /etc/systemd/system/csyncsync-full@.timer
 

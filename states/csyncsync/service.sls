@@ -12,7 +12,7 @@ csync2's connections leave nothing behind, and can be seen:
     - source: salt://csyncsync/files/csync2@.service.conf
     - makedirs: True
 
-{%- for unit in ['csync2-died@.service', 'csyncsync-push@.service', 'csyncsync-full@.service', 'csyncsync-full@.timer'] %}
+{%- for unit in ['csync2-died@.service', 'csyncsync-push@.service', 'csyncsync-watch.service', 'csyncsync-full@.service', 'csyncsync-full@.timer'] %}
 
 The unit {{ unit }} is there:
   file.managed:
@@ -38,3 +38,12 @@ csync2 listens:
       - module: systemd reads its units again
     - watch:
       - file: csync2's socket takes any number of connections in a row
+
+Changes are watched for while there is no master:
+  service.running:
+    - name: csyncsync-watch
+    - enable: True
+    - require:
+      - module: systemd reads its units again
+    - watch:
+      - file: The unit csyncsync-watch.service is there

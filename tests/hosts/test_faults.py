@@ -93,6 +93,31 @@ def test_a_change_arrives_without_the_master(hosts):
     hosts.equal(seconds=60)
 
 
+def test_a_host_that_has_found_no_master_yet_watches(hosts):
+    """A minion runs no beacon before it has met a master; when it does, nobody watches beside it."""
+
+    def watched_without_it():
+        return hosts.exec("web1", "pgrep", "-f", "salt-call.*csyncsync.watch", check=False).returncode == 0
+
+    hosts.close()
+    hosts.exec("master", "systemctl", "stop", "salt-master")
+    try:
+        hosts.exec("web1", "systemctl", "restart", "salt-minion")
+        hosts.eventually(watched_without_it, 60, "web1 watches")
+        for number in range(2):
+            path = f"{SHARED}/not-seen-by-a-minion-{number}"
+            hosts.write("web1", path, "x\n")
+            hosts.everywhere(path, "x\n", seconds=60)
+        hosts.write("web1", f"{SHARED}/just-before-the-master", "x\n")
+    finally:
+        hosts.exec("master", "systemctl", "start", "salt-master")
+    hosts.everywhere(f"{SHARED}/just-before-the-master", "x\n", seconds=60)
+    hosts.eventually(lambda: not watched_without_it(), 90, "the minion watches alone")
+    hosts.write("web1", f"{SHARED}/seen-by-a-minion", "x\n")
+    hosts.everywhere(f"{SHARED}/seen-by-a-minion", "x\n", seconds=20)
+    hosts.equal(seconds=60)
+
+
 TEMPORARY = re.compile(rb"(^|/)\.[^/]*\.[A-Za-z0-9]{6}$")
 DISK = "/srv/disk"
 

@@ -22,10 +22,11 @@ EXECUTION = {
     "listen",
     "admit",
     "wait",
+    "watch",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {"sync", "pushed", "join", "apply", "release", "status"}
-BEACON = {"beacon", "validate", "close"}
+BEACON = {"beacon", "validate", "close", "elsewhere"}
 #: One function of each util module.
 UTILS = {
     "csync2.validate",
