@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 BEACON = "csyncsync"
 #: Seconds from close() to the real end: Salt calls close() at every refresh, and beacon() again right after.
 CLOSE_DELAY = 10
+#: After so many seconds without a change in a group, the next ones go out when it has been quiet for this share of
+#: settle; of what follows them soon, or goes on for longer than settle, each path settles on its own.
+CALM, CALM_SHARE = 2.0, 0.25
 #: Seconds of work in one callback of the event loop, and in one tick where there is no loop.
 SLICE = 0.015
 TICK_SLICE = 0.2
@@ -145,6 +148,8 @@ class Group:
         self.ready = collections.deque()
         self.out = []
         self.recent = {}
+        #: when a file was changed last, and until when that is only the beginning after a calm
+        self.changed_at = self.early_until = 0.0
         self.whole = False
         #: a file with several names was changed through one of them
         self.linked = False
@@ -369,11 +374,15 @@ class Watcher:
         if root.group.excludes.match(path, name):
             return
         # Also what came and went at once is judged: a check of the directory may have seen, and sent, it in between.
-        entry = self._note(root.group, path, now)
+        group = root.group
+        entry = self._note(group, path, now)
         self.echo.see(entry, mask, renamed, now)
+        if now - group.changed_at > CALM:
+            group.early_until = now + self.options.settle
+        group.changed_at = now
         if mask & csync2inotify.IN_MODIFY:
             entry.writing = True
-        elif entry.writing and not mask & csync2inotify.IN_ATTRIB:
+        elif not mask & csync2inotify.IN_ATTRIB:
             entry.writing = False
             due = self._due(entry)
             if due < entry.queued:
@@ -452,10 +461,18 @@ class Watcher:
         longest = entry.first + self.options.max_delay * (5 if entry.writing or entry.temporary else 1)
         settle = max(self.options.settle, TEMPORARY_SETTLE) if entry.temporary else self.options.settle
         due = longest if entry.writing else min(entry.last + settle, longest)
+        if self._is_early(entry):
+            due = entry.group.changed_at + self.options.settle * CALM_SHARE
         last, times = entry.group.recent.get(entry.path, (0.0, 0))
         if times >= HOT:
             due = max(due, last + self.options.max_delay)
         return max(due, entry.hold)
+
+    @staticmethod
+    def _is_early(entry):
+        """Tell whether a file was just changed, and surely not by csync2, in a group that was calm until then."""
+        group = entry.group
+        return entry.own and not entry.writing and not entry.temporary and group.changed_at < group.early_until
 
     def _settle(self, now):
         """Move the entries that are due from pending to ready."""
@@ -480,7 +497,7 @@ class Watcher:
         """Decide about the ready paths of a group, with csync2's database opened once, until the deadline."""
         if not group.ready:
             return
-        with self.echo.look(group, self.options.settle) as look:
+        with self.echo.look(group, self.options.settle * CALM_SHARE) as look:
             for number in range(BATCH):
                 if not group.ready or (number % 16 == 15 and time.monotonic() >= deadline):
                     break
@@ -538,7 +555,7 @@ class Watcher:
         """Write what is ready into the group's journal, then fire the event."""
         lines, whole = self._take(group)
         now = time.monotonic()
-        group.last_flush = now
+        group.last_flush, group.early_until = now, 0.0
         group.last_whole = now if whole else group.last_whole
         number = next(self.sequence)
         group.unasked += len(lines)

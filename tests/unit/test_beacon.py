@@ -73,6 +73,28 @@ async def test_one_file(host):
 
 
 @on_loop
+async def test_the_first_change_after_a_calm_goes_out_early(host):
+    """What follows it soon has to settle, and so has a beginning that goes on and on."""
+    host.options.append({"settle": 1.0})
+    host.config()
+    await host.start()
+    await asyncio.sleep(1.1)  # the event of the start was the last one
+
+    async def changed(name, times=1):
+        before = time.monotonic()
+        for _ in range(times):
+            (host.tree / name).write_text("x")
+            await asyncio.sleep(0.2 if times > 1 else 0)
+        await host.until(lambda: name.encode() in host.lines())
+        return time.monotonic() - before
+
+    assert 0.25 <= await changed("first") < 0.9
+    assert await changed("second") >= 1.0
+    host.watcher.groups["data"].changed_at = 0.0
+    assert await changed("third", times=8) >= 2.0  # max_delay, because it keeps changing
+
+
+@on_loop
 async def test_burst(host):
     host.config()
     await host.start()
