@@ -309,7 +309,8 @@ class Watcher:
             return
         self.worked_at = time.monotonic()
         more = self._guarded(self._work, self.worked_at + SLICE)
-        self.worked_at = 0.0 if more else self.worked_at
+        if more or any(group.early_until > self.worked_at for group in self.groups.values()):
+            self.worked_at = 0.0
         self._arm(self._next_due())
 
     def _arm(self, due):
