@@ -46,6 +46,8 @@ EMPTIED = 10
 MOST_UNSENT = 5000
 #: Seconds that the watcher may take to judge a change, while a peer sends.
 WATCHER_JUDGES = 2.0
+#: Seconds until the watcher has seen that a group's config is gone.
+WATCHER_LETS_GO = 3.0
 #: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
 LOCK_PROBE = 0.2
 
@@ -515,8 +517,10 @@ def remove(group, test=False):
                     os.unlink(path)
     if os.path.isdir(where["state"]):
         removed.append(where["state"])
-        if not test:
+        until = time.monotonic() + WATCHER_LETS_GO
+        while not test and os.path.isdir(where["state"]) and time.monotonic() < until:
             shutil.rmtree(where["state"], ignore_errors=True)
+            time.sleep(0.1)  # the watcher may just have written into it
     return removed
 
 
@@ -867,6 +871,8 @@ def _check_journal(group, config, full):
     files, entries, whole = csync2journal.take(_group_path(group, "journal"))
     number, full, held = len(entries), full or whole, _held_back(group)
     entries = {**dict.fromkeys(held, False), **entries}
+    with contextlib.suppress(sqlite3.OperationalError), _open_database(group, write=True) as database:
+        database.await_writer()  # the one who pushed before may only just have hung up
     check, trees, mark = _sort_paths(group, config, entries)
     known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
     if full:

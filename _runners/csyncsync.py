@@ -39,6 +39,8 @@ LEASE_CHECK, LEASE_ANSWER = 8, 5
 WAITING_TOLD = 4
 #: Joins that run at once, in all groups, and seconds after which one that waits for its turn goes on all the same.
 JOINS, JOIN_WAIT = 3, 60
+#: Seconds for which a host that lost its database waits for hosts that may have deleted what it still has.
+RETURN_PATIENCE = 120
 #: Seconds that what the pillar says about a minion's groups is kept.
 PILLAR_AGE = 20
 #: The same for a group that was not there: it may just have been added.
@@ -144,8 +146,9 @@ def _known(group):
 @contextlib.contextmanager
 def _record(group):
     """
-    The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``options`` (the last good
-    ones), ``known`` (who was a member when it last asked), ``refused`` and ``conflicts``. Written back if it changed.
+    The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``returning`` (those of them
+    that join anew, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
+    ``refused`` and ``conflicts``. Written back if it changed.
     """
     if not csync2.is_group_name(group):
         raise CommandExecutionError(f"{group!r:.80} is no group name")
@@ -466,11 +469,7 @@ def _is_locked_now(file):
 
 def _join(group, host, options):
     members = _members(options)
-    states = {
-        minion: (answer.get(group) or {}).get("state")
-        for minion, answer in _call(members, "csyncsync.status", [group]).items()
-        if isinstance(answer, dict)
-    }
+    states = {minion: status.get("state") for minion, status in _statuses(group, members).items()}
     with _record(group) as record:
         # An empty list says that all founders have joined; only None that nobody has asked yet.
         founders = list(members if record["founders"] is None else record["founders"])
@@ -489,25 +488,52 @@ def _join(group, host, options):
     else:
         source = options["seed"] if options["seed"] in established else established[0]
         keep = host in founders and not options["seed"]
+        if host in admitted:
+            _have_patience(group, host, [minion for minion in admitted if minion in members and minion not in states])
         theirs = _step(source, "csyncsync.digests", [group])["digests"] if keep else None
         unsent = _step(host, "csyncsync.join", [group, source, keep, False, theirs])["unsent"]
         digests = _step(host, "csyncsync.digests", [group])["digests"]
         _step(source, "csyncsync.admit", [group, host, digests, unsent, keep])
-        _hand_over(group, host, [minion for minion in established if minion != source])
+        late = _hand_over(group, host, [minion for minion in established if minion != source])
+        if host in admitted:
+            _have_patience(group, host, late)
         _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
     with _record(group) as record:
         record["admitted"] = sorted({*record["admitted"], host})
         record["founders"] = [minion for minion in founders if minion != host]
+        record.get("returning", {}).pop(host, None)
     return "joined"
+
+
+def _have_patience(group, host, late):
+    """
+    Raise CommandExecutionError while others may have something for a host that was in the group before, for some time.
+    """
+    with _record(group) as record:
+        since = record.setdefault("returning", {}).setdefault(host, time.time())
+    if late and 0 <= time.time() - since < RETURN_PATIENCE:
+        raise CommandExecutionError(f"{', '.join(late)} may have deleted what {host} still has")
 
 
 def _hand_over(group, host, others):
     """
     Have those push who have something for a host that joins: what they deleted, it would else take for its own alone.
+
+    Returns those that did not reach it, or did not answer.
     """
-    for minion, answer in _call(others, "csyncsync.status", [group]).items() if others else ():
-        if isinstance(answer, dict) and answer.get(group, {}).get("dirty", {}).get(host):
-            _call([minion], "csyncsync.push", [group])
+    before = _statuses(group, others)
+    senders = [minion for minion, status in before.items() if status.get("dirty", {}).get(host)]
+    for minion in senders:
+        _call([minion], "csyncsync.push", [group])
+    after = _statuses(group, senders)
+    late = [minion for minion in senders if host in after.get(minion, {}).get("unreachable", {host: "it is silent"})]
+    return late + [minion for minion in others if minion not in before]
+
+
+def _statuses(group, minions):
+    """``{minion id: what csyncsync.status says of the group}`` of those that answer."""
+    answers = _call(minions, "csyncsync.status", [group]) if minions else {}
+    return {minion: answer.get(group) or {} for minion, answer in answers.items() if isinstance(answer, dict)}
 
 
 def _step(minion, function, arguments):

@@ -757,6 +757,11 @@ class Database:
     def set_state(self, state):
         self._db.execute(f"PRAGMA user_version = {int(state)}")
 
+    def await_writer(self):
+        """Wait until nobody writes, up to the timeout: csync2 would sleep for a second (db.c: "sleeping a sec")."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("ROLLBACK")
+
     def is_complete(self):
         """Tell whether it has all tables: csync2 makes them one by one."""
         tables = {name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -774,6 +779,18 @@ class Database:
         """The recorded state (as check_text() gives it) of a path in bytes, None if there is none."""
         rows = self._rows("SELECT checktxt FROM file WHERE filename = CAST(? AS TEXT)", encode(path))
         return decode(rows[0][0]) if rows else None
+
+    def records(self, paths):
+        """
+        ``({path: record}, {path, …} of those that are to be sent to anybody)`` of these paths, a few hundred at most.
+
+        Two short reads: whatever csync2 commits while somebody reads, it commits a second later.
+        """
+        names = [encode(path) for path in paths]
+        among = f"filename IN ({', '.join(['CAST(? AS TEXT)'] * len(names))})"
+        rows = self._rows(f"SELECT filename, checktxt FROM file WHERE {among}", *names)
+        dirty = self._rows(f"SELECT DISTINCT filename FROM dirty WHERE {among}", *names)
+        return {decode(name): decode(text) for name, text in rows}, {decode(name) for (name,) in dirty}
 
     def has_below(self, path):
         """Tell whether anything is recorded below this directory."""

@@ -143,9 +143,9 @@ class Filter:
         self.renaming = {cookie: when for cookie, when in self.renaming.items() if now - when < LANDING_WAIT}
         self.landing = {path: when for path, when in self.landing.items() if now - when < LANDING_WAIT}
 
-    def look(self, group, settle):
-        """Look at a group's database, as a context manager; paths settle in ``settle`` seconds."""
-        return Look(self.csync2, group, self.is_receiving(settle))
+    def look(self, group, paths, settle):
+        """Look at what a group's database says of paths that settle in so many seconds, as a context manager."""
+        return Look(self.csync2, group, paths, self.is_receiving(settle))
 
     def is_receiving(self, settle=0.1):
         """Tell whether a peer's csync2 is connected; looked up again before the next path can have settled."""
@@ -156,10 +156,12 @@ class Filter:
 
 
 class Look:
-    """One look at what csync2 has recorded, for the verdicts on many paths: the database is opened once."""
+    """One look at what csync2 has recorded, for the verdicts on some paths: it is read at once."""
 
-    def __init__(self, csync2, group, receiving):
+    def __init__(self, csync2, group, paths, receiving):
         self.csync2, self.group, self.path, self.receiving = csync2, group, group.database, receiving
+        #: the paths; what is recorded of them, and which of them are to be sent
+        self.paths, self.records, self.dirty = paths, {}, set()
         self.died = _is_young(DIED, DIED_WAIT)
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = _commits(self.path)
@@ -174,12 +176,14 @@ class Look:
             try:
                 self._open()
             except sqlite3.Error:
+                self.__exit__()
                 self.locked = True
         return self
 
     def _open(self):
         if os.path.exists(self.path):
             self.database = self.csync2.Database(self.path)
+            self.records, self.dirty = self.database.records(self.paths)
             if self.database.state() == self.csync2.Database.ESTABLISHED:
                 return
         if os.path.exists(os.path.join(self.group.directory, "established")):
@@ -248,7 +252,7 @@ class Look:
 
     def _compare(self, entry, status):
         """Compare a path's state with csync2's record of it."""
-        record = self.database.record(entry.path)
+        record = self.records.get(entry.path)
         if status is None:
             return GO if record is not None or self.database.has_below(entry.path) else self._drop(entry)
         text = self.csync2.check_text(entry.path, status)
@@ -300,7 +304,7 @@ class Look:
 
         What is to be sent then is in its table alone. A push that is under way, or has left something, sees to it.
         """
-        if not self.database.is_dirty(entry.path):
+        if entry.path not in self.dirty:
             return DROP
         if is_pushing(entry.group.directory):
             return DROP if time.monotonic() - entry.judged >= PUSH_ENDS else WAIT

@@ -498,8 +498,9 @@ class Watcher:
         """Decide about the ready paths of a group, with csync2's database opened once, until the deadline."""
         if not group.ready:
             return
-        with self.echo.look(group, self.options.settle * CALM_SHARE) as look:
-            for number in range(BATCH):
+        paths = [entry.path for entry in itertools.islice(group.ready, BATCH)]
+        with self.echo.look(group, paths, self.options.settle * CALM_SHARE) as look:
+            for number in range(len(paths)):
                 if not group.ready or (number % 16 == 15 and time.monotonic() >= deadline):
                     break
                 entry = group.ready.popleft()

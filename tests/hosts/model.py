@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import threading
+import time
 
 OWNERS = ((0, 0), (33, 33), (1000, 1000))
 MODES = (0o644, 0o640, 0o600, 0o755)
@@ -35,7 +36,7 @@ class Part:
         self.random = random.Random(seed)
         self.tops = os.fsencode(model), os.fsencode(real)
         self.changes, self._stop, self._thread = 0, threading.Event(), None
-        self._half_done = False
+        self._half_done, self._failure = False, None
         for top in self.tops:
             os.makedirs(top)
 
@@ -53,10 +54,16 @@ class Part:
             self._stop.set()
             self._thread.join()
             self._mend()
+            if self._failure:
+                raise self._failure
 
     def _run(self, rate):
-        while not self._stop.wait(self.random.expovariate(rate)):
-            self.change()
+        try:
+            while not self._stop.wait(self.random.expovariate(rate)):
+                self.change()
+        except Exception as error:
+            self._failure = error
+            print(f"{time.strftime('%H:%M:%S')} the changes to {self.tops[1]} ended: {error!r}", flush=True)
 
     def change(self):
         """One change. What could be done in part (a full disk, a host that goes down) is as it came out in both."""
@@ -68,8 +75,9 @@ class Part:
             return
         try:
             step(real)
-        except OSError:
+        except OSError as error:
             self._half_done = True
+            print(f"{time.strftime('%H:%M:%S')} {act.__name__} in {real[-10:]!r}: {error!r}", flush=True)
         else:
             step(model)
         self.changes += 1

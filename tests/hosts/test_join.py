@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import pytest
 
@@ -89,6 +90,27 @@ def test_a_host_whose_database_is_lost_while_its_minion_runs(hosts, joined):
     hosts.everywhere(f"{SHARED}/lost/third", "the newer version\n", hosts=ALL, seconds=90)
     hosts.equal(hosts=ALL, seconds=90)
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
+
+
+def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(hosts, joined):
+    """Else it would bring back what only it has by now."""
+    gone = [f"{SHARED}/lost/deleted/{name}" for name in ("a", "b/c")]
+    for path in gone:
+        hosts.write("web1", path, "x\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.bed.cut("web3")
+    hosts.shell("web2", f"rm -r {SHARED}/lost/deleted")
+    hosts.everywhere(gone[0], None, hosts=("web1", "web4"), seconds=30)
+    hosts.exec("web2", "systemctl", "stop", "salt-minion")
+    hosts.shell("web3", "rm /var/lib/csync2/*wwwshared*")
+    hosts.bed.heal("web3")
+    time.sleep(20)
+    hosts.exec("web2", "systemctl", "start", "salt-minion")
+    for path in gone:
+        hosts.everywhere(path, None, hosts=ALL, seconds=120)
+    hosts.settled("wwwshared", hosts=ALL, seconds=90)
+    hosts.equal(hosts=ALL)
 
 
 def test_a_host_taken_out_of_the_members_leaves(hosts, joined):
