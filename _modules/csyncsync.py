@@ -25,6 +25,7 @@ import urllib.parse
 
 import csync2
 import csync2cert
+import csync2conflict
 import csync2journal
 import csync2left
 import csync2run
@@ -1384,6 +1385,94 @@ def _csync2_paths(group, flags, paths_):
         csync2run.run_paths(group, flags, paths_)
     except csync2run.CommandError as err:
         raise CommandExecutionError(str(err)) from err
+
+
+# --- Conflicts -------------------------------------------------------------------------------------------
+
+
+def marked(group):
+    """
+    What is still to be sent to whom, at most 5,000 paths. The runner calls it to find conflicts.
+
+    Returns ``{path: [minion id, …]}``; paths are percent-encoded.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.marked wwwdata
+    """
+    minions = {host["address"]: minion for minion, host in _require(group)["hosts"].items()}
+    found = {}
+    with _open_database(group) as database:
+        for path, peer, _ in database.dirty(minions):
+            if len(found) < MOST_UNSENT or path in found:
+                found.setdefault(path, []).append(minions[peer])
+    return {urllib.parse.quote_from_bytes(path): sorted(peers) for path, peers in found.items()}
+
+
+def versions(group, paths, text=False):
+    """
+    What this host has at some paths of a group. The runner calls it for the list of conflicts.
+
+    paths
+        A list; percent-encoded, as ``csyncsync.marked`` returns them.
+    text
+        Also the texts, of files that are not longer than 64 KiB.
+
+    Returns ``{path: {"type": "file", "directory", "link", "special" or "nothing", "size": bytes, "mtime", "time",
+    "mode", "owner", "sha256"}}``. Raises CommandExecutionError for a path that is in no include of the group.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.versions wwwdata '[/var/www/data/index.html]'
+    """
+    raw = _in_includes(group, paths)
+    return {name: csync2conflict.version(path, text) for name, path in raw.items()}
+
+
+def win(group, paths):
+    """
+    Have this host's version of some paths replace that of all other hosts, with the next push: what they have changed
+    there is lost. The runner's ``resolve`` calls it.
+
+    paths
+        A list; percent-encoded, as ``csyncsync.marked`` returns them. Where nothing is here, nothing will be there.
+
+    Returns the number of entries that are to be sent. Raises CommandExecutionError for a path that is in no include.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.win wwwdata '[/var/www/data/index.html]'
+    """
+    raw, config = set(_in_includes(group, paths).values()), _require(group)
+    if config["receive_only"]:
+        raise CommandExecutionError(f"this host only receives in {group}, so its version cannot win")
+    with _locked(group, wait=60) as mine:
+        if not mine:
+            raise CommandExecutionError(f"another push of {group} is under way on this host")
+        _csync2_paths(group, ["-cr"], sorted(path for path in raw if os.path.lexists(path)))
+        with _open_database(group, write=True) as database:
+            raw.update(path for top in tuple(raw) for path in database.below(top))
+            for peer in {host["address"] for host in config["hosts"].values()} - {config["address"]}:
+                database.force(sorted(raw), config["address"], peer)
+        _write(_group_path(group, "left"), "")
+    return len(raw)
+
+
+def _in_includes(group, names):
+    """``{name: path in bytes}`` of percent-encoded names, all of which stand in the group's includes."""
+    roots = [os.fsencode(root) for root in _require(group)["include"]]
+    raw = {name: urllib.parse.unquote_to_bytes(name) for name in names}
+    for name, path in raw.items():
+        inside = any(path == root or path.startswith(root + b"/") for root in roots)
+        if not inside or os.path.normpath(path) != path:
+            raise CommandExecutionError(f"{name} is in no include of {group}")
+    return raw
 
 
 # --- Status ----------------------------------------------------------------------------------------------

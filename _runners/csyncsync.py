@@ -22,8 +22,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
 import csync2
+import csync2conflict
 import salt.client
 import salt.utils.event
 import salt.utils.minions
@@ -47,6 +49,8 @@ PILLAR_AGE = 20
 PILLAR_AGE_WITHOUT = 1
 #: Seconds of silence after which a minion is asked whether its job still runs; while it does, it is waited for.
 ANSWER = 10
+#: Seconds to wait until a version that wins a conflict is on all hosts, and until it is sent once more.
+RESOLVE_WAIT, RESOLVE_AGAIN = 120, 6
 
 #: Conflicts that the table of hosts names for each host and group.
 CONFLICTS_SHOWN = 5
@@ -536,9 +540,9 @@ def _statuses(group, minions):
     return {minion: answer.get(group) or {} for minion, answer in answers.items() if isinstance(answer, dict)}
 
 
-def _step(minion, function, arguments):
+def _step(minion, function, arguments, kind=dict):
     answer = _call([minion], function, arguments).get(minion)
-    if not isinstance(answer, dict):
+    if not isinstance(answer, kind):
         raise CommandExecutionError(f"{minion}: {answer or 'did not answer'}")
     return answer
 
@@ -612,6 +616,130 @@ def release(group, host=None):
     states = _call(members if host is None else [host], "csyncsync.status", [group])
     held = [m for m, answer in states.items() if isinstance(answer, dict) and (answer.get(group) or {}).get("held")]
     return {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m) for m in sorted(held)}
+
+
+# --- Conflicts -------------------------------------------------------------------------------------------
+
+
+def conflicts(group=None, diff=False):
+    """
+    Which files several hosts have changed while they did not see each other, and what each of them has.
+
+    diff
+        Also show how their texts differ, as a unified diff.
+
+    Returns ``{GROUP: {path: {minion id: {"type", "size", "time", "mode", "owner", "sha256"}, "diff": text}}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.conflicts
+        salt-run csyncsync.conflicts wwwdata diff=True
+    """
+    groups, problem = _known(group)
+    result = {}
+    for name, options in sorted(groups.items()):
+        found, _ = _find_conflicts(name, _members(options))
+        seen = _versions(name, _members(options), found, diff) if found else {}
+        result[name] = {_readable(path): _shown(seen[path], diff) for path in found}
+    return problem or result
+
+
+def resolve(group, *paths, **kwargs):
+    """
+    End conflicts: one host's version replaces that of all others, on all hosts.
+
+    paths
+        As ``csyncsync.conflicts`` shows them; without any, all conflicts of the group.
+    winner
+        A minion id, or ``younger``, ``older``, ``bigger`` or ``smaller``: the host whose file is that.
+
+    Waits until the others have it, at most two minutes. Returns ``{path: what became of it}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.resolve wwwdata /var/www/data/index.html winner=web1
+        salt-run csyncsync.resolve wwwdata winner=younger
+    """
+    winner, (groups, problem) = kwargs.get("winner"), _known(group)
+    if problem:
+        return problem
+    members = _members(groups[group])
+    if winner not in members and winner not in csync2conflict.POLICIES:
+        return f"winner= is to be one of {', '.join([*members, *csync2conflict.POLICIES])}"
+    found, marked = _find_conflicts(group, members)
+    chosen = [path for path in found if not paths or _readable(path) in paths or path in paths]
+    missing = sorted({*paths} - {*chosen} - {_readable(path) for path in chosen})
+    if missing:
+        return f"no conflict at {', '.join(missing)}; what there is: salt-run csyncsync.conflicts {group}"
+    winners, result = {}, {}
+    seen = _versions(group, members, chosen) if winner not in members else {}
+    for path in chosen:
+        try:
+            host = winner if winner in members else _best(winner, seen[path], found[path])
+            winners.setdefault(host, set()).update({path}, csync2conflict.below(marked, path))
+        except ValueError as err:
+            result[_readable(path)] = f"not resolved: {err}; name a host as winner="
+    for host, names in sorted(winners.items()):
+        result.update(_have_win(group, host, names, set(chosen)))
+    return result
+
+
+def _find_conflicts(group, members):
+    """(``{path: [minion id, …]}`` of the conflicts, what each host that answers is to send); percent-encoded."""
+    answers = _call(members, "csyncsync.marked", [group]) if members else {}
+    marked = {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
+    return csync2conflict.find(marked), marked
+
+
+def _versions(group, members, paths, text=False):
+    """``{path: {minion id: what it has there}}``."""
+    answers = _call(members, "csyncsync.versions", [group, sorted(paths), text])
+    answers = {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
+    return {path: {minion: answer[path] for minion, answer in answers.items()} for path in paths}
+
+
+def _shown(versions, diff):
+    """What each host has at a path, for the list."""
+    told = {
+        minion: {key: value for key, value in version.items() if key not in ("text", "mtime")}
+        for minion, version in versions.items()
+    }
+    return {**told, "diff": csync2conflict.difference(versions)} if diff else told
+
+
+def _best(policy, versions, hosts):
+    return csync2conflict.winner(policy, {host: versions[host] for host in hosts if host in versions})
+
+
+def _have_win(group, host, names, chosen):
+    """Have a host's version of paths win, and wait for it. ``{path: what became of it}`` of the chosen ones."""
+    until, left = time.monotonic() + RESOLVE_WAIT, {path: ["the others"] for path in names}
+    while left and time.monotonic() < until:
+        # Again and again: csync2 forgets that a mark is forced when the other host tries to send its own version.
+        _step(host, "csyncsync.win", [group, sorted(left)], kind=int)
+        _ask(group, host)
+        for _ in range(RESOLVE_AGAIN):
+            time.sleep(1)
+            marked = _step(host, "csyncsync.marked", [group])
+            left = {path: peers for path, peers in marked.items() if path in names}
+            _progress(f"{group}: {host} has {len(left)} of {len(names)} entries to send")
+            if not left:
+                break
+    return {
+        _readable(path): f"{host}'s version is still to be sent to {', '.join(left[path])}"
+        if path in left
+        else f"{host}'s version is on all hosts"
+        for path in sorted(names & chosen)
+    }
+
+
+def _readable(path):
+    """A percent-encoded path as people read it."""
+    return urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace")
 
 
 # --- Status ----------------------------------------------------------------------------------------------
@@ -693,4 +821,5 @@ def _short(answer):
 
 
 def _progress(text):
-    __jid_event__.fire_event({"message": text}, "progress")
+    """Tell whoever waits at the command line. Not as an event: salt-run would print it among what is returned."""
+    print(text, file=sys.stderr, flush=True)

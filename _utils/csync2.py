@@ -948,6 +948,16 @@ class Database:
         )
         self._db.execute("COMMIT")
 
+    def force(self, paths, name, peer):
+        """Mark paths as to be sent to one peer whatever it says (csync2 -f)."""
+        self.mark(paths, name, peer)
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(
+            "UPDATE dirty SET forced = 1 WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
+            [(encode(path), encode(peer.encode())) for path in paths],
+        )
+        self._db.execute("COMMIT")
+
     def certificates(self):
         """The pinned certificates: ``{peer's address: certificate as certificate_data() gives it}``."""
         rows = self._rows("SELECT peername, certdata FROM x509_cert")

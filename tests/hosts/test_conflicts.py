@@ -1,6 +1,7 @@
 """The same file changed on two hosts that do not see each other: nobody decides in silence."""
 
 import contextlib
+import hashlib
 import shutil
 import time
 
@@ -56,12 +57,47 @@ def test_a_conflict_is_shown_and_told_once_and_both_versions_stay(hosts):
         ("wwwshared", path, ["web1", "web3"])
     ]
     assert {host: hosts.read(host, path) for host in versions} == versions
-    # csync2's own way out: -f has this host's version win (and is forgotten when the other host tries to send again).
-    hosts.exec("web1", "csync2", "-C", "wwwshared", "-f", path)
-    hosts.ask("web1", "csyncsync.push", "wwwshared")
+    shown = hosts.run("csyncsync.conflicts", "wwwshared", "diff=True")["wwwshared"][path]
+    assert [shown[host]["size"] for host in HOSTS] == [len(versions[host]) for host in ("web1", "web1", "web3")]
+    assert shown["web3"]["sha256"] == hashlib.sha256(versions["web3"].encode()).hexdigest()
+    assert "-changed on web1\n" in shown["diff"] and "+changed on web3, too" in shown["diff"]
+    done = hosts.run("csyncsync.resolve", "wwwshared", path, "winner=web1")
+    assert done == {path: "web1's version is on all hosts"}
     hosts.everywhere(path, versions["web1"], seconds=60)
     hosts.settled("wwwshared")
     assert hosts.run("csyncsync.status", "wwwshared")["wwwshared"] == dict.fromkeys(HOSTS, "in sync")
+
+
+def test_conflicts_of_all_kinds_are_resolved(hosts):
+    """A file and a directory, a deletion and a change, a name that is no text: in one command, also by a policy."""
+    top = f"{SHARED}/kinds"
+    for name in ("kind", "deleted", "odd \\ \udcff"):
+        hosts.write("web2", f"{top}/{name}", "the first version\n")
+    hosts.equal()
+    hosts.settled("wwwshared")
+    versions = {"web1": "changed on web1\n", "web3": "changed on web3, too\n"}
+    with apart(hosts, "wwwshared", f"{top}/odd \\ \udcff", versions):
+        hosts.shell("web1", f"cd {top}; rm kind deleted; mkdir kind; echo 1 >kind/a; mkdir kind/b; echo 1 >kind/b/c")
+        for name in ("kind", "deleted"):
+            hosts.write("web3", f"{top}/{name}", "changed on web3\n")
+        hosts.everywhere(f"{top}/kind/b/c", "1\n", hosts=["web1", "web2"])
+
+    def found():
+        return sorted(hosts.run("csyncsync.conflicts", "wwwshared")["wwwshared"])
+
+    expected = [f"{top}/deleted", f"{top}/kind", f"{top}/odd \\ \\xff"]
+    hosts.eventually(lambda: found() == expected, 90, "all are shown")
+    assert "winner=" in hosts.run("csyncsync.resolve", "wwwshared", "winner=nobody")
+    assert "no conflict at" in hosts.run("csyncsync.resolve", "wwwshared", f"{top}/nothing", "winner=web1")
+    assert hosts.run("csyncsync.resolve", "wwwshared", expected[2], "winner=younger") == {
+        expected[2]: "web3's version is on all hosts"
+    }
+    done = hosts.run("csyncsync.resolve", "wwwshared", "winner=web3")
+    assert done == dict.fromkeys(expected[:2], "web3's version is on all hosts")
+    hosts.equal()
+    assert hosts.read("web1", f"{top}/kind") == hosts.read("web1", f"{top}/deleted") == "changed on web3\n"
+    hosts.settled("wwwshared")
+    assert found() == []
 
 
 def test_a_policy_decides_and_its_winner_wins_everywhere(hosts):

@@ -23,14 +23,18 @@ EXECUTION = {
     "admit",
     "wait",
     "watch",
+    "marked",
+    "versions",
+    "win",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
-RUNNER = {"sync", "pushed", "join", "apply", "release", "status"}
+RUNNER = {"sync", "pushed", "join", "apply", "release", "status", "conflicts", "resolve"}
 BEACON = {"beacon", "validate", "close", "elsewhere"}
 #: One function of each util module.
 UTILS = {
     "csync2.validate",
     "csync2cert.judge",
+    "csync2conflict.find",
     "csync2inotify.watch_limit",
     "csync2journal.write",
     "csync2left.is_temporary",
