@@ -166,8 +166,8 @@ class Look:
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = _commits(self.path)
         #: None with ``locked``: one is there that cannot be read now; with ``lost``: it joins anew, and ``before`` is
-        #: what may be left of the one that it had
-        self.database, self.locked, self.lost, self.before = None, False, False, None
+        #: what may be left of the one that it had; with ``recorded`` the new one has taken in all that is there
+        self.database, self.locked, self.lost, self.before, self.recorded = None, False, False, None, False
         #: what is open, once somebody has asked
         self.opened = None
 
@@ -184,8 +184,10 @@ class Look:
         if os.path.exists(self.path):
             self.database = self.csync2.Database(self.path)
             self.records, self.dirty = self.database.records(self.paths)
-            if self.database.state() == self.csync2.Database.ESTABLISHED:
+            state = self.database.state()
+            if state == self.csync2.Database.ESTABLISHED:
                 return
+            self.recorded = state == self.csync2.Database.RECORDED
         if os.path.exists(os.path.join(self.group.directory, "established")):
             self.__exit__()
             self.lost = True
@@ -205,7 +207,7 @@ class Look:
         (csync2's own write), or WAIT.
         """
         if entry.commits is None:
-            entry.commits = self.commits
+            entry.commits, entry.received = self.commits, self.receiving
         verdict = self._judge(entry)
         if verdict in (GO, ALONE) and (self.receiving or self.died) and self._may_be_csync2s(entry, verdict):
             return WAIT
@@ -272,22 +274,31 @@ class Look:
         return DROP if status.st_mtime_ns % 10**9 == 0 or csync2left.is_unfinished(status) else ALONE
 
     def _compare_with_before(self, entry, status):
-        """Compare a path's state with what was recorded before csync2's database was lost."""
+        """
+        Compare a path's state with what was recorded before csync2's database was lost, and with what csync2 has
+        written down since: its daemon does that with all that it makes of what others send.
+        """
         if status is None and entry.temporary:
             return DROP
         known, record = self._recorded_before(entry.path)
         if record and status is not None and self.csync2.is_older(status, record):
             return DROP  # from a backup: the others' versions replace it
+        text = status and self.csync2.check_text(entry.path, status)
+        written = self.records.get(entry.path)
+        if not entry.own and written == text and (self.recorded or text):
+            return DROP
         # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
         if status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0:
-            if known and record == self.csync2.check_text(entry.path, status):
+            if known and record == text:
                 return DROP
             return GO if known and entry.own else WAIT  # until it has joined, and recorded what it has
         if entry.moved or entry.own:
             return GO
         if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
             return DROP  # a new one that csync2 did not make is sent all the same: this host alone has it
-        return DROP if known and record == (status and self.csync2.check_text(entry.path, status)) else GO
+        if status is None and entry.received:
+            return DROP  # if nobody else has deleted it, it comes back: better than a deletion that is none
+        return DROP if known and record == text else GO
 
     def _recorded_before(self, path):
         """(whether that is known, the state that was recorded of a path before the loss)."""

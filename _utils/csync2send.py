@@ -204,6 +204,9 @@ class _Send:
             )
         except csync2run.Interrupted as err:
             output, why = err.output, err
+        except csync2run.CommandError as err:
+            self._note_outcome(before, (), _Told(err.output, self.peer).names)
+            raise
         told = _Told(output, self.peer)
         with csync2.Database(copy, timeout=20) as sent:
             kept = sent.dirty_names()
@@ -468,7 +471,7 @@ class _State:
             return False
         there = self.fields
         if there == _NOTHING:
-            return True  # to make something else of it, csync2 first deletes what is there
+            return fresh  # to make something else of it, csync2 first deletes what is there
         if not there or not self.same_content or _what(there) != _what(here):
             return False
         kind = here[b"type"]

@@ -258,6 +258,31 @@ async def test_a_change_that_csync2s_daemon_has_taken_in_goes_out(host):
 
 
 @on_loop
+async def test_what_csync2_does_while_its_new_database_is_not_established_is_not_told(host, monkeypatch):
+    """It writes down what it makes of what others send, and forgets what it deletes."""
+    host.make_database()
+    host.config()
+    (host.group / "established").write_text("web1")
+    for name in ("mine", "theirs"):
+        (host.tree / name).write_text("x")
+        host.record(host.tree / name)
+    await host.start()
+    host.database.rename(host.group / host.database.name)  # the second name that is kept
+    host.make_database()
+    await host.until(host.whole, 3)
+    host.discharge()
+    (host.tree / "link").symlink_to("nowhere")
+    host.record(host.tree / "link")
+    monkeypatch.setitem(host.watcher.echo.is_receiving.__globals__, "_is_connected", lambda: True)
+    (host.tree / "theirs").unlink()
+    await host.quiet(2)
+    assert not host.lines()
+    monkeypatch.setitem(host.watcher.echo.is_receiving.__globals__, "_is_connected", lambda: False)
+    (host.tree / "mine").unlink()
+    await host.until(lambda: host.lines() == [b"mine"])
+
+
+@on_loop
 async def test_without_its_database_a_host_tells_of_its_own_changes_alone(host):
     """It was established, and joins anew: what others sent meanwhile is theirs. A new host knows no others."""
     host.make_database()

@@ -102,7 +102,9 @@ def test_what_csync2_has_just_made_is_half_made(half_made):
     assert not half_made(**{**made, "mode": 0o100644}), "somebody has set its mode"
     assert not half_made(**{**made, "uid": 33}), "somebody has given it away"
     assert not half_made(**made, type="dir")
-    assert csync2send._State(b"/etc/passwd", b"---", False).is_half_made(False), "it was deleted to make room"
+    gone = csync2send._State(b"/etc/passwd", b"---", False)
+    assert gone.is_half_made(True), "it was deleted to make room"
+    assert not gone.is_half_made(False), "somebody has deleted it"
     assert half_made(fresh=True, mode=0o100644), "it has the mode of the file that it replaced"
     assert not half_made(fresh=True, same=False, mode=0o100644)
 
