@@ -684,7 +684,13 @@ def resolve(group, *paths, **kwargs):
         except ValueError as err:
             result[_readable(path)] = f"not resolved: {err}; name a host as winner="
     for host, names in sorted(winners.items()):
-        result.update(_have_win(group, host, names, set(chosen)))
+        wins = [_readable(path) for path in sorted(names.intersection(chosen))]
+        try:
+            left = _have_win(group, host, names)
+            result.update(dict.fromkeys(wins, f"{host}'s version is on all hosts"))
+            result.update({_readable(path): f"{host}'s version is still to be sent" for path in left & {*chosen}})
+        except CommandExecutionError as err:
+            result.update(dict.fromkeys(wins, f"not resolved: {err}"))
     return result
 
 
@@ -715,26 +721,20 @@ def _best(policy, versions, hosts):
     return csync2conflict.winner(policy, {host: versions[host] for host in hosts if host in versions})
 
 
-def _have_win(group, host, names, chosen):
-    """Have a host's version of paths win, and wait for it. ``{path: what became of it}`` of the chosen ones."""
-    until, left = time.monotonic() + RESOLVE_WAIT, {path: ["the others"] for path in names}
+def _have_win(group, host, names):
+    """Have a host's version of paths win, and wait for it. Returns what it still has to send, as a set."""
+    until, left = time.monotonic() + RESOLVE_WAIT, set(names)
     while left and time.monotonic() < until:
         # Again and again: csync2 forgets that a mark is forced when the other host tries to send its own version.
         _step(host, "csyncsync.win", [group, sorted(left)], kind=int)
         _ask(group, host)
         for _ in range(RESOLVE_AGAIN):
             time.sleep(1)
-            marked = _step(host, "csyncsync.marked", [group])
-            left = {path: peers for path, peers in marked.items() if path in names}
+            left = names & {*_step(host, "csyncsync.marked", [group])}
             _progress(f"{group}: {host} has {len(left)} of {len(names)} entries to send")
             if not left:
                 break
-    return {
-        _readable(path): f"{host}'s version is still to be sent to {', '.join(left[path])}"
-        if path in left
-        else f"{host}'s version is on all hosts"
-        for path in sorted(names & chosen)
-    }
+    return left
 
 
 def _readable(path):
