@@ -1021,7 +1021,9 @@ def _send(group, config, peers, since):
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
     with _checked_again(group) as changed:
-        problems = csync2send.send_all(group, config["database"], peers, since, changed, stalled)
+        problems = csync2send.send_all(
+            group, config["database"], _group_path(group, "sent"), peers, since, changed, stalled
+        )
     for peer, problem in problems.items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
@@ -1276,7 +1278,8 @@ def admit(group, host, digests=None, unsent=(), keep=False):
             _drop_marks(group, peer, before, _from_text(unsent))
             marked = _dirty_peers(group).get(peer, 0)
             with _checked_again(group) as changed:
-                problems = csync2send.send_all(group, config["database"], [peer], since, changed)
+                notes = _group_path(group, "sent")
+                problems = csync2send.send_all(group, config["database"], notes, [peer], since, changed)
             before.update(changed)
             if problems[peer]:
                 raise CommandExecutionError(f"{host}: {problems[peer]}")

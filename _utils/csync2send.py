@@ -61,11 +61,13 @@ _CANNOT_WRITE = re.compile(
 )
 
 
-def send_all(group, database, peers, since, changed, failed=None):
+def send_all(group, database, notes, peers, since, changed, failed=None):
     """
     Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
     for one that answered, whatever it refused. Raises sqlite3.Error.
 
+    notes
+        A directory, made if it is missing, for what is under way while it is: it outlives a loss of power.
     since
         When csync2's check of this push began, by the kernel's clock (now()): what has changed after that stays marked.
     changed
@@ -76,12 +78,13 @@ def send_all(group, database, peers, since, changed, failed=None):
         answer, and get the more time the more often they stood still.
     """
     alone, failed = threading.Lock(), failed or {}
+    os.makedirs(notes, mode=0o700, exist_ok=True)
 
     def send(peer):
         if peer in failed and not csync2run.answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
         try:
-            _Send(group, database, peer, since, failed.get(peer, 0), alone, changed).all()
+            _Send(group, database, notes, peer, since, failed.get(peer, 0), alone, changed).all()
         except csync2run.CommandError as err:
             return str(err)
         return ""
@@ -98,7 +101,7 @@ class _Send:
     that all share, and ``changed`` takes the paths that are to be checked again.
     """
 
-    def __init__(self, group, database, peer, since, stalled, alone, changed):
+    def __init__(self, group, database, notes, peer, since, stalled, alone, changed):
         self.group, self.database, self.peer = group, database, peer
         self.since, self.stalled, self.alone, self.changed = since, stalled, alone, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
@@ -107,7 +110,7 @@ class _Send:
         self.seen = {}
         #: directories that the peer lacks, those that were marked because of that, and this host's own encoded address
         self.lacking, self.marked, self.own = set(), set(), b""
-        self.interrupted = _Names(f"{self.directory}.interrupted", INTERRUPTED_FOR)
+        self.interrupted = _Names(os.path.join(notes, peer), INTERRUPTED_FOR)
 
     def all(self):
         """Send all that is marked."""
@@ -311,9 +314,14 @@ class _Send:
         return [entry for entry in entries if entry not in ours]
 
     def _is_ours(self, name, state):
-        """Tell whether a peer's state is what it was sent when that was interrupted."""
-        fresh = self.interrupted.is_younger(name, COMPLETED_WITHIN)
-        return state.is_half_made(fresh) or (fresh and state.text == self.interrupted.names[name][1])
+        """
+        Tell whether a peer's state is what it was sent when that was interrupted.
+
+        Of a file its state does not tell all: it counts for a short time only.
+        """
+        fresh, sent = self.interrupted.is_younger(name, COMPLETED_WITHIN), self.interrupted.names[name][1]
+        same = state.text == sent and (fresh or b":type=reg:" not in sent)
+        return same or state.is_half_made(fresh)
 
     def _waits(self, copy, entries):
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
@@ -499,7 +507,7 @@ _NOTHING = _fields(b"---")
 
 
 class _Names:
-    """Encoded names, each with a text without white space, that a file in /run remembers for so many seconds."""
+    """Encoded names, each with a text without white space, that a file remembers for so many seconds."""
 
     def __init__(self, path, seconds):
         #: {name: (when it came, text)}
