@@ -1160,9 +1160,11 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         if not admitted:
             _keep_marks(group, config, peer, keep, digests, unsent)
             return {"group": group, "state": "recorded", "unsent": _as_text(unsent)}
-        found = _compare(group, config, peer)
+        found, before = _compare(group, config, peer), _read_json(_group_path(group, "alone"), {})
+        # What is here alone only by now was deleted by the source meanwhile; or made here, and then the check finds it.
+        alone = found.only_here & {os.fsencode(path) for path in before.get("paths", map(os.fsdecode, found.only_here))}
         deleted = {path for path in found.only_there if csync2journal.is_among(unsent, path)}
-        _csync2_paths(group, ["-m"], sorted(found.only_here | deleted))
+        _csync2_paths(group, ["-m"], sorted(alone | deleted))
         _establish(group, None)
     return {"group": group, "state": "established", "unsent": _as_text(unsent)}
 
@@ -1170,15 +1172,17 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
 def _keep_marks(group, config, peer, keep, digests, unsent):
     """
     Drop this host's marks: all but those on unsent changes; or also those on what it alone has, and, for the source, on
-    what may differ there.
+    what may differ there. Notes what it alone has.
 
     Equal contents end a mark; others are a conflict.
     """
-    found = _compare(group, config, peer) if keep else _Compared(set(), set(), set())
-    different = found.different | set(_unlike(group, digests) if keep else ())
+    found = _compare(group, config, peer)
+    _write_json(_group_path(group, "alone"), {"paths": sorted(map(os.fsdecode, found.only_here))})
+    kept = found.only_here if keep else ()
+    different = found.different | set(_unlike(group, digests)) if keep else ()
 
     def wanted(path, to):
-        return csync2journal.is_among(unsent, path) or path in found.only_here or (to == peer and path in different)
+        return csync2journal.is_among(unsent, path) or path in kept or (to == peer and path in different)
 
     with _open_database(group, write=True) as database:
         database.keep_dirty(wanted)
@@ -1220,6 +1224,8 @@ def _establish(group, wanted):
             database.keep_dirty(wanted)
         database.set_state(csync2.Database.ESTABLISHED)
     _write(_group_path(group, "established"), _host_name())
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_group_path(group, "alone"))
     csync2journal.mark_whole(_group_path(group, "journal"))
 
 

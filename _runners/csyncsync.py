@@ -498,7 +498,7 @@ def _join(group, host, options):
         unsent = _step(host, "csyncsync.join", [group, source, keep, False, theirs])["unsent"]
         digests = _step(host, "csyncsync.digests", [group])["digests"]
         _step(source, "csyncsync.admit", [group, host, digests, unsent, keep])
-        late = _hand_over(group, host, [minion for minion in established if minion != source])
+        late = _hand_over(group, host, established)
         if host in admitted:
             _have_patience(group, host, late)
         _step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
@@ -526,7 +526,9 @@ def _hand_over(group, host, others):
     Returns those that did not reach it, or did not answer.
     """
     before = _statuses(group, others)
-    senders = [minion for minion, status in before.items() if status.get("dirty", {}).get(host)]
+    senders = [
+        minion for minion, status in before.items() if status.get("dirty", {}).get(host) or status.get("journal")
+    ]
     for minion in senders:
         _call([minion], "csyncsync.push", [group])
     after = _statuses(group, senders)
