@@ -343,6 +343,7 @@ def pushed(group, host, jid=None, state=None, refused=None):
             record["lease"].update(checked=time.time())
         elif ours and state == "pushed":  # only then: whose files count at first is not for any event to say
             record["admitted"] = sorted({*record["admitted"], host})
+            record.get("returning", {}).pop(host, None)
             if record["founders"] is not None:
                 record["founders"] = [minion for minion in record["founders"] if minion != host]
     if ours and state == "joining":
@@ -505,7 +506,6 @@ def _join(group, host, options):
     with _record(group) as record:
         record["admitted"] = sorted({*record["admitted"], host})
         record["founders"] = [minion for minion in founders if minion != host]
-        record.get("returning", {}).pop(host, None)
     return "joined"
 
 
