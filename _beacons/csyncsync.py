@@ -19,8 +19,8 @@ Configure it with a state (or in the minion's config, or in the pillar):
 Option         Default                 Meaning
 =============  ======================  =====================================================================
 ``settle``     0.1                     seconds that a path must be quiet before it goes out; also the least
-                                       time between two events of a group. The first change of a file after two
-                                       seconds without any goes out after a quarter of it
+                                       time between two events of a group. The first change of a file after half a
+                                       second without any goes out after a quarter of it
 ``max_delay``  2                       seconds: a path that keeps changing goes out once in this time. One
                                        that is held open and written to, once in five times this time
 ``max_paths``  10000                   with more paths than this at once the whole group is checked instead

@@ -37,7 +37,7 @@ BEACON = "csyncsync"
 CLOSE_DELAY = 10
 #: After so many seconds without a change in a group, the next ones go out when it has been quiet for this share of
 #: settle; of what follows them soon, or goes on for longer than settle, each path settles on its own.
-CALM, CALM_SHARE = 2.0, 0.25
+CALM, CALM_SHARE = 0.5, 0.25
 #: Seconds of work in one callback of the event loop, and in one tick where there is no loop.
 SLICE = 0.015
 TICK_SLICE = 0.2

@@ -274,6 +274,7 @@ def page(results):
     commands = " and ".join(sorted({f"`{row['command']}`" for row in results.get("workloads", {}).values()}))
     versions = "; ".join(f"{LABELS[n]}: {text}" for n, text in sorted(results.get("versions", {}).items()))
     short = missed(results)
+    notes = [f"`{command}`: {note}" for command, told in sorted(results.get("notes", {}).items()) for note in told]
     parts = [
         "# Benchmarks",
         f"Made by {commands} (`tests/bench`), not by hand.",
@@ -288,6 +289,7 @@ def page(results):
         times_table(results),
         "## What is missed",
         "\n".join(f"- {line}" for line in short) if short else "Nothing: all targets are met.",
+        *(["What else is to be known:", "\n".join(f"- {note}" for note in notes)] if notes else []),
         "## Processor time and memory",
         "Each cell: seconds of processor time per host and run (mean of the hosts, median of the runs), from the write"
         " until the hosts are at rest again, without what they use at rest; resident memory of the daemons on the"
