@@ -207,7 +207,7 @@ class Look:
         (csync2's own write), or WAIT.
         """
         if entry.commits is None:
-            entry.commits, entry.received = self.commits, self.receiving
+            entry.commits = self.commits
         verdict = self._judge(entry)
         if verdict in (GO, ALONE) and (self.receiving or self.died) and self._may_be_csync2s(entry, verdict):
             return WAIT
@@ -296,8 +296,6 @@ class Look:
             return GO
         if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
             return DROP  # a new one that csync2 did not make is sent all the same: this host alone has it
-        if status is None and entry.received:
-            return DROP  # if nobody else has deleted it, it comes back: better than a deletion that is none
         return DROP if known and record == text else GO
 
     def _recorded_before(self, path):

@@ -87,7 +87,6 @@ class Entry:
         "own",
         "path",
         "queued",
-        "received",
         "temporary",
         "tree",
         "writing",
@@ -119,8 +118,6 @@ class Entry:
         #: when it was first found ready, and the number of the database's commit then
         self.judged = None
         self.commits = None
-        #: whether a peer was connected then
-        self.received = False
         self.hold = 0.0
         #: when the heap brings it up
         self.queued = 0.0
