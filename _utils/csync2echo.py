@@ -71,8 +71,9 @@ class Filter:
         self.csync2_mtime = None
         #: cookie -> when: the first halves of renames of files that are named as csync2's temporary ones
         self.renaming = {}
-        #: path -> when: files that were renamed from such a name, and not closed since
-        self.landing = {}
+        #: path -> when: files that were renamed from such a name, and not closed since; those that were closed, and
+        #: whose rename nobody can have seen
+        self.landing, self.landed = {}, {}
         #: path -> when: temporary files that were made, and nothing else since
         self.made = {}
         #: path of a temporary file without its suffix -> when such a one was unlinked before anything was written to it
@@ -106,16 +107,22 @@ class Filter:
             self.renaming[cookie] = now
         return bool(mask & IN_MOVED_TO) and self.renaming.pop(cookie, None) is not None
 
-    def see(self, entry, mask, renamed, now):
-        """Given an event of a path, note in its entry what csync2 would not have done."""
+    def see(self, entry, mask, renamed, now, since):
+        """
+        Given an event of a path whose directory is new since then (0: it is not), note in its entry what csync2 would
+        not have done.
+        """
         if entry.temporary:
             self._see_temporary(entry, mask, now)
+        writing = mask & (IN_MODIFY | IN_CLOSE_WRITE)
+        if writing and not entry.own and now - since < LANDING_WAIT and entry.path not in self.landed:
+            self.landing.setdefault(entry.path, now)  # its rename may have come before there was a watch
         if renamed:
             self.landing[entry.path] = now
-        elif mask & (IN_MODIFY | IN_CLOSE_WRITE) and entry.path in self.landing:
+        elif writing and entry.path in self.landing:
             # rsync.c, csync_rs_patch(): the file gets its name before its buffers are written and it is closed.
             if mask & IN_CLOSE_WRITE:
-                del self.landing[entry.path]
+                self.landed[entry.path] = self.landing.pop(entry.path)
         elif mask & (IN_MODIFY | IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO):
             entry.own = True
             entry.written = entry.written or bool(mask & IN_MODIFY)
@@ -142,6 +149,7 @@ class Filter:
         self.unlinked = {stem: when for stem, when in self.unlinked.items() if now - when < NEXT_WAIT}
         self.renaming = {cookie: when for cookie, when in self.renaming.items() if now - when < LANDING_WAIT}
         self.landing = {path: when for path, when in self.landing.items() if now - when < LANDING_WAIT}
+        self.landed = {path: when for path, when in self.landed.items() if now - when < LANDING_WAIT}
 
     def look(self, group, paths, settle):
         """Look at what a group's database says of paths that settle in so many seconds, as a context manager."""

@@ -124,13 +124,15 @@ def watch_limit():
 class Node:
     """A directory. Its path is made from its parents, so that a rename changes one place."""
 
-    __slots__ = ("children", "excluded", "name", "parent", "wd")
+    __slots__ = ("children", "excluded", "name", "parent", "since", "wd")
 
     def __init__(self, name, parent):
         self.name = name
         self.parent = parent
         self.children = {}
         self.wd = None
+        #: since when it is watched, if it is new
+        self.since = 0.0
         self.excluded = False
 
 
@@ -393,7 +395,7 @@ class Tree:
                         places[node] = _locate(node)
                     root, directory = places[node]
                     if root is not None:
-                        self.listener.file_event(root, directory, mask, cookie, name, now)
+                        self.listener.file_event(root, directory, mask, cookie, name, now, node.since)
 
     def _self_event(self, node, mask, now):
         """Only a root has nobody above it who hears of its own changes."""
@@ -628,6 +630,7 @@ class Tree:
             group.rewalk_at = time.monotonic() + REWALK
         else:
             group.unwatched.discard(node)
+            node.since = time.monotonic() if mode == NEW else 0.0
         if before not in (None, node.wd):
             self._drop_children(node)
         elif mode == MOVED and before is not None:

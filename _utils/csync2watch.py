@@ -366,8 +366,8 @@ class Watcher:
 
     # --- What the tree tells: events, and what a walk came to
 
-    def file_event(self, root, directory, mask, cookie, name, now):
-        """Something happened to a file (or link, socket …) in a watched directory."""
+    def file_event(self, root, directory, mask, cookie, name, now, since):
+        """Something happened to a file (or link, socket …) in a watched directory, which is new since then."""
         renamed = self.echo.came_from_temporary(mask, cookie, name, now)
         if root.only is not None and root.only != name:
             return
@@ -377,7 +377,7 @@ class Watcher:
         # Also what came and went at once is judged: a check of the directory may have seen, and sent, it in between.
         group = root.group
         entry = self._note(group, path, now)
-        self.echo.see(entry, mask, renamed, now)
+        self.echo.see(entry, mask, renamed, now, since)
         if now - group.changed_at > CALM:
             group.early_until = now + self.options.settle
         group.changed_at = now

@@ -317,6 +317,34 @@ async def test_files_in_a_directory_that_csync2_made(host):
     await host.until(lambda: host.lines() == [b"d/e/mine"])
 
 
+@on_loop
+async def test_a_file_that_csync2_wrote_before_its_new_directory_was_watched(host):
+    """It gets its name unseen, and is written to and closed in sight; a user's writes after that go out."""
+    host.make_database()
+    host.config()
+    await host.start()
+    with a_peer_sends(host):
+        (host.tree / "d").mkdir()
+        with open(host.tree / ".f.aB3dE6", "w") as file:
+            (host.tree / ".f.aB3dE6").rename(host.tree / "d" / "f")
+            await host.until(lambda: host.watched == 2)
+            file.write("x")
+        os.utime(host.tree / "d" / "f", (1700000000, 1700000000))
+        host.record(host.tree / "d", host.tree / "d" / "f")
+        await host.quiet(1.5)
+    await host.quiet(3)
+    assert not host.lines()
+    (host.tree / "e").mkdir()
+    (host.tree / ".f.aB3dE6").write_text("x")
+    (host.tree / ".f.aB3dE6").rename(host.tree / "e" / "f")
+    await host.until(lambda: host.watched == 3)
+    for content in "yz":
+        (host.tree / "e" / "f").write_text(content)
+        os.utime(host.tree / "e" / "f", (1700000000, 1700000000))
+    host.record(host.tree / "e", host.tree / "e" / "f")
+    await host.until(lambda: host.lines() == [b"e/f"])
+
+
 def csync2_leaves(host, name, suffix="aB3dE6"):
     """As csync2's daemon does on a full disk: what it needs meanwhile is unlinked at once, the new file stays."""
     for other in ("0elta1", "bAsis2"):
