@@ -22,6 +22,7 @@ rooms = {
     "beacons": salt.loader.beacons(opts, modules, {}),
     "runner": salt.loader.runner(opts, utils=utils, context={}),
     "pillar": salt.loader.pillars(opts, modules, context={}),
+    "output": salt.loader.outputters(opts),
 }
 ours = {room: sorted(name for name in there if name.startswith("csyncsync")) for room, there in rooms.items()}
 print(json.dumps(ours))
@@ -76,12 +77,12 @@ def salt_with_the_package(installed, tmp_path_factory):
 
 
 def test_the_package_holds_every_room(installed, tree):
-    rooms = {"beacons", "modules", "pillar", "runners", "states", "utils"}
+    rooms = {"beacons", "modules", "output", "pillar", "runners", "states", "utils"}
     wanted = {f"csyncsync/{room}/{path.name}" for room in rooms for path in (tree / f"_{room}").glob("*.py")}
     there = {str(path.relative_to(installed)) for path in installed.glob("csyncsync/*/*.py")}
     assert there == wanted
     # What the modules import: Salt puts no package's utils on the path.
-    needed = ("", "cert", "conflict", "gate", "journal", "left", "run", "send")
+    needed = ("", "cert", "conflict", "gate", "inotify", "journal", "left", "report", "run", "send", "verify")
     imported = {f"csync2{name}.py" for name in needed}
     assert {path.name for path in installed.glob("*.py")} == imported
 
@@ -92,7 +93,7 @@ def test_every_loader_of_salt_finds_its_room(salt_with_the_package):
     assert "csyncsync.group_present" in found["states"], found
     assert "csyncsync.beacon" in found["beacons"], found
     assert "csyncsync.sync" in found["runner"], found
-    assert found["pillar"] == ["csyncsync"], found
+    assert found["pillar"] == found["output"] == ["csyncsync"], found
 
 
 def test_the_beacon_finds_the_watchers_code(salt_with_the_package, installed):
