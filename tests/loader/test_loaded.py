@@ -26,6 +26,7 @@ EXECUTION = {
     "marked",
     "versions",
     "win",
+    "metrics",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {"sync", "pushed", "join", "apply", "release", "status", "conflicts", "resolve"}
@@ -38,8 +39,10 @@ UTILS = {
     "csync2inotify.watch_limit",
     "csync2journal.write",
     "csync2left.is_temporary",
+    "csync2metrics.text",
     "csync2run.run",
     "csync2send.send_all",
+    "csync2status.read",
     "csync2watch.send",
 }
 
