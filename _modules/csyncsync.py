@@ -30,8 +30,10 @@ import csync2conflict
 import csync2inotify
 import csync2journal
 import csync2left
+import csync2metrics
 import csync2run
 import csync2send
+import csync2status
 import csync2verify
 import salt.loader
 from salt.exceptions import CommandExecutionError
@@ -870,15 +872,19 @@ def _ascii(text):
 
 def _note_push(group, result):
     """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
-    left = _group_path(group, "left")
+    left, path = _group_path(group, "left"), _group_path(group, "push.json")
+    before, now, since = _read_json(path, {}), time.time(), None
+    errors = before.get("errors", 0) + (result["state"] == "error")
     try:
         if result["left"] or result["state"] not in ("pushed",) or _held_back(group):
+            since = csync2status.waiting_since(_group_path(group), before) or now - result["seconds"]
             _write(left, "")
         else:
             csync2journal.forget(_group_path(group, "journal"))
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(left)
-        _write_json(_group_path(group, "push.json"), {**result, "time": time.time()}, durable=False)
+        counted = {"pushes": before.get("pushes", 0) + 1, "errors": errors, "since": since}
+        _write_json(path, {**result, "time": now, **counted}, durable=False)
     except OSError as err:
         log.error("csyncsync: cannot note the push of group %s: %s", group, err)
 
@@ -1632,16 +1638,22 @@ def _in_includes(group, names):
 # --- Status ----------------------------------------------------------------------------------------------
 
 
-def status(group=None):
+def status(group=None, size=False):
     """
     How far this host is, for each of its groups.
 
+    size
+        Also ``{"files", "bytes", "disks": [{"path", "free": bytes, "total": bytes}, …], "certificate_end": seconds
+        since the epoch, "versions": {…}}``; of a million files that takes a second.
+
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
-    "unreachable": {minion id: why}, "held": why, "paused": why, "unfinished": [path, …], "last_push": {…},
-    "watching": bool, "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address}, "in_sync": bool,
-    "error": text}}``.
+    "unreachable": {minion id: why}, "held": why, "paused": why, "unfinished": [path, …], "waiting_since": time,
+    "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address},
+    "database_bytes": bytes, "in_sync": bool, "error": text}}``.
     ``state`` is new, recorded or established (see ``push``); ``unfinished`` are files that may be what csync2 left when
-    it was interrupted, and that are not sent yet; ``in_sync`` says that nothing of this host waits to be sent.
+    it was interrupted, and that are not sent yet; ``waiting_since`` is when the oldest change was seen that others may
+    lack, in seconds since the epoch, None if there is none; ``last_push`` is what ``push`` returned last, with the
+    numbers of ``pushes`` and ``errors`` so far; ``in_sync`` says that nothing of this host waits to be sent.
 
     CLI Example:
 
@@ -1650,35 +1662,48 @@ def status(group=None):
         salt '*' csyncsync.status
         salt '*' csyncsync.status wwwdata
     """
-    return {name: _group_status(name) for name in installed() if group in (None, name) and _config(name)}
-
-
-def _group_status(group):
-    config, last = _config(group), _read_json(_group_path(group, "push.json"), {})
-    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
-    result = {"state": "unknown", "dirty": {}, "error": ""}
-    try:
-        with csync2.Database(_database_path(group), timeout=2) as database:
-            result["state"] = ("new", "recorded", "established")[min(database.state(), 2)]
-            result["dirty"] = {minions[peer]: n for peer, n in database.dirty_peers().items() if peer in minions}
-    except sqlite3.Error as err:
-        result["error"] = f"{_database_path(group)}: {err}"
-    watch = _read_json(_group_path(group, "watch.json"), {})
-    journal = csync2journal.names(_group_path(group, "journal"))
-    failed = _read_json(_group_path(group, "peers.json"), {})
-    unfinished = sorted(path.decode("utf-8", "backslashreplace") for path in _held_back(group))
+    names = [name for name in installed() if group in (None, name)]
+    found = {name: csync2status.read(_group_path(name), csync2.Database, _database_path(name)) for name in names}
+    facts = _facts() if size else {}
     return {
-        **result,
-        "journal": len(journal),
-        "refused": last.get("refused") or {},
-        "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
-        "held": last.get("comment", "") if last.get("state") == "held" else "",
-        "paused": _why_paused(group),
-        "unfinished": unfinished,
-        "last_push": last,
-        "watching": bool(watch.get("ready")) and not watch.get("error"),
-        "watch": watch,
-        "unpublished": config["unpublished"],
-        "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
-        "in_sync": result["state"] == "established" and not (journal or unfinished or result["dirty"]),
+        name: {**status_, "paused": _why_paused(name), **(_size(name) if size else {}), **facts}
+        for name, status_ in found.items()
+        if status_
     }
+
+
+def _facts():
+    """What is true of the whole host."""
+    versions_ = {"csyncsync": csync2.VERSION, "Salt": __grains__["saltversion"]}
+    with contextlib.suppress(CommandExecutionError):
+        versions_["csync2"] = __salt__["pkg.version"]("csync2")
+    return {"certificate_end": csync2cert.end(_read(_certificate_path())), "versions": versions_}
+
+
+def _size(group):
+    """How much a group is, by csync2's records, and how much room its disks have."""
+    result = {"files": None, "bytes": None, "disks": []}
+    with contextlib.suppress(sqlite3.Error), _open_database(group) as database:
+        result["files"], result["bytes"] = database.size()
+    disks = {}
+    for path in _config(group)["include"]:
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(path)
+            free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+            disks.setdefault(os.stat(path).st_dev, {"path": path, "free": free, "total": total})
+    return {**result, "disks": list(disks.values())}
+
+
+def metrics():
+    """
+    The status of this host as text for Prometheus, as the beacon writes it into the directory ``csyncsync:metrics`` of
+    the pillar, once in 15 seconds. ``docs/monitoring`` has alerts and a dashboard for it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.metrics --out=txt
+    """
+    end = csync2cert.end(_read(_certificate_path()))
+    return csync2metrics.text(status(), __opts__["id"], end, time.time())

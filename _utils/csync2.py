@@ -22,6 +22,9 @@ import stat
 
 __virtualname__ = "csync2"
 
+#: Of the whole of csyncsync; setup.cfg says the same.
+VERSION = "0.1.0"
+
 #: Option -> csync2's meaning; the keys of a group in the pillar. Hyphens may stand for underscores.
 OPTIONS = (
     "members",

@@ -29,6 +29,7 @@ EXECUTION = {
     "paused",
     "contents",
     "reset",
+    "metrics",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {
@@ -54,9 +55,11 @@ UTILS = {
     "csync2inotify.watch_limit",
     "csync2journal.write",
     "csync2left.is_temporary",
+    "csync2metrics.text",
     "csync2report.report",
     "csync2run.run",
     "csync2send.send_all",
+    "csync2status.read",
     "csync2verify.unlike",
     "csync2watch.send",
 }

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import csync2
 import pytest
 
 #: Prints, of each of Salt's loaders, what it has of csyncsync.
@@ -82,9 +83,14 @@ def test_the_package_holds_every_room(installed, tree):
     there = {str(path.relative_to(installed)) for path in installed.glob("csyncsync/*/*.py")}
     assert there == wanted
     # What the modules import: Salt puts no package's utils on the path.
-    needed = ("", "cert", "conflict", "gate", "inotify", "journal", "left", "report", "run", "send", "verify")
-    imported = {f"csync2{name}.py" for name in needed}
+    needed = ("cert", "conflict", "gate", "inotify", "journal", "left", "metrics", "report", "run", "send", "status")
+    imported = {f"csync2{name}.py" for name in ("", "verify", *needed)}
     assert {path.name for path in installed.glob("*.py")} == imported
+
+
+def test_the_version_is_the_packages(installed):
+    [metadata] = installed.glob("csyncsync-*.dist-info/METADATA")
+    assert f"\nVersion: {csync2.VERSION}\n" in metadata.read_text(encoding="utf-8")
 
 
 def test_every_loader_of_salt_finds_its_room(salt_with_the_package):
