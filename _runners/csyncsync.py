@@ -49,8 +49,9 @@ RETURN_PATIENCE = 120
 PILLAR_AGE = 20
 #: The same for a group that was not there: it may just have been added.
 PILLAR_AGE_WITHOUT = 1
-#: Seconds of silence after which a minion is asked whether its job still runs; while it does, it is waited for.
-ANSWER = 10
+#: Seconds of silence after which a minion is asked whether its job still runs, and to wait for the answer; while it
+#: does, it is waited for. The same for the status, which takes no time and is looked at by somebody.
+ANSWER, STATUS_ANSWER = 10, 5
 #: What is said of a host that did not answer.
 SILENT = "did not answer: is its minion up? (salt-run manage.down)"
 #: In the place of a host, in what is paused: the whole group.
@@ -594,10 +595,10 @@ def _step(minion, function, arguments, kind=dict):
     return answer
 
 
-def _call(minions, function, arguments):
+def _call(minions, function, arguments, seconds=ANSWER):
     """``{minion id: return}``; whoever is silent, and does not say either that the job still runs, is left out."""
-    answers = {}
-    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", timeout=ANSWER):
+    answers, wait = {}, {"timeout": seconds, "gather_job_timeout": seconds}
+    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", **wait):
         for minion, answer in part.items():
             answers[minion] = answer.get("ret")
     return answers
@@ -871,7 +872,8 @@ def reset(group, source, test=False):
         return f"source= is to be a host that sends: one of {', '.join(members)}"
     if test:
         return _would_reset(group, members, source)
-    silent = [minion for minion in members if minion not in _statuses(group, members)]
+    answers = _statuses(group, members)
+    silent = [minion for minion in members if minion not in answers]
     if silent:
         return f"{', '.join(silent)} did not answer; start it, or take it out of csyncsync:groups:{group}:members"
     with _leased(group, source):
@@ -1070,7 +1072,7 @@ def status(group=None):
         return problem
     members = {name: _members(options) for name, options in sorted(groups.items())}
     minions = sorted({minion for hosts in members.values() for minion in hosts})
-    answers = _call(minions, "csyncsync.status", ["size=True"]) if minions else {}
+    answers = _call(minions, "csyncsync.status", ["size=True"], STATUS_ANSWER) if minions else {}
     rows = {name: csync2report.report(name, hosts, answers, time.time()) for name, hosts in members.items()}
     retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
     return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}

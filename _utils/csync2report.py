@@ -11,6 +11,8 @@ import time
 SHOWN = 5
 #: Days before the end of a certificate, and share of a disk that is free, from which on somebody is asked to see to it.
 CERTIFICATE_DAYS, DISK_FREE = 30, 0.05
+#: A disk is called the smallest of a group if it has less room than this share of the one that has most.
+SMALLEST = 0.95
 #: Seconds for which a host may be unreachable before somebody is asked to see to it.
 UNREACHABLE = 60
 
@@ -29,9 +31,8 @@ def report(group, members, answers, now):
     found = {minion: answer.get(group) for minion, answer in answers.items() if isinstance(answer, dict)}
     rows = {minion: _row(group, minion, answers.get(minion), found, now) for minion in members}
     free = {minion: row["free"] for minion, row in rows.items() if row.get("free") is not None}
-    for minion, row in rows.items():
-        if minion in free:
-            row["smallest_disk"] = len(free) > 1 and minion == min(free, key=free.get)
+    for minion, space in free.items():
+        rows[minion]["smallest_disk"] = space == min(free.values()) < SMALLEST * max(free.values())
     return rows
 
 

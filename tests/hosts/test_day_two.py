@@ -91,12 +91,6 @@ def test_what_cannot_be_paused_is_told(hosts, arguments, text):
 # --- A look into it
 
 
-def unseen(hosts, host, script):
-    """Change something so that nobody hears of it: the watcher sleeps, and csync2's record stays as it is."""
-    hosts.shell(host, f"systemctl stop salt-minion csyncsync-watch; {script}; systemctl start salt-minion")
-    hosts.eventually(lambda: hosts.ask(host, "test.ping"), 60)
-
-
 def test_a_test_of_sync_tells_what_would_be_sent_and_does_nothing(hosts):
     hosts.run("csyncsync.pause", "wwwshared")
     try:
