@@ -30,14 +30,18 @@ class Part:
     A directory on a host and its model, a directory elsewhere. Each change is made in both.
 
     The seed decides what is done. When it is done is left to the machine.
+
+    real
+        Returns where the directory is now, None while the host is off: each boot makes another path of it.
     """
 
     def __init__(self, seed, real, model):
         self.random = random.Random(seed)
-        self.tops = os.fsencode(model), os.fsencode(real)
-        self.changes, self._stop, self._thread = 0, threading.Event(), None
+        self.model, self.real = os.fsencode(model), real
+        #: (when, what was done, paths that came or went), of each change
+        self.history, self._stop, self._thread = [], threading.Event(), None
         self._half_done, self._failure = False, None
-        for top in self.tops:
+        for top in (self.model, self.real()):
             os.makedirs(top)
 
     # ---- as long as wanted
@@ -63,29 +67,31 @@ class Part:
                 self.change()
         except Exception as error:
             self._failure = error
-            print(f"{time.strftime('%H:%M:%S')} the changes to {self.tops[1]} ended: {error!r}", flush=True)
+            print(f"{time.strftime('%H:%M:%S')} the changes to {self.model} ended: {error!r}", flush=True)
 
     def change(self):
         """One change. What could be done in part (a full disk, a host that goes down) is as it came out in both."""
         self._mend()
         act = self.random.choice([getattr(self, name) for name in sorted(dir(self)) if name.startswith("do_")])
-        step = act()
-        model, real = self.tops
-        if step is None or not os.path.isdir(real):
+        step, before = act(), {*self._all()}
+        real = self.real()
+        if step is None or real is None or not os.path.isdir(real):
             return
+        when = time.strftime("%H:%M:%S")
         try:
             step(real)
         except OSError as error:
             self._half_done = True
-            print(f"{time.strftime('%H:%M:%S')} {act.__name__} in {real[-10:]!r}: {error!r}", flush=True)
+            print(f"{when} {act.__name__} in {real[-10:]!r}: {error!r}", flush=True)
         else:
-            step(model)
-        self.changes += 1
+            step(self.model)
+        self.history.append((when, act.__name__, sorted(before ^ {*self._all()})))
 
     def _mend(self):
-        model, real = self.tops
-        if self._half_done and os.path.isdir(real):
-            self._take_over(model, real)
+        real = self.real()
+        if self._half_done and real is not None and os.path.isdir(real):
+            self._take_over(self.model, real)
+            self.history.append((time.strftime("%H:%M:%S"), "as the host has it", self._all()))
             self._half_done = False
 
     @staticmethod
@@ -100,18 +106,18 @@ class Part:
     # ---- what is there, as the model has it, relative to its top
 
     def _all(self):
-        top = self.tops[0]
+        top = self.model
         found = []
         for directory, names, files in os.walk(top):
             found += [os.path.relpath(os.path.join(directory, name), top) for name in names + files]
         return sorted(found)
 
     def _is_directory(self, path):
-        path = os.path.join(self.tops[0], path)
+        path = os.path.join(self.model, path)
         return os.path.isdir(path) and not os.path.islink(path)
 
     def _files(self):
-        return [path for path in self._all() if os.path.isfile(os.path.join(self.tops[0], path))]
+        return [path for path in self._all() if os.path.isfile(os.path.join(self.model, path))]
 
     def _free(self):
         """A place where nothing is, None if there is enough."""

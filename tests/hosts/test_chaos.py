@@ -27,12 +27,22 @@ def seed():
     return chosen
 
 
+def place(hosts, host):
+    """A function that tells where a host's part is."""
+
+    def now():
+        is_on = hosts.bed.find(host).leader()
+        return os.fsencode(hosts.path(host, f"{SHARED}/chaos-{host}")) if is_on else None
+
+    return now
+
+
 @pytest.fixture
 def parts(hosts, seed, tmp_path):
     """``{host: its part of the tree}``; each host has something there before anything breaks."""
     hosts.equal(seconds=120)
     hosts.settled(seconds=120)
-    made = {host: Part(f"{seed}{host}", hosts.path(host, f"{SHARED}/chaos-{host}"), tmp_path / host) for host in HOSTS}
+    made = {host: Part(f"{seed}{host}", place(hosts, host), tmp_path / host) for host in HOSTS}
     for part in made.values():
         for _ in range(30):
             part.change()
@@ -52,7 +62,7 @@ def changing(parts, rate=5):
 def healed(hosts, parts, seconds):
     """Wait until every host has what the models say; the seconds that it took."""
     began = time.monotonic()
-    wanted = {host: hosts.tree_at(part.tops[0]) for host, part in parts.items()}
+    wanted = {host: hosts.tree_at(part.model) for host, part in parts.items()}
 
     def all_there():
         wrong = []
@@ -60,8 +70,9 @@ def healed(hosts, parts, seconds):
             for host in HOSTS:
                 found = hosts.tree(host, f"{SHARED}/chaos-{owner}")
                 differ = sorted(path for path in {*found, *wanted[owner]} if found.get(path) != wanted[owner].get(path))
-                wrong += [f"{owner}: {path} on {host}: {found.get(path)}" for path in differ[:3]]
-                wrong += [f"instead of {wanted[owner].get(path)}" for path in differ[:3]]
+                for path in differ[:3]:
+                    wrong += [f"{owner}: {path} on {host}: {found.get(path)} instead of {wanted[owner].get(path)}"]
+                    wrong += [f"    {change}" for change in parts[owner].history if path in change[2]]
         assert not wrong, "\n".join(wrong)
 
     hosts.eventually(all_there, seconds)
@@ -89,7 +100,7 @@ def test_all_trees_are_as_their_writers_made_them_after(hosts, parts, seed, faul
             time.sleep(seconds)
         time.sleep(1)
     took = healed(hosts, parts, 150)
-    print(f"{fault} on {host}: {sum(part.changes for part in parts.values())} changes, healed in {took:.0f} s")
+    print(f"{fault} on {host}: {sum(len(part.history) for part in parts.values())} changes, healed in {took:.0f} s")
 
 
 def all_established(hosts):
@@ -115,4 +126,4 @@ def test_faults_follow_each_other(hosts, parts, seed):
                 time.sleep(seconds * chance.random())
             time.sleep(chance.expovariate(0.5))
     took = healed(hosts, parts, 240)
-    print(f"{sum(part.changes for part in parts.values())} changes, healed in {took:.0f} s after {happened}")
+    print(f"{sum(len(part.history) for part in parts.values())} changes, healed in {took:.0f} s after {happened}")
