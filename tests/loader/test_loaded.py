@@ -17,6 +17,9 @@ EXECUTION = {
     "installed",
     "paths",
     "certificate",
+    "renew_certificate",
+    "pinned",
+    "key_proof",
     "join",
     "digests",
     "listen",
@@ -29,6 +32,7 @@ EXECUTION = {
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {"sync", "pushed", "join", "apply", "release", "status", "conflicts", "resolve"}
+RUNNER |= {"rotate_key", "rotate_certificate"}
 BEACON = {"beacon", "validate", "close", "elsewhere"}
 #: One function of each util module.
 UTILS = {
@@ -37,6 +41,7 @@ UTILS = {
     "csync2conflict.find",
     "csync2inotify.watch_limit",
     "csync2journal.write",
+    "csync2key.proof",
     "csync2left.is_temporary",
     "csync2run.run",
     "csync2send.send_all",
