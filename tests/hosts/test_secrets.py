@@ -112,7 +112,7 @@ def test_a_host_that_is_in_no_group_gets_no_key(hosts):
 
 
 #: Runs on a host: collects the command lines and environments of all processes until its standard input ends, which
-#: then is what to look for in them; prints those that hold a word of it, and how many processes of which name there were.
+#: then is what to look for in them; prints those that hold a word of it, and how many processes of a name there were.
 SAMPLE = """
 import collections, glob, json, os, select, sys, time
 seen, texts = collections.defaultdict(set), {}
