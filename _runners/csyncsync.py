@@ -821,7 +821,7 @@ def _have_read_anew(members, present, have_it, what):
     have = [minion for minion, text in told.items() if text.startswith("has ")]
     for group, minions in members.items():
         with _record(group) as record:
-            record["behind"] = {minion: at for minion, at in record["behind"].items() if minion not in have}
+            record["behind"] = {m: at for m, at in record.get("behind", {}).items() if m not in have}
         for minion, status in _statuses(group, [minion for minion in have if minion in minions]).items():
             if status.get("dirty") or status.get("journal"):
                 _ask(group, minion)
@@ -844,8 +844,8 @@ def _refresh_behind(group, minions):
     called = [minion for minion in minions if minion in members]
     answers = _call(called, "csyncsync.refresh", [], accepted={group: members}) if called else {}
     with _record(group) as record:
-        left = {minion: at for minion, at in record["behind"].items() if minion in members}
-        record["behind"] = {minion: at for minion, at in left.items() if answers.get(minion) != []}
+        behind = record.get("behind", {})
+        record["behind"] = {m: at for m, at in behind.items() if m in members and answers.get(m) != []}
 
 
 # --- Conflicts -------------------------------------------------------------------------------------------
