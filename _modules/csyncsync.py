@@ -12,6 +12,7 @@ import asyncio
 import collections
 import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import ipaddress
 import json
@@ -29,6 +30,7 @@ import csync2cert
 import csync2conflict
 import csync2inotify
 import csync2journal
+import csync2key
 import csync2left
 import csync2metrics
 import csync2run
@@ -374,13 +376,16 @@ def paths(group):
     }
 
 
-def install(group, test=False):
+def install(group, test=False, new_key=False):
     """
     Write down a group for the beacon and for ``push``, note its include roots, and pin its hosts' certificates.
 
     ``group_present`` calls this after csync2's config and key are in place. An include root that was never seen
     and does not exist is made, as a directory; one that was seen before is never made again, because it may be an
     unmounted disk.
+
+    new_key
+        The group's key is another one than before.
 
     Returns ``{"changes": {…}, "problems": [message, …]}``. With ``test=True`` nothing is written.
 
@@ -425,7 +430,10 @@ def install(group, test=False):
                 _csync2(group, "-R")  # forget what is no longer included
     if old != new and not changes:
         changes["facts"] = "updated"
-    changes.update(_pin(group, new, test))
+    pins = _pin(group, new, test)
+    changes.update(pins)
+    if not test and (new_key or pins):
+        _meet_anew(group)
     changes.update(_timer(group, True, test))
     if not test and not problems and not all(_is_empty_directory(root) for root in new["include"]):
         _begin(group)
@@ -493,6 +501,18 @@ def _pin(group, config, test):
     }
 
 
+def _meet_anew(group):
+    """
+    End the connections to this host's csync2, and try peers again that failed, because a key or certificates changed.
+
+    A connection goes on with the key and the certificate with which it began, for as long as the other side likes. What
+    a peer was sending is sent again.
+    """
+    __salt__["cmd.run_all"](["systemctl", "kill", "csync2@*.service"], python_shell=False, ignore_retcode=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_group_path(group, "peers.json"))
+
+
 def _await_tables(path, seconds=3):
     """Wait until csync2, its server perhaps, has made all tables of a new database."""
     until = time.monotonic() + seconds
@@ -534,6 +554,43 @@ def remove(group, test=False):
     return removed
 
 
+def pinned(group):
+    """
+    Which certificates this host accepts from the other hosts of a group.
+
+    Returns ``{minion id: SHA-256 in hexadecimal}``, as ``csyncsync.certificate`` shows it on the host itself.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.pinned wwwdata
+    """
+    minions = {host["address"]: minion for minion, host in _require(group)["hosts"].items()}
+    with _open_database(group) as database:
+        found = database.certificates()
+    return {minions[a]: hashlib.sha256(bytes.fromhex(data)).hexdigest() for a, data in found.items() if a in minions}
+
+
+def key_proof(group, salt):
+    """
+    Prove that this host has a group's key, without saying it. The runner compares.
+
+    salt
+        Any text; another one each time.
+
+    Returns 16 hexadecimal digits, the same on all hosts that have the same key.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.key_proof wwwdata "$RANDOM"
+    """
+    _require(group)
+    return csync2key.proof(csync2key.read(_key_path(group)) or "", str(salt))
+
+
 # --- The certificate -------------------------------------------------------------------------------------
 
 
@@ -560,6 +617,26 @@ def certificate(create=False):
     return found
 
 
+def renew_certificate():
+    """
+    Make this host a new private key and a new certificate, and publish it; the old ones are deleted. The runner's
+    ``rotate_certificate`` calls it, and has the other hosts accept the new one.
+
+    csync2 knows one certificate for each host: until the others have the new one, they and this host refuse each other.
+
+    Returns what ``csyncsync.certificate`` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.renew_certificate
+    """
+    _make_certificate(keep=False)
+    __salt__["mine.send"]("csyncsync.member")
+    return _check_certificate()
+
+
 def _check_certificate():
     result = {"valid": False, "reason": "", "fingerprint": None, "not_after": None}
     pem, key = _read(_certificate_path()), _read(_private_key_path())
@@ -573,9 +650,9 @@ def _check_certificate():
     return {"valid": True, "reason": "", "fingerprint": fingerprint, "not_after": end}
 
 
-def _make_certificate():
+def _make_certificate(keep=True):
     for path in (_private_key_path(), _certificate_path()):
-        if os.path.exists(path):
+        if keep and os.path.exists(path):
             os.replace(path, path + ".old")
     certificate_, key = csync2cert.make()
     _write(_private_key_path(), key)

@@ -18,11 +18,9 @@ shaped by the minion's own request (``pillar_override``), so it is never read.
 """
 
 import logging
-import os
-import secrets
-import string
 
 import csync2
+import csync2key
 import salt.utils.files
 import salt.utils.yaml
 
@@ -30,8 +28,6 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "csyncsync"
 
-#: csync2.c, create_keyfile(): 64 characters out of 64
-_ALPHABET = string.ascii_letters + string.digits + "._"
 #: What stands beside the groups, and is the same for all their members.
 HOST_OPTIONS = ("max_user_watches", "metrics")
 
@@ -78,21 +74,4 @@ def _pillar_of(minion_id, path):
 
 
 def _key(group):
-    """The group's key: read, or made once. Two masters that share the directory agree on one."""
-    directory = os.path.join(__opts__["pki_dir"], "csyncsync")
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, f"{group}.key")
-    if not os.path.exists(path):
-        temporary = f"{path}.{secrets.token_hex(4)}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w", encoding="ascii") as file:
-            file.write("".join(secrets.choice(_ALPHABET) for _ in range(64)) + "\n")
-            file.flush()
-            os.fsync(fd)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        os.unlink(temporary)
-    with salt.utils.files.fopen(path, "r", encoding="ascii") as file:
-        return file.read().strip()
+    return csync2key.make_once(csync2key.path(__opts__["pki_dir"], group))

@@ -4,7 +4,8 @@ Decide, on the master, who pushes when.
 In each group one host pushes at a time: csync2's hosts hinder each other when they push at once. The group's *lease*,
 a file below the master's cache directory, names the host that pushes now and those that wait. The reactor calls
 ``sync`` when a host has something to push, ``pushed`` when it is done, ``apply`` when facts changed; none of them
-waits for a minion, so the reactor's few threads stay free. ``join`` waits, and runs as a process of its own.
+waits for a minion, so the reactor's few threads stay free. ``join`` waits, and runs as a process of its own. What is
+called from the command line has the lease too, while it must not be disturbed.
 
 The lease is for speed. No promise hangs on it: a host that nobody calls asks again, and pushes by itself at last.
 
@@ -18,6 +19,7 @@ import itertools
 import json
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -26,9 +28,12 @@ import urllib.parse
 
 import csync2
 import csync2conflict
+import csync2key
 import csync2report
 import csync2verify
+import salt.cache
 import salt.client
+import salt.key
 import salt.utils.event
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError, SaltException
@@ -45,6 +50,10 @@ WAITING_TOLD = 4
 JOINS, JOIN_WAIT = 3, 60
 #: Seconds for which a host that lost its database waits for hosts that may have deleted what it still has.
 RETURN_PATIENCE = 120
+#: Seconds to wait for a push that is under way before keys change, and until all hosts that answer have the new ones.
+LEASE_WAIT, ROTATE_WAIT = 20, 90
+#: Seconds until hosts that did not answer when keys changed are called again; while nobody pushes, nobody calls them.
+BEHIND_AGAIN = 30
 #: Seconds that what the pillar says about a minion's groups is kept.
 PILLAR_AGE = 20
 #: The same for a group that was not there: it may just have been added.
@@ -160,7 +169,8 @@ def _record(group):
     """
     The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``returning`` (those of them
     that join anew, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
-    ``paused``, ``refused`` and ``conflicts``. Written back if it changed.
+    ``paused``, ``refused`` and ``conflicts``, ``behind`` (who has not read new keys yet, and when it was last called).
+    Written back if it changed.
     """
     if not csync2.is_group_name(group):
         raise CommandExecutionError(f"{group!r:.80} is no group name")
@@ -230,11 +240,13 @@ def sync(group=None, host=None, test=False):
 
 
 @contextlib.contextmanager
-def _leased(group, host):
-    """Have a group's lease for what this process has a host do, as soon as nobody else has it."""
+def _leased(group, host, seconds=float("inf")):
+    """
+    Have a group's lease for what this process has a host do, as soon as nobody else has it, or after so many seconds.
+    """
     lease = {"host": host, "jid": f"process {os.getpid()}", "pid": os.getpid()}
-    told = time.monotonic()
-    while not _take_lease(group, lease):
+    began = told = time.monotonic()
+    while not _take_lease(group, lease) and time.monotonic() - began < seconds:
         if time.monotonic() - told > WAITING_TOLD:
             told = time.monotonic()
             _progress(f"{group} {host}: waits until another host has pushed")
@@ -281,12 +293,17 @@ def _ask(group, host):
     if impatient:
         _client().run_job(impatient, "csyncsync.wait", [group], tgt_type="list", ret="")
     if stale:
-        # Aside, because a host that died answers late: the reactor has ten threads for all groups.
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(_free_if_left, group, holder), daemon=True).start()
+        _aside(_free_if_left, group, holder)
+    _call_behind(group)
     if known:
         _renew(group, host)
     return True
+
+
+def _aside(function, *arguments):
+    """In a thread, because a host that died answers late: the reactor has ten threads for all groups."""
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(function, *arguments), daemon=True).start()
 
 
 def _known_member(group, host):
@@ -396,6 +413,7 @@ def pushed(group, host, jid=None, state=None, refused=None):
         _start_join(group, host, jid)
         return True
     _release(group, jid, host)
+    _call_behind(group)
     if state == "pushed" and refused is not None:
         _tell_conflicts(group, host, refused)
     return True
@@ -595,10 +613,10 @@ def _step(minion, function, arguments, kind=dict):
     return answer
 
 
-def _call(minions, function, arguments, seconds=ANSWER):
+def _call(minions, function, arguments, seconds=ANSWER, **kwarg):
     """``{minion id: return}``; whoever is silent, and does not say either that the job still runs, is left out."""
-    answers, wait = {}, {"timeout": seconds, "gather_job_timeout": seconds}
-    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", **wait):
+    answers, options = {}, {"timeout": seconds, "gather_job_timeout": seconds, "kwarg": kwarg or None}
+    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", **options):
         for minion, answer in part.items():
             answers[minion] = answer.get("ret")
     return answers
@@ -629,6 +647,8 @@ def apply(group=None, host=None, reporter=None):
     """
     if reporter is not None and _member(group, reporter) is None:
         return []
+    if (group, host, reporter) == (None, None, None):
+        _forget_deleted()
     published = __salt__["mine.get"]("*", "csyncsync.member")
     problem = ""
     if host is not None:
@@ -640,6 +660,21 @@ def apply(group=None, host=None, reporter=None):
     if minions:
         _client().run_job(minions, "csyncsync.refresh", [], tgt_type="list", kwarg={"accepted": accepted}, ret="")
     return problem or minions
+
+
+def _forget_deleted():
+    """
+    Take the facts of hosts whose keys were deleted out of the mine, because Salt 3008 does not.
+
+    If the same name were accepted anew, for another machine, the others would trust the certificate of the old one
+    until the new one has published its own.
+    """
+    cache = salt.cache.factory(__opts__)
+    keys = {minion for minions in salt.key.Key(__opts__).list_keys().values() for minion in minions}
+    for minion in {*cache.list("mine")} - keys:
+        facts = cache.fetch("mine", minion)
+        if isinstance(facts, dict) and facts.pop("csyncsync.member", None):
+            cache.store("mine", minion, facts)
 
 
 def release(group, host=None):
@@ -664,6 +699,178 @@ def release(group, host=None):
     states = _call(members if host is None else [host], "csyncsync.status", [group])
     held = [m for m, answer in states.items() if isinstance(answer, dict) and (answer.get(group) or {}).get("held")]
     return {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m) for m in sorted(held)}
+
+
+# --- Keys and certificates that change -------------------------------------------------------------------
+
+
+def rotate_key(group):
+    """
+    Give a group a new key, which all members take at once, and end the connections that began with the old one.
+
+    Nobody pushes meanwhile: it waits for a push that is under way, at most 20 s, and what changes is sent afterwards. A
+    member that does not answer takes the new key when it starts or is reached again; until then it and the others
+    refuse each other. A key that the pillar sets itself is to be changed there.
+
+    Returns ``{minion id: text}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.rotate_key wwwdata
+    """
+    groups, problem = _known(group)
+    if problem:
+        return problem
+    members, file = _members(groups[group]), csync2key.path(__opts__["pki_dir"], group)
+    if problem := _not_ours(members[0], group, file):
+        return problem
+    question = secrets.token_hex(16)
+    present = _call(members, "csyncsync.key_proof", [group, question])
+
+    def have_it(minions):
+        wanted = csync2key.proof(csync2key.read(file), question)
+        found = _call(minions, "csyncsync.key_proof", [group, question])
+        return {minion for minion, proof in found.items() if proof == wanted}
+
+    with _undisturbed({group: members}):
+        csync2key.replace(file)
+        if __opts__.get("pillar_cache"):
+            for minion in members:
+                __salt__["pillar.clear_pillar_cache"](minion)
+        return _have_read_anew({group: members}, present, have_it, "the new key")
+
+
+def _not_ours(minion, group, file):
+    """Why the key that a minion has of a group is not the one in this file, which the ext_pillar made ("" if it is)."""
+    pillar = __salt__["pillar.show_pillar"](minion)
+    key = (((pillar.get("csyncsync") or {}).get("groups") or {}).get(group) or {}).get("key")
+    if not key:
+        return (
+            f"the pillar of {minion} has no key of {group}; see: salt {minion} state.apply csyncsync.groups test=True"
+        )
+    if key == csync2key.read(file):
+        return ""
+    return (
+        f"the key of {group} is not made by the csyncsync ext_pillar: change csyncsync:groups:{group}:key in your"
+        f" pillar, then run: salt-run csyncsync.apply {group}"
+    )
+
+
+def rotate_certificate(host):
+    """
+    Give a host a new private key and certificate. The other hosts accept them at once, and the old ones no longer.
+
+    Nobody pushes in the host's groups meanwhile: it waits for a push that is under way, at most 20 s, and what changes
+    is sent afterwards. A host that does not answer accepts the new certificate when it starts or is reached again.
+
+    Returns ``{minion id: text}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.rotate_certificate web1
+    """
+    there = __salt__["mine.get"]("*", "csyncsync.member")
+    groups = _groups(host) if host in there and host in _accepted([host], "list") else {}
+    if not groups:
+        return f"there is no host {host!r} in any group; there are: {', '.join(sorted(there)) or 'none'}"
+    members = {group: _members(options) for group, options in groups.items()}
+    present = _call(_all_of(members), "csyncsync.certificate", [])
+    if host not in present:
+        return f"{host} does not answer; nothing was changed"
+    with _undisturbed(members):
+        new = _call([host], "csyncsync.renew_certificate", []).get(host)
+        if not isinstance(new, dict):
+            return f"{host}: {new or 'did not answer'}; to try again: salt-run csyncsync.rotate_certificate {host}"
+
+        def have_it(minions):
+            lack = set()
+            for group, inside in members.items():
+                asked = [minion for minion in minions if minion in inside and minion != host]
+                found = _call(asked, "csyncsync.pinned", [group]) if asked else {}
+                pins = {minion: answer for minion, answer in found.items() if isinstance(answer, dict)}
+                lack.update(minion for minion in asked if pins.get(minion, {}).get(host) != new["fingerprint"])
+            return {*minions} - lack
+
+        return _have_read_anew(members, present, have_it, f"the new certificate of {host}")
+
+
+def _all_of(members):
+    """The minion ids in ``{GROUP: [minion id, …]}``."""
+    return sorted({minion for minions in members.values() for minion in minions})
+
+
+@contextlib.contextmanager
+def _undisturbed(members):
+    """
+    No host of these groups, ``{GROUP: [minion id, …]}``, is called to push meanwhile. Waits for those that do so now.
+
+    All are noted as hosts that have not read what changes; _have_read_anew() knows better.
+    """
+    for group, minions in members.items():
+        with _record(group) as record:
+            record["behind"] = {**record.get("behind", {}), **dict.fromkeys(minions, time.time())}
+    with contextlib.ExitStack() as stack:
+        for group in sorted(members):
+            stack.enter_context(_leased(group, "", LEASE_WAIT))
+        yield
+
+
+def _have_read_anew(members, present, have_it, what):
+    """
+    Have hosts read pillar and mine, and those push that have something to send. Returns ``{minion id: text}``.
+
+    members
+        ``{GROUP: [minion id, …]}``
+    present
+        The minion ids of those that answer.
+    have_it
+        Given minion ids, returns the set of those that have what changed.
+    what
+        What has changed, in words.
+    """
+    told = dict.fromkeys(_all_of(members), f"did not answer: gets {what} when it is back")
+    waiting, until = [minion for minion in told if minion in present], time.monotonic() + ROTATE_WAIT
+    while waiting and time.monotonic() < until:
+        answers = _call(waiting, "csyncsync.refresh", [], accepted=members)
+        done = have_it(sorted(answers)) if answers else set()
+        told.update({minion: f"lacks {what}: {answer}" for minion, answer in answers.items()})
+        told.update(dict.fromkeys(done, f"has {what}"))
+        _progress("\n".join(f"{minion} {told[minion]}" for minion in waiting))
+        # A text says that another call is under way there; a list, which states have failed.
+        waiting = [minion for minion in sorted(answers) if minion not in done and isinstance(answers[minion], str)]
+        time.sleep(1 if waiting else 0)
+    have = [minion for minion, text in told.items() if text.startswith("has ")]
+    for group, minions in members.items():
+        with _record(group) as record:
+            record["behind"] = {m: at for m, at in record.get("behind", {}).items() if m not in have}
+        for minion, status in _statuses(group, [minion for minion in have if minion in minions]).items():
+            if status.get("dirty") or status.get("journal"):
+                _ask(group, minion)
+    return told
+
+
+def _call_behind(group):
+    """Have hosts read pillar and mine that did not when something changed: aside, because they may be silent still."""
+    with _record(group) as record:
+        behind, now = record.get("behind", {}), time.time()
+        due = [minion for minion, called in behind.items() if not 0 <= now - called < BEHIND_AGAIN]
+        behind.update(dict.fromkeys(due, now))
+    if due:
+        _aside(_refresh_behind, group, due)
+
+
+def _refresh_behind(group, minions):
+    with _record(group) as record:
+        members = _members(record["options"]) if record.get("options") else []
+    called = [minion for minion in minions if minion in members]
+    answers = _call(called, "csyncsync.refresh", [], accepted={group: members}) if called else {}
+    with _record(group) as record:
+        behind = record.get("behind", {})
+        record["behind"] = {m: at for m, at in behind.items() if m in members and answers.get(m) != []}
 
 
 # --- Pauses ----------------------------------------------------------------------------------------------

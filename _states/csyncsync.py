@@ -3,9 +3,14 @@ The states of csyncsync: this host's certificate, its published facts, and the g
 
 A state reads, compares, returns early when nothing is to do, writes, and reads again. It may call the execution
 module ``csyncsync`` and ``file.managed``, which lays the files out and shows their differences (never a key's).
+It asks the master for the pillar once more when a group's key has changed.
 """
 
-from salt.exceptions import CommandExecutionError
+import os
+
+import salt.pillar
+import salt.utils.files
+from salt.exceptions import CommandExecutionError, SaltException
 
 __virtualname__ = "csyncsync"
 
@@ -106,12 +111,15 @@ def group_present(name):
     if name not in found["groups"]:
         return group_absent(name)
     group, where = found["groups"][name], __salt__["csyncsync.paths"](name)
-    key = __pillar__["csyncsync"]["groups"][name].get("key")
+    try:
+        key = _newest_key(name, where["key"])
+    except SaltException as err:
+        return _result(name, False, f"the group's key changed, and the master does not tell the newest one: {err}")
     if not key:
         return _result(
             name, False, f"csyncsync:groups:{name}:key is missing: set it, or let the csyncsync ext_pillar make the key"
         )
-    changes, comments = {}, []
+    changes, comments, had_key = {}, [], os.path.exists(where["key"])
     try:
         __salt__["csyncsync.install"](name, test=True)  # what it refuses must not get into csync2's config
     except CommandExecutionError as err:
@@ -122,7 +130,7 @@ def group_present(name):
         if result["changes"]:
             changes[what] = "changed (not shown)" if what == "key" else result["changes"]
     try:
-        done = __salt__["csyncsync.install"](name, test=__opts__["test"])
+        done = __salt__["csyncsync.install"](name, test=__opts__["test"], new_key=had_key and "key" in changes)
     except CommandExecutionError as err:
         return _result(name, False, str(err), changes)
     changes.update(done["changes"])
@@ -134,6 +142,31 @@ def group_present(name):
     others = len(group["hosts"]) - 1
     comments.insert(0, f"The group is shared with {others} other host{'s' if others != 1 else ''}.")
     return _result(name, None if changes and __opts__["test"] else True, " ".join(comments), changes)
+
+
+def _newest_key(name, path):
+    """
+    The group's key. Where it is not the one that the host has, the master is asked again.
+
+    This state run may have read its pillar before the key was changed, minutes ago, and another one may have brought
+    the new key since: an old key must not come back.
+    """
+    key = _key_in(__pillar__, name)
+    if not os.path.exists(path) or _holds(path, key):
+        return key
+    opts = dict(__opts__)  # it is changed there
+    now = salt.pillar.get_pillar(opts, __grains__, opts["id"], opts.get("saltenv"), pillarenv=opts.get("pillarenv"))
+    return _key_in(now.compile_pillar(), name) or key
+
+
+def _holds(path, key):
+    with salt.utils.files.fopen(path, encoding="utf-8", errors="replace") as file:
+        return file.read().strip() == key
+
+
+def _key_in(pillar, name):
+    groups = (pillar.get("csyncsync") or {}).get("groups") or {}
+    return (groups.get(name) or {}).get("key")
 
 
 def _key_file(path, key):

@@ -20,7 +20,7 @@ from bed.install import install
 
 #: What changes least comes first; what boots, kills and adds hosts comes last.
 ORDER = ["flow", "exact", "calm", "hot", "metrics", "states", "mine", "tls", "secrets", "first_content", "guards"]
-ORDER += ["pushers", "hostile", "faults", "conflicts", "chaos", "join"]
+ORDER += ["pushers", "hostile", "faults", "conflicts", "day_two", "chaos", "rotate", "join"]
 
 SHARED = "/var/www/shared"
 PILLAR = "/srv/pillar/csyncsync.sls"
@@ -161,6 +161,10 @@ class Hosts:
         if isinstance(path, bytes):
             return os.path.join(os.fsencode(root), path.lstrip(b"/"))
         return root / path.lstrip("/")
+
+    def place(self, host, path):
+        """A function that returns where a host's file is reached from here, None while the host is off."""
+        return lambda: os.fsencode(self.path(host, path)) if self.bed.find(host).leader() else None
 
     def write(self, host, path, content):
         """Write a file on a host, and the directories above it."""

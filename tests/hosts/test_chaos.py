@@ -27,22 +27,12 @@ def seed():
     return chosen
 
 
-def place(hosts, host):
-    """A function that tells where a host's part is."""
-
-    def now():
-        is_on = hosts.bed.find(host).leader()
-        return os.fsencode(hosts.path(host, f"{SHARED}/chaos-{host}")) if is_on else None
-
-    return now
-
-
 @pytest.fixture
 def parts(hosts, seed, tmp_path):
     """``{host: its part of the tree}``; each host has something there before anything breaks."""
     hosts.equal(seconds=120)
     hosts.settled(seconds=120)
-    made = {host: Part(f"{seed}{host}", place(hosts, host), tmp_path / host) for host in HOSTS}
+    made = {host: Part(f"{seed}{host}", hosts.place(host, f"{SHARED}/chaos-{host}"), tmp_path / host) for host in HOSTS}
     for part in made.values():
         for _ in range(30):
             part.change()

@@ -111,50 +111,65 @@ def test_a_host_that_is_in_no_group_gets_no_key(hosts):
         assert key not in answer, "a minion shapes its request, not what it gets"
 
 
-#: Runs on a host: looks for the words of its standard input in the command lines and environments of all processes, for
-#: so many seconds; prints those that hold one, and how many processes of which name it has seen.
+#: Runs on a host: collects the command lines and environments of all processes until its standard input ends, which
+#: then is what to look for in them; prints those that hold a word of it, and how many processes of a name there were.
 SAMPLE = """
-import collections, glob, json, os, sys, time
-needles = [word.encode() for word in sys.stdin.read().split()]
-seen, found = collections.defaultdict(set), set()
-until = time.monotonic() + float(sys.argv[1])
-while time.monotonic() < until:
+import collections, glob, json, os, select, sys, time
+seen, texts = collections.defaultdict(set), {}
+while not select.select([sys.stdin], [], [], 0.002)[0]:
     for directory in glob.glob("/proc/[0-9]*"):
         try:
             line = open(directory + "/cmdline", "rb").read()
             seen[open(directory + "/comm").read().strip()].add(directory)
-            text = line + open(directory + "/environ", "rb").read()
+            texts[line + open(directory + "/environ", "rb").read()] = line
         except OSError:
             continue
-        if any(needle in text for needle in needles):
-            found.add(line.decode("utf-8", "replace")[:100])
-    time.sleep(0.002)
+needles = [word.encode() for word in sys.stdin.read().split()]
+found = {line.decode("utf-8", "replace")[:100] for text, line in texts.items() if any(word in text for word in needles)}
 print(json.dumps([sorted(found), {name: len(there) for name, there in seen.items()}]))
 """
 
 
+def private_lines(hosts):
+    """A line of each host's private key."""
+    return {host: hosts.read(host, "/etc/csync2_ssl_key.pem").splitlines()[1] for host in HOSTS}
+
+
+def rotate(hosts):
+    """Change the group's key, and web2's certificate; what the commands printed."""
+    done = [hosts.bed.salt_run("csyncsync.rotate_key", "wwwshared", "-l", "debug")]
+    done.append(hosts.bed.salt_run("csyncsync.rotate_certificate", "web2", "-l", "debug"))
+    for each, what in zip(done, ("the new key", "the new certificate of web2")):
+        assert each.stdout.count(f"has {what}") >= len(HOSTS), each.stdout + each.stderr[-2000:]
+    return "".join(each.stdout + each.stderr for each in done)
+
+
 def test_no_process_shows_a_key_while_states_and_pushes_run(hosts, key):
-    """Keys are laid out anew, a certificate is made, and files are pushed, on all hosts."""
-    private = [hosts.read(host, "/etc/csync2_ssl_key.pem").splitlines()[1] for host in HOSTS]
+    """Keys are laid out anew and rotated, a certificate is made, and files are pushed, on all hosts."""
+    words = [key, *private_lines(hosts).values()]
     watching = {
         host: subprocess.Popen(
-            hosts.bed.find(host).enter("python3", "-c", SAMPLE, "25"),
+            hosts.bed.find(host).enter("python3", "-c", SAMPLE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         for host in ("master", *HOSTS)
     }
-    for process in watching.values():
-        process.stdin.write("\n".join([key, *private]))
-        process.stdin.close()
     for host in HOSTS:
         hosts.path(host, "/etc/csync2_wwwshared.key").write_text("X" * 64 + "\n", encoding="ascii")
     hosts.apply()
+    printed = rotate(hosts)
     for number in range(5):
         hosts.write("web1", f"/var/www/shared/while-processes-are-watched-{number}", "x\n")
         hosts.everywhere(f"/var/www/shared/while-processes-are-watched-{number}", "x\n", seconds=60)
     hosts.bed.salt_run("csyncsync.sync", "wwwshared")
+    words += [hosts.read("web1", "/etc/csync2_wwwshared.key").strip(), *private_lines(hosts).values()]
+    assert len(set(words)) == 2 + len(HOSTS) + 1
+    assert not any(word in printed for word in words)
+    for process in watching.values():
+        process.stdin.write("\n".join(words))
+        process.stdin.close()
     for host, process in watching.items():
         found, seen = json.loads(process.stdout.read())
         assert found == [], host
@@ -182,20 +197,30 @@ def logging_all(hosts):
     restart()
 
 
-def test_no_debug_log_and_no_cache_holds_a_key(hosts, key, logging_all):
-    """Of the daemons, while a key is laid out anew, a certificate is made anew, files are pushed and hosts join."""
+def test_no_debug_log_and_no_cache_holds_a_key(hosts, logging_all):
+    """Of the daemons, while a key is laid out anew and rotated, certificates are made anew, files are pushed."""
+    old = hosts.read("master", "/etc/salt/pki/master/csyncsync/wwwshared.key").strip()
     hosts.path("web2", "/etc/csync2_wwwshared.key").write_text("X" * 64 + "\n", encoding="ascii")
     hosts.path("web3", "/etc/csync2_ssl_key.pem").unlink()
     hosts.apply()
-    hosts.write("web1", "/var/www/shared/while-all-is-logged", "x\n")
-    hosts.everywhere("/var/www/shared/while-all-is-logged", "x\n", seconds=60)
-    hosts.settled("wwwshared")
-    private = {host: hosts.read(host, "/etc/csync2_ssl_key.pem").splitlines()[1] for host in HOSTS}
+    old_private = private_lines(hosts)["web2"]
+    with hosts.bus() as bus:
+        rotate(hosts)
+        hosts.write("web1", "/var/www/shared/while-all-is-logged", "x\n")
+        hosts.everywhere("/var/www/shared/while-all-is-logged", "x\n", seconds=60)
+        hosts.settled("wwwshared")
+        events = json.dumps(bus.all())
+    new = hosts.read("master", "/etc/salt/pki/master/csyncsync/wwwshared.key").strip()
+    private = private_lines(hosts)
+    assert not any(word in events for word in (old, new, old_private, *private.values()))
     for host in HOSTS:
         assert "[DEBUG" in hosts.read(host, "/var/log/salt/minion")
-        assert found_on(hosts, host, key) == ["/etc/csync2_wwwshared.key"], host
+        assert found_on(hosts, host, new) == ["/etc/csync2_wwwshared.key"], host
+        assert found_on(hosts, host, old) == [], f"the old key is kept on {host}"
     assert "[DEBUG" in hosts.read("master", "/var/log/salt/master")
-    assert on_master(hosts, key, HOSTS) == ["/etc/salt/pki/master/csyncsync/wwwshared.key"]
+    assert on_master(hosts, new, HOSTS) == ["/etc/salt/pki/master/csyncsync/wwwshared.key"]
+    assert found_on(hosts, "master", old) == [], "the old key is kept on the master"
+    assert [found_on(hosts, host, old_private) for host in ("master", *HOSTS)] == [[]] * 4
     for owner, line in private.items():
         for host in ("master", *HOSTS):
             assert found_on(hosts, host, line) == ["/etc/csync2_ssl_key.pem"] * (host == owner), (owner, host)

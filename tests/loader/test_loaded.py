@@ -17,6 +17,9 @@ EXECUTION = {
     "installed",
     "paths",
     "certificate",
+    "renew_certificate",
+    "pinned",
+    "key_proof",
     "join",
     "digests",
     "listen",
@@ -45,6 +48,8 @@ RUNNER = {
     "resume",
     "verify",
     "reset",
+    "rotate_key",
+    "rotate_certificate",
 }
 BEACON = {"beacon", "validate", "close", "elsewhere"}
 #: One function of each util module.
@@ -54,6 +59,7 @@ UTILS = {
     "csync2conflict.find",
     "csync2inotify.watch_limit",
     "csync2journal.write",
+    "csync2key.proof",
     "csync2left.is_temporary",
     "csync2metrics.text",
     "csync2report.report",

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import salt.cache
 import salt.runner
 
 LONG = "x" * 10240
@@ -134,7 +135,21 @@ def test_a_lease_from_the_future_is_checked_and_freed(run, published, master):
 def test_an_administrators_slip_is_told_and_does_nothing(run, published, master):
     before = _files(master)
     for group in ("nosuch", "../x", LONG, 5):
-        for function in ("status", "sync", "apply", "release"):
+        for function in ("status", "sync", "apply", "release", "rotate_key"):
             assert "there is no group" in str(run(function, group=group))
         assert "web1 is no member of" in run("join", group=group, host="web1")
     assert (published(), _files(master)) == ([], before)
+
+
+def test_a_deleted_key_takes_the_hosts_facts_out_of_the_mine_and_no_others(run, published, master, master_opts):
+    """Salt 3008 leaves them there: another machine of that name would be taken for the old one."""
+    cache = salt.cache.factory(master_opts)
+    for minion in ("gone", "db1"):
+        cache.store("mine", minion, {"csyncsync.member": {"name": minion}, "test.ping": True})
+    run("apply", group="wwwdata")
+    assert "csyncsync.member" in cache.fetch("mine", "gone")
+    run("apply")
+    assert cache.fetch("mine", "gone") == {"test.ping": True}
+    assert "csyncsync.member" in cache.fetch("mine", "db1")
+    for minion in ("gone", "db1"):
+        cache.flush("mine", minion)

@@ -1,0 +1,74 @@
+"""
+A group's key: made and replaced on the master, and proved by a host that has it, without being told.
+
+May call the standard library. Nothing is logged, and no error holds a key.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import string
+
+#: csync2.c, create_keyfile(): 64 characters out of 64
+_ALPHABET = string.ascii_letters + string.digits + "._"
+
+
+def path(pki_dir, group):
+    """Where a master keeps a group's key."""
+    return os.path.join(pki_dir, "csyncsync", f"{group}.key")
+
+
+def read(file):
+    """The key that a file holds, None if there is no file."""
+    try:
+        with open(file, encoding="ascii") as opened:
+            return opened.read().strip()
+    except FileNotFoundError:
+        return None
+
+
+def make_once(file):
+    """The key that a file holds; made if there is none. Two masters that share the directory agree on one."""
+    os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
+    if not os.path.exists(file):
+        with _new(file) as temporary, contextlib.suppress(FileExistsError):
+            os.link(temporary, file)
+    return read(file)
+
+
+def replace(file):
+    """Put a new key in the place of one. The old one is kept nowhere, and does not come back when the power fails."""
+    with _new(file) as temporary:
+        os.replace(temporary, file)
+    directory = os.open(os.path.dirname(file), os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def _new(file):
+    """Yield the path of a file with a new key, which nobody else can read; it is gone afterwards."""
+    temporary = f"{file}.{secrets.token_hex(4)}"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
+            opened.write("".join(secrets.choice(_ALPHABET) for _ in range(64)) + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def proof(key, salt):
+    """
+    What whoever has the key can say, and nobody else: 16 hexadecimal digits.
+
+    salt
+        A text of the one who asks, another one each time: answers can neither be collected nor played again.
+    """
+    return hmac.new(key.encode(), salt.encode(), hashlib.sha256).hexdigest()[:16]
