@@ -6,7 +6,7 @@ itself has written is left out; the rest is written into the group's journal, an
 looks at the groups' configs, roots, journals and what is left to push.
 
 The beacon starts it, and runs it from a copy of this file that Salt does not know. May call ``csync2inotify``,
-``csync2echo``, ``csync2journal``, ``csync2left``, Salt's event bus and the standard library.
+``csync2echo``, ``csync2journal``, ``csync2left``, ``csync2backup``, Salt's event bus and the standard library.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ import subprocess
 import threading
 import time
 
+import csync2backup
 import csync2echo
 import csync2inotify
 import csync2journal
@@ -134,6 +135,7 @@ class Group:
         self.include = []
         self.exclude = []
         self.excludes = csync2inotify.Excludes([])
+        self.backups = None
         self.database = None
         #: its number and size when it was last seen
         self.database_seen = (0, 0)
@@ -396,6 +398,8 @@ class Watcher:
             entry.tree = True
             entry.moved = entry.moved or not mask & csync2inotify.IN_CREATE
             entry.came = entry.came or bool(mask & csync2inotify.IN_MOVED_TO)
+            if group.backups:
+                csync2backup.make_way(group.backups, path)
 
     def found(self, group, path, tree=False, compare=False):
         """A walk came to a path that may have changed before anybody could hear of it."""
@@ -738,13 +742,15 @@ class Watcher:
                 config = json.load(file)
             include = _outermost([_raw(item) for item in config["include"]])
             exclude = [_raw(item) for item in config.get("exclude") or []]
-            database = config.get("database")
+            database, rules = config.get("database"), config.get("rules") or {}
+            backups = rules.get("backup_directory")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             log.error("csyncsync: cannot use %s: %s %s", path, type(err).__name__, err)
             group.config_error = f"cannot use {path}: {err}"
             return
         group.config_error = None
         group.database = database if isinstance(database, str) else None
+        group.backups = _raw(backups) if backups else None
         for gone in [path for path in group.roots if path not in include]:
             self.tree.remove_root(group, gone)
         if exclude != group.exclude:

@@ -26,13 +26,16 @@ EXECUTION = {
     "marked",
     "versions",
     "win",
+    "backups",
+    "restore",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
-RUNNER = {"sync", "pushed", "join", "apply", "release", "status", "conflicts", "resolve"}
+RUNNER = {"sync", "pushed", "join", "apply", "release", "status", "conflicts", "resolve", "backups", "restore"}
 BEACON = {"beacon", "validate", "close", "elsewhere"}
 #: One function of each util module.
 UTILS = {
     "csync2.validate",
+    "csync2backup.find",
     "csync2cert.judge",
     "csync2conflict.find",
     "csync2inotify.watch_limit",
