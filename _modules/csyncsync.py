@@ -908,8 +908,8 @@ def _check_journal(group, config, full):
     check, trees, mark = _sort_paths(group, config, entries)
     known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
     if full:
-        if config["rules"]["backup_directory"]:
-            csync2backup.sweep(_backup_directory(group), [os.fsencode(root) for root in config["include"]])
+        if top := _rules(config).get("backup_directory"):
+            csync2backup.sweep(os.fsencode(top), [os.fsencode(root) for root in config["include"]])
         _delete_left(csync2left.by_chance(known))
         _csync2(group, "-cr", "/")
     else:
@@ -1546,7 +1546,7 @@ def backups(group, paths=(), content=False, most=1000):
     """
     config, top = _require(group), _backup_directory(group)
     raw = list(_in_includes(group, paths).values()) or [os.fsencode(root) for root in config["include"]]
-    generations = config["rules"]["backup_generations"] or csync2backup.GENERATIONS
+    generations = _rules(config).get("backup_generations") or csync2backup.GENERATIONS
     found, more = csync2backup.find(top, raw, most, generations, content)
     return {"paths": {urllib.parse.quote_from_bytes(path): versions for path, versions in found.items()}, "more": more}
 
@@ -1591,10 +1591,15 @@ def restore(group, path, generation=0):
 
 
 def _backup_directory(group):
-    path = _require(group)["rules"]["backup_directory"]
+    path = _rules(_require(group)).get("backup_directory")
     if not path:
         raise CommandExecutionError(f"csyncsync:groups:{group}:backup_directory is not set: no old versions are kept")
     return os.fsencode(path)
+
+
+def _rules(config):
+    """What csync2's config was made of, as far as it is known."""
+    return config.get("rules") or {}
 
 
 # --- Status ----------------------------------------------------------------------------------------------

@@ -785,8 +785,10 @@ def backups(group, *paths):
         }
         for name in shown
     }
+    if failed and not found:
+        return "; ".join(sorted({*failed.values()}))
     others = {minion: f"{n:,} more files; name a directory or a file to see them" for minion, n in more.items() if n}
-    told.update({"… and more": others} if others else {}, **({"… no answer": failed} if failed else {}))
+    told.update({"… and more": others} if others else {}, **({"… unknown": failed} if failed else {}))
     return told or f"{group}: no host has an old version of {', '.join(map(str, paths)) or 'any file'}"
 
 

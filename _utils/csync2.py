@@ -377,7 +377,7 @@ def _backup_directory(value, problems):
 
 def _backup_generations(value, problems):
     if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 10000:
-        problems.add("backup_generations", f"{_shown(value)!r} is no number from 2 to 10000 (csync2 keeps one less)")
+        problems.add("backup_generations", f"{_shown(value)!r} is no number from 2 to 10000")
     return value
 
 

@@ -22,7 +22,7 @@ import csync2left
 
 #: What csync2 takes if the group does not set ``backup_generations`` (cfgfile_parser.y).
 GENERATIONS = 3
-_GENERATION = re.compile(rb"(.+)\.([1-9][0-9]{0,3})\Z", re.DOTALL)
+_GENERATION = re.compile(rb"(.+)\.([1-9][0-9]{0,4})\Z", re.DOTALL)
 _NAME_MAX = 255
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 #: A pipe in place of a file would else be waited for.
@@ -147,18 +147,46 @@ def _text(path):
     return path.decode("utf-8", "backslashreplace")
 
 
-# --- What is in csync2's way -----------------------------------------------------------------------------
+# --- What csync2 does not see to -------------------------------------------------------------------------
+
+
+def make_room(top, path, generations):
+    """
+    After a version of a file was kept: have the next one not replace an older one before there are enough of them.
+
+    csync2 means to rename each version to the next number, but renames the newest one to the last number, and no other:
+    it would keep two (daemon.c, csync_file_backup(): it cuts the number off again).
+    """
+    last = _file(top + path, generations - 1)
+    with contextlib.suppress(OSError):
+        if os.lstat(last).st_mtime > os.lstat(top + path).st_mtime or os.path.lexists(_file(path, generations - 1)):
+            return  # a version of a file of that name
+        places = []
+        for number in (*range(1, generations - 1), generations):
+            place = _file(top + path, number)
+            places.append((_mtime(place), place))
+            if not places[-1][0]:
+                break
+        os.rename(last, min(places)[1])
+
+
+def _mtime(path):
+    """When a file was written; 0 if there is none."""
+    try:
+        return os.lstat(path).st_mtime
+    except FileNotFoundError:
+        return 0
 
 
 def sweep(top, paths):
     """make_way() for every file below these paths."""
+    paths = list(paths)
     while paths:
-        path, *paths = paths
-        directory = _Directory(top, path, GENERATIONS)
-        paths += [os.path.join(path, name) for name in directory.directories]
+        directory = _Directory(top, paths.pop(), GENERATIONS)
+        paths += [os.path.join(directory.path, name) for name in directory.directories]
         for name, there in directory.files.items():
             if 0 in there:
-                make_way(top, os.path.join(path, name))
+                make_way(top, os.path.join(directory.path, name))
 
 
 def make_way(top, path):
@@ -171,7 +199,7 @@ def make_way(top, path):
     with contextlib.suppress(OSError):
         if stat.S_ISREG(os.lstat(top + path).st_mode) and stat.S_ISDIR(os.lstat(path).st_mode):
             older = (_file(top + path, number) for number in range(1, 10_000))
-            os.rename(top + path, next(file for file in older if not os.path.lexists(file)))
+            os.rename(top + path, next((file for file in older if not os.path.lexists(file)), _file(top + path, 1)))
 
 
 # --- Putting one back ------------------------------------------------------------------------------------

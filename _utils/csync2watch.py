@@ -135,7 +135,8 @@ class Group:
         self.include = []
         self.exclude = []
         self.excludes = csync2inotify.Excludes([])
-        self.backups = None
+        #: where csync2 keeps old versions, if it does, and how many
+        self.backups, self.generations = None, 0
         self.database = None
         #: its number and size when it was last seen
         self.database_seen = (0, 0)
@@ -380,6 +381,8 @@ class Watcher:
         group = root.group
         entry = self._note(group, path, now)
         self.echo.see(entry, mask, renamed, now, since)
+        if group.backups and (renamed or mask & csync2inotify.IN_DELETE):
+            csync2backup.make_room(group.backups, path, group.generations)
         if now - group.changed_at > CALM:
             group.early_until = now + self.options.settle
         group.changed_at = now
@@ -743,7 +746,7 @@ class Watcher:
             include = _outermost([_raw(item) for item in config["include"]])
             exclude = [_raw(item) for item in config.get("exclude") or []]
             database, rules = config.get("database"), config.get("rules") or {}
-            backups = rules.get("backup_directory")
+            backups, generations = rules.get("backup_directory"), rules.get("backup_generations")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             log.error("csyncsync: cannot use %s: %s %s", path, type(err).__name__, err)
             group.config_error = f"cannot use {path}: {err}"
@@ -751,6 +754,7 @@ class Watcher:
         group.config_error = None
         group.database = database if isinstance(database, str) else None
         group.backups = _raw(backups) if backups else None
+        group.generations = generations or csync2backup.GENERATIONS
         for gone in [path for path in group.roots if path not in include]:
             self.tree.remove_root(group, gone)
         if exclude != group.exclude:

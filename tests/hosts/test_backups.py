@@ -83,18 +83,20 @@ def test_what_was_overwritten_and_deleted_is_listed_and_put_back(kept):
     delete(kept, "web1", "dir")
     digests = [digest(content) for content in versions]
     found = listed(kept, "dir/file")["dir/file"]
-    assert {host: [(number, sha) for number, sha, _ in lines] for host, lines in found.items()} == {
-        "web1": [(0, digests[0])],
-        "web2": [(0, digests[2]), (3, digests[1])],
-        "web3": [(0, digests[2]), (3, digests[1])],
+    assert {host: [sha for _, sha, _ in lines] for host, lines in found.items()} == {
+        "web1": digests[:1],
+        "web2": digests[:0:-1],
+        "web3": digests[::-1],
     }
-    assert f"generation 3: {len(versions[1])} bytes, replaced 20" in found["web3"][1][2]
+    older = found["web3"][1][0]
+    assert found["web3"][0][0] == 0 < older
+    assert f"generation {older}: {len(versions[1])} bytes, replaced 20" in found["web3"][1][2]
     assert " UTC, 0640 www-data:www-data, sha256 " in found["web3"][1][2]
     assert "dir/file" in listed(kept)
     assert list(listed(kept, "dir")) == ["dir/file"]
 
-    done = restore(kept, "dir/file", "host=web3", "generation=3")
-    assert done == f"generation 3 of web3, {len(versions[1])} bytes, is back on all hosts"
+    done = restore(kept, "dir/file", "host=web3", f"generation={older}")
+    assert done == f"generation {older} of web3, {len(versions[1])} bytes, is back on all hosts"
     kept.everywhere(f"{TOP}/dir/file", versions[1], seconds=1)
     kept.equal(TOP)
     for host in HOSTS:
@@ -102,14 +104,21 @@ def test_what_was_overwritten_and_deleted_is_listed_and_put_back(kept):
             status = kept.path(host, f"{TOP}/{name}").stat()
             assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, 33, 33), (host, name)
     kept.settled(GROUP)
-    assert restore(kept, "dir/file", "host=web3", "generation=3").endswith(" is what is there already")
+    assert restore(kept, "dir/file", "host=web3", f"generation={older}").endswith(" is what is there already")
 
     done = restore(kept, "dir/file", "host=web3")
     assert done.endswith(" is back on all hosts; what was there is generation 0 now")
     kept.everywhere(f"{TOP}/dir/file", versions[2], seconds=1)
-    assert [sha for _, sha, _ in listed(kept, "dir/file")["dir/file"]["web3"]] == [digests[1], digests[1]]
+    assert [sha for _, sha, _ in listed(kept, "dir/file")["dir/file"]["web3"]][:2] == [digests[1], digests[1]]
     kept.settled(GROUP)
     assert kept.run("csyncsync.status", GROUP)[GROUP] == dict.fromkeys(HOSTS, "in sync")
+
+
+def test_as_many_versions_are_kept_as_are_wanted(kept):
+    for number in range(7):
+        put(kept, "web1", "often", f"{number}\n")
+    wanted = [digest(f"{number}\n") for number in (5, 4, 3, 2)]
+    assert [sha for _, sha, _ in listed(kept, "often")["often"]["web2"]] == wanted
 
 
 def test_a_name_that_is_no_text(kept):
@@ -181,9 +190,7 @@ def test_a_directory_in_place_of_a_file_that_was_kept(kept):
     kept.settled(GROUP)
     for number in range(3):
         put(kept, "web1", "kind/in", f"{number} in it\n")
-    assert {name: [number for number, _, _ in there["web2"]] for name, there in listed(kept, "kind").items()} == {
-        "kind": [1, 3]
-    }
+    assert [sha for _, sha, _ in listed(kept, "kind")["kind"]["web2"]] == [digest("1\n"), digest("0\n")]
     delete(kept, "web1", "kind")
     assert [sha for _, sha, _ in listed(kept, "kind/in")["kind/in"]["web2"]] == [
         digest(f"{number} in it\n") for number in (2, 1)

@@ -116,6 +116,33 @@ def test_what_csync2_has_written_over_is_doubted(host):
     assert "doubt" not in host.find(generations=3)[0]["file"][0]
 
 
+def back_up(host, name, generations):
+    """As csync2 does it: the newest version becomes the last one, whatever is there."""
+    if (host.kept / name).exists():
+        os.rename(host.kept / name, host.kept / f"{name}.{generations - 1}")
+    host.keep(name, (host.include / name).read_text())
+
+
+@pytest.mark.parametrize("generations", [2, 3, 4, 6])
+def test_as_many_versions_are_kept_as_are_wanted(host, generations):
+    for number in range(9):
+        (host.include / "file").write_text(f"{number}")
+        back_up(host, "file", generations)
+        for _ in range(2):
+            csync2backup.make_room(os.fsencode(host.top), os.fsencode(host.include / "file"), generations)
+        kept = list(host.versions("file").values())
+        assert kept == [f"{older}" for older in range(number, max(number - generations, -1), -1)][:generations]
+
+
+def test_room_is_made_of_no_other_files_versions(host):
+    host.keep("log.3", "a file of its own")
+    csync2backup.make_room(os.fsencode(host.top), os.fsencode(host.include / "log"), 4)
+    host.keep("log", "x")
+    (host.include / "log.3").write_text("")
+    csync2backup.make_room(os.fsencode(host.top), os.fsencode(host.include / "log"), 4)
+    assert sorted(os.listdir(host.kept)) == ["log", "log.3"]
+
+
 def test_a_directory_in_place_of_a_file_gets_its_way(host):
     for name in ("a", "b/c", "b/kept"):
         host.keep(name, name)
