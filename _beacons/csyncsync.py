@@ -27,6 +27,8 @@ Option         Default                 Meaning
 ``retry``      5                       seconds until an event is repeated while something is left to push;
                                        doubles up to 30
 ``state_dir``  /var/lib/csyncsync      where the groups' configs, journals and status are
+``metrics``    none                    the node exporter's textfile directory: ``csyncsync.prom`` is written there,
+                                       with the groups' status for Prometheus, each 15 seconds
 =============  ======================  =====================================================================
 
 The event on the master's bus has the tag ``salt/beacon/<minion id>/csyncsync/<group>`` and the data
@@ -65,7 +67,7 @@ log = logging.getLogger(__name__)
 __virtualname__ = "csyncsync"
 
 STATE_DIR = "/var/lib/csyncsync"
-DEFAULTS = {"settle": 0.1, "max_delay": 2, "max_paths": 10000, "retry": 5, "state_dir": STATE_DIR}
+DEFAULTS = {"settle": 0.1, "max_delay": 2, "max_paths": 10000, "retry": 5, "state_dir": STATE_DIR, "metrics": None}
 #: What Salt itself puts into, or reads from, the configuration of a beacon.
 SALT_OPTIONS = (
     "interval",
@@ -79,7 +81,8 @@ SALT_OPTIONS = (
 #: The module object that keeps the watcher while Salt loads this file anew.
 HOLDER = "csyncsync_watcher"
 #: The watcher's code: files of _utils, each after those that it imports.
-CODE = ("csync2inotify", "csync2journal", "csync2left", "csync2echo", "csync2conflict", "csync2backup", "csync2watch")
+CODE = ("csync2inotify", "csync2journal", "csync2left", "csync2echo", "csync2cert", "csync2status", "csync2metrics")
+CODE += ("csync2conflict", "csync2backup", "csync2watch")
 
 
 def __virtual__():
@@ -144,6 +147,9 @@ def _option_problem(option, value):
         return f"is unknown; there are: {', '.join(DEFAULTS)}"
     if option == "state_dir":
         return "" if isinstance(value, str) and value.startswith("/") else "is not an absolute path"
+    if option == "metrics":
+        good = value is None or (isinstance(value, str) and value.startswith("/"))
+        return "" if good else "(pillar csyncsync:metrics) is not an absolute path"
     if option == "max_paths":
         good = isinstance(value, int) and not isinstance(value, bool) and value > 0
         return "" if good else "is not a whole number above 0"

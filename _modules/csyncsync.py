@@ -21,6 +21,7 @@ import shutil
 import socket
 import sqlite3
 import stat
+import tempfile
 import time
 import urllib.parse
 
@@ -28,10 +29,14 @@ import csync2
 import csync2backup
 import csync2cert
 import csync2conflict
+import csync2inotify
 import csync2journal
 import csync2left
+import csync2metrics
 import csync2run
 import csync2send
+import csync2status
+import csync2verify
 import salt.loader
 from salt.exceptions import CommandExecutionError
 
@@ -53,6 +58,10 @@ WATCHER_JUDGES = 2.0
 WATCHER_LETS_GO = 3.0
 #: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
 LOCK_PROBE = 0.2
+#: Bytes that contents() reads in a second, and paths of each host that a test of a push names.
+RATE, TOLD = 50_000_000, 1000
+#: In the place of a host, in what is paused: the whole group.
+ALL_HOSTS = "*"
 
 
 def __virtual__():
@@ -703,7 +712,7 @@ def _renew_roots(group):
 # --- Push ------------------------------------------------------------------------------------------------
 
 
-def push(group, full=False, release=False, **kwargs):
+def push(group, full=False, release=False, test=False, paused=None, **kwargs):
     """
     Send what changed on this host to the group's other hosts, peer by peer.
 
@@ -712,6 +721,12 @@ def push(group, full=False, release=False, **kwargs):
     release
         Let a push through that is held because it would delete most of the group, or because an include root
         is on another file system than before.
+    test
+        Only tell what a full push would send, to whom: ``{"group", "state": "test", "send": {minion id: {"entries",
+        "paths": [the first 1,000, percent-encoded]}}, "comment"}``. csync2's own check finds it, in a copy of its
+        database.
+    paused
+        What is paused, as the master has it (see ``csyncsync.paused``). The runner gives it.
 
     Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]},
     "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same; the first push that is held, or fails,
@@ -722,6 +737,7 @@ def push(group, full=False, release=False, **kwargs):
     pushed    done; what could not be sent (dead peers, conflicts) stands in ``left``
     joining   the host has recorded its files and waits to be admitted by the runner
     held      a guard refused; ``comment`` says why, and nothing was sent
+    paused    the group or this host is paused; nothing was sent, and all changes are kept
     running   another push of the group is under way on this host
     error     csync2 failed; ``comment`` says how
     ========  ======================================================================
@@ -732,8 +748,13 @@ def push(group, full=False, release=False, **kwargs):
 
         salt web1 csyncsync.push wwwdata
         salt web1 csyncsync.push wwwdata full=True
+        salt web1 csyncsync.push wwwdata test=True
     """
     config = _require(group)
+    if test:
+        return _test_push(group, config)
+    if paused is not None:
+        _take_pauses(group, paused)
     began = time.monotonic()
     with _locked(group, wait=LOCK_PROBE) as mine:
         before = _read_json(_group_path(group, "push.json"), {})
@@ -829,6 +850,9 @@ def _held(path, wait=0.0):
 
 
 def _push(group, config, full, release, result):
+    if why := _why_paused(group):
+        result.update(state="paused", comment=why)
+        return
     problems = _root_problems(group)
     if problems and not release:
         result.update(state="held", comment="; ".join(problems))
@@ -879,15 +903,19 @@ def _ascii(text):
 
 def _note_push(group, result):
     """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
-    left = _group_path(group, "left")
+    left, path = _group_path(group, "left"), _group_path(group, "push.json")
+    before, now, since = _read_json(path, {}), time.time(), None
+    errors = before.get("errors", 0) + (result["state"] == "error")
     try:
         if result["left"] or result["state"] not in ("pushed",) or _held_back(group):
+            since = csync2status.waiting_since(_group_path(group), before) or now - result["seconds"]
             _write(left, "")
         else:
             csync2journal.forget(_group_path(group, "journal"))
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(left)
-        _write_json(_group_path(group, "push.json"), {**result, "time": time.time()}, durable=False)
+        counted = {"pushes": before.get("pushes", 0) + 1, "errors": errors, "since": since}
+        _write_json(path, {**result, "time": now, **counted}, durable=False)
     except OSError as err:
         log.error("csyncsync: cannot note the push of group %s: %s", group, err)
 
@@ -919,6 +947,71 @@ def _check_journal(group, config, full):
     _hold_back(group, known, held)
     csync2journal.discharge(files)
     return number
+
+
+def _test_push(group, config):
+    """What a full push would send: found by csync2's check, in a copy of its database."""
+    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
+    result = {"group": group, "state": "test", "send": {}, "comment": "; ".join(_root_problems(group))}
+    with tempfile.TemporaryDirectory(dir=_group_path(group)) as directory:
+        with _open_database(group) as database:
+            if database.state() != csync2.Database.ESTABLISHED:
+                return {**result, "comment": "this host has not joined the group yet"}
+            database.backup(os.path.join(directory, os.path.basename(_database_path(group))))
+        _csync2(group, "-D", directory, "-cr", "/")
+        with csync2.Database(os.path.join(directory, os.path.basename(_database_path(group)))) as copy:
+            for path, peer, _ in copy.dirty(minions):
+                told = result["send"].setdefault(minions[peer], {"entries": 0, "paths": []})
+                told["entries"] += 1
+                told["paths"] += [urllib.parse.quote_from_bytes(path)] if len(told["paths"]) < TOLD else []
+    return result
+
+
+# --- Pauses ----------------------------------------------------------------------------------------------
+
+
+def paused(group, pauses=None):
+    """
+    What of a group is paused: it sends and gets nothing, and all changes are kept.
+
+    pauses
+        Take this in, as the master has it; the runner's ``pause`` and ``resume`` call it.
+
+    Returns ``{minion id, or "*" for the whole group: {"until": seconds since the epoch or None, "comment": text}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.paused wwwdata
+    """
+    _require(group)
+    if pauses is not None:
+        _take_pauses(group, pauses)
+    return _pauses(group)
+
+
+def _take_pauses(group, pauses):
+    path = _group_path(group, "paused.json")
+    if pauses != _read_json(path, {}):
+        _write_json(path, pauses)
+
+
+def _pauses(group):
+    """Those that have not ended by themselves."""
+    pauses, now = _read_json(_group_path(group, "paused.json"), {}), time.time()
+    return {host: pause for host, pause in pauses.items() if pause["until"] is None or pause["until"] > now}
+
+
+def _why_paused(group):
+    """Until when this host is paused, and what ends it ("" if it is not)."""
+    pauses = _pauses(group)
+    for host, which in ((ALL_HOSTS, ""), (__opts__["id"], f" host={__opts__['id']}")):
+        if host in pauses:
+            end, comment = pauses[host]["until"], pauses[host]["comment"]
+            until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(end)) if end else "somebody resumes it"
+            return f"paused until {until}{f' ({comment})' if comment else ''}: salt-run csyncsync.resume {group}{which}"
+    return ""
 
 
 # --- What csync2 left ------------------------------------------------------------------------------------
@@ -1036,9 +1129,10 @@ def _vanishing(group, config, peers):
 def _peers_to_serve(group, config):
     """Addresses of the peers that something is to be sent to now."""
     failed, now = _read_json(_group_path(group, "peers.json"), {}), time.time()
+    paused = {config["hosts"][minion]["address"] for minion in _pauses(group) if minion in config["hosts"]}
 
     def due(peer):  # a clock that was set back delays nobody
-        return not 0 < failed.get(peer, {}).get("again", 0) - now <= PEER_RETRY[1]
+        return peer not in paused and not 0 < failed.get(peer, {}).get("again", 0) - now <= PEER_RETRY[1]
 
     return [peer for peer in sorted(_left(group, config)) if due(peer)]
 
@@ -1202,6 +1296,31 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
     return {"group": group, "state": "established", "unsent": _as_text(unsent)}
 
 
+def reset(group):
+    """
+    Forget what csync2 knows of a group's files, so that this host joins it anew. The runner's ``reset`` calls it.
+
+    The files stay as they are. Returns True. Raises CommandExecutionError.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web3 csyncsync.reset wwwdata
+    """
+    _require(group)
+    with _locked(group, wait=60) as mine:
+        if not mine:
+            raise CommandExecutionError(f"another push of {group} is under way on this host")
+        for name in ("established", "alone", "push.json", "peers.json"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_group_path(group, name))
+        _database_state(group)
+        with _open_database(group, write=True) as database:
+            database.empty()
+    return True
+
+
 def _keep_marks(group, config, peer, keep, digests, unsent):
     """
     Drop this host's marks: all but those on unsent changes; or also those on what it alone has, and, for the source, on
@@ -1279,7 +1398,7 @@ def digests(group):
         return {"group": group, "digests": csync2.digests(database.contents())}
 
 
-def admit(group, host, digests=None, unsent=(), keep=False):
+def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
     """
     Send to a host that joins all that it lacks, or has otherwise. The runner calls it on an established host.
 
@@ -1293,6 +1412,8 @@ def admit(group, host, digests=None, unsent=(), keep=False):
         What ``csyncsync.join`` returned there: these paths are not sent.
     keep
         The host's own files count, so what it refuses is a conflict. Otherwise it has changed that just now.
+    remove
+        What the host alone has is deleted there.
 
     Returns ``{"group", "marked": entries, "left": entries that the host refused}``. Raises CommandExecutionError.
 
@@ -1312,7 +1433,7 @@ def admit(group, host, digests=None, unsent=(), keep=False):
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
         since = csync2send.now()
         with _marked_for(group, peer, keep) as before:
-            _compare(group, config, peer, mark=True)
+            _compare(group, config, peer, mark="-TIUX" if remove else "-TIU")
             _mark_contents(group, config, peer, digests)
             _drop_marks(group, peer, before, _from_text(unsent))
             marked = _dirty_peers(group).get(peer, 0)
@@ -1371,16 +1492,16 @@ def _peer_address(config, minion):
 _Compared = collections.namedtuple("_Compared", "different only_here only_there")
 
 
-def _compare(group, config, peer, mark=False):
+def _compare(group, config, peer, mark=""):
     """
     Compare csync2's records with a peer's. Returns _Compared: sets of paths in bytes.
 
     mark
-        Mark both for that peer. An empty include root is no content, and never replaces what a peer has there.
+        csync2's flags with which it marks what differs for that peer (-TIU), and what that peer alone has (-TIUX). An
+        empty include root is no content, and never replaces what a peer has there.
     """
     me = config["address"]
-    modifiers = ["-TIU"] if mark else ["-T"]
-    output = _csync2(group, *modifiers, me, peer, peer=peer, fine=(0, 2))
+    output = _csync2(group, mark or "-T", me, peer, peer=peer, fine=(0, 2))
     found = _read_comparison(output, me, peer)
     empty = {os.fsencode(root) for root in config["include"] if _is_empty_directory(root)}
     if mark and empty & found[b"X"]:
@@ -1473,6 +1594,36 @@ def versions(group, paths, text=False):
     """
     raw = _in_includes(group, paths)
     return {name: csync2conflict.version(path, text) for name, path in raw.items()}
+
+
+def contents(group, part=None, parts=1, slots=None, rate=RATE):
+    """
+    What is on this host's disk, for a comparison with other hosts. The runner's ``verify`` calls it.
+
+    part, parts
+        Read one of so many equal parts (0 is the first), and return ``{slot: digest}``: paths are spread over 4,096
+        slots by their names, and each digest is made of the type, content, size, mode and owner of all paths in it.
+    slots
+        Return ``{percent-encoded path: digest}`` of the paths in these slots.
+    rate
+        Bytes to read in a second, 0 for as many as can be.
+
+    Without ``part`` and ``slots``, returns ``{"files", "bytes"}``: how much there is to read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.contents wwwdata
+        salt '*' csyncsync.contents wwwdata part=0 rate=10000000
+    """
+    config = _require(group)
+    os.nice(19)  # this thread's, which is the job's own
+    excludes = csync2inotify.Excludes([os.fsencode(pattern) for pattern in config["exclude"]])
+    found, pace = csync2verify.walk(config["include"], excludes), csync2verify.Pace(rate)
+    if slots is not None:
+        return csync2verify.entries(found, slots, pace)
+    return csync2verify.count(found) if part is None else csync2verify.digests(found, part, parts, pace)
 
 
 def win(group, paths):
@@ -1605,15 +1756,22 @@ def _rules(config):
 # --- Status ----------------------------------------------------------------------------------------------
 
 
-def status(group=None):
+def status(group=None, size=False):
     """
     How far this host is, for each of its groups.
 
+    size
+        Also ``{"files", "bytes", "disks": [{"path", "free": bytes, "total": bytes}, …], "certificate_end": seconds
+        since the epoch, "versions": {…}}``; of a million files that takes a second.
+
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
-    "unreachable": {minion id: why}, "held": why, "unfinished": [path, …], "last_push": {…}, "watching": bool,
-    "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address}, "in_sync": bool, "error": text}}``.
+    "unreachable": {minion id: why}, "held": why, "paused": why, "unfinished": [path, …], "waiting_since": time,
+    "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address},
+    "database_bytes": bytes, "in_sync": bool, "error": text}}``.
     ``state`` is new, recorded or established (see ``push``); ``unfinished`` are files that may be what csync2 left when
-    it was interrupted, and that are not sent yet; ``in_sync`` says that nothing of this host waits to be sent.
+    it was interrupted, and that are not sent yet; ``waiting_since`` is when the oldest change was seen that others may
+    lack, in seconds since the epoch, None if there is none; ``last_push`` is what ``push`` returned last, with the
+    numbers of ``pushes`` and ``errors`` so far; ``in_sync`` says that nothing of this host waits to be sent.
 
     CLI Example:
 
@@ -1622,34 +1780,48 @@ def status(group=None):
         salt '*' csyncsync.status
         salt '*' csyncsync.status wwwdata
     """
-    return {name: _group_status(name) for name in installed() if group in (None, name) and _config(name)}
-
-
-def _group_status(group):
-    config, last = _config(group), _read_json(_group_path(group, "push.json"), {})
-    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
-    result = {"state": "unknown", "dirty": {}, "error": ""}
-    try:
-        with csync2.Database(_database_path(group), timeout=2) as database:
-            result["state"] = ("new", "recorded", "established")[min(database.state(), 2)]
-            result["dirty"] = {minions[peer]: n for peer, n in database.dirty_peers().items() if peer in minions}
-    except sqlite3.Error as err:
-        result["error"] = f"{_database_path(group)}: {err}"
-    watch = _read_json(_group_path(group, "watch.json"), {})
-    journal = csync2journal.names(_group_path(group, "journal"))
-    failed = _read_json(_group_path(group, "peers.json"), {})
-    unfinished = sorted(path.decode("utf-8", "backslashreplace") for path in _held_back(group))
+    names = [name for name in installed() if group in (None, name)]
+    found = {name: csync2status.read(_group_path(name), csync2.Database, _database_path(name)) for name in names}
+    facts = _facts() if size else {}
     return {
-        **result,
-        "journal": len(journal),
-        "refused": last.get("refused") or {},
-        "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
-        "held": last.get("comment", "") if last.get("state") == "held" else "",
-        "unfinished": unfinished,
-        "last_push": last,
-        "watching": bool(watch.get("ready")) and not watch.get("error"),
-        "watch": watch,
-        "unpublished": config["unpublished"],
-        "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
-        "in_sync": result["state"] == "established" and not (journal or unfinished or result["dirty"]),
+        name: {**status_, "paused": _why_paused(name), **(_size(name) if size else {}), **facts}
+        for name, status_ in found.items()
+        if status_
     }
+
+
+def _facts():
+    """What is true of the whole host."""
+    versions_ = {"csyncsync": csync2.VERSION, "Salt": __grains__["saltversion"]}
+    with contextlib.suppress(CommandExecutionError):
+        versions_["csync2"] = __salt__["pkg.version"]("csync2")
+    return {"certificate_end": csync2cert.end(_read(_certificate_path())), "versions": versions_}
+
+
+def _size(group):
+    """How much a group is, by csync2's records, and how much room its disks have."""
+    result = {"files": None, "bytes": None, "disks": []}
+    with contextlib.suppress(sqlite3.Error), _open_database(group) as database:
+        result["files"], result["bytes"] = database.size()
+    disks = {}
+    for path in _config(group)["include"]:
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(path)
+            free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+            disks.setdefault(os.stat(path).st_dev, {"path": path, "free": free, "total": total})
+    return {**result, "disks": list(disks.values())}
+
+
+def metrics():
+    """
+    The status of this host as text for Prometheus, as the beacon writes it into the directory ``csyncsync:metrics`` of
+    the pillar, once in 15 seconds. ``docs/monitoring`` has alerts and a dashboard for it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.metrics --out=txt
+    """
+    end = csync2cert.end(_read(_certificate_path()))
+    return csync2metrics.text(status(), __opts__["id"], end, time.time())

@@ -32,6 +32,8 @@ __virtualname__ = "csyncsync"
 
 #: csync2.c, create_keyfile(): 64 characters out of 64
 _ALPHABET = string.ascii_letters + string.digits + "._"
+#: What stands beside the groups, and is the same for all their members.
+HOST_OPTIONS = ("max_user_watches", "metrics")
 
 
 def __virtual__():
@@ -40,7 +42,8 @@ def __virtual__():
 
 def ext_pillar(minion_id, pillar, groups=None):
     """
-    Given a minion's id, return ``{"csyncsync": {"groups": {GROUP: options with "key"}}}`` of its groups.
+    Given a minion's id, return ``{"csyncsync": {"groups": {GROUP: options with "key"}}}`` of its groups, and, if it has
+    any, the options of hosts that stand beside the groups.
 
     A group that cannot be used comes as ``csyncsync:errors:GROUP`` instead, a list of messages, so that the minion's
     state says what is wrong with it; nothing that stands in it is passed on. If the file cannot be read, only
@@ -58,7 +61,8 @@ def ext_pillar(minion_id, pillar, groups=None):
 
 def _pillar_of(minion_id, path):
     with salt.utils.files.fopen(path, "r", encoding="utf-8") as file:
-        given = (salt.utils.yaml.safe_load(file) or {})["csyncsync"]["groups"]
+        found = (salt.utils.yaml.safe_load(file) or {})["csyncsync"]
+    given = found["groups"]
     checked = csync2.validate(given)
     groups, errors = {}, {}
     if not isinstance(given, (dict, type(None))):
@@ -69,7 +73,8 @@ def _pillar_of(minion_id, path):
                 groups[name] = {**options, "key": options.get("key") or _key(name)}
         elif csync2.may_match(options, minion_id):
             errors[str(name)] = checked["errors"].get(str(name), [f"csyncsync:groups:{name} cannot be used"])
-    return {"csyncsync": {"groups": groups, **({"errors": errors} if errors else {})}}
+    beside = {name: found[name] for name in HOST_OPTIONS if name in found and (groups or errors)}
+    return {"csyncsync": {"groups": groups, **beside, **({"errors": errors} if errors else {})}}
 
 
 def _key(group):

@@ -27,6 +27,8 @@ import urllib.parse
 
 import csync2
 import csync2conflict
+import csync2report
+import csync2verify
 import salt.client
 import salt.utils.event
 import salt.utils.minions
@@ -48,15 +50,21 @@ RETURN_PATIENCE = 120
 PILLAR_AGE = 20
 #: The same for a group that was not there: it may just have been added.
 PILLAR_AGE_WITHOUT = 1
-#: Seconds of silence after which a minion is asked whether its job still runs; while it does, it is waited for.
-ANSWER = 10
+#: Seconds of silence after which a minion is asked whether its job still runs, and to wait for the answer; while it
+#: does, it is waited for. The same for the status, which takes no time and is looked at by somebody.
+ANSWER, STATUS_ANSWER = 10, 5
+#: What is said of a host that did not answer.
+SILENT = "did not answer: is its minion up? (salt-run manage.down)"
+#: In the place of a host, in what is paused: the whole group.
+ALL_HOSTS = "*"
+#: Bytes that each host reads in a second to verify a group; seconds of reading between two lines of progress; seconds
+#: until paths that differ are looked at again, and how many of them are shown.
+VERIFY_RATE, VERIFY_STEP, VERIFY_AGAIN, VERIFY_SHOWN = 50_000_000, 10, 10, 1000
 #: Seconds to wait until a version that wins a conflict is on all hosts, and until it is sent once more.
 RESOLVE_WAIT, RESOLVE_AGAIN = 120, 6
 
 #: Files whose old versions are listed.
 BACKUPS_SHOWN = 50
-#: Conflicts that the table of hosts names for each host and group.
-CONFLICTS_SHOWN = 5
 #: Seconds between two lines in the log about one minion that asks for groups it is not in.
 REFUSED_TOLD = 60
 
@@ -155,7 +163,7 @@ def _record(group):
     """
     The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``returning`` (those of them
     that join anew, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
-    ``refused`` and ``conflicts``. Written back if it changed.
+    ``paused``, ``refused`` and ``conflicts``. Written back if it changed.
     """
     if not csync2.is_group_name(group):
         raise CommandExecutionError(f"{group!r:.80} is no group name")
@@ -187,12 +195,15 @@ def _client():
 # --- Flow 2: one pusher at a time ------------------------------------------------------------------------
 
 
-def sync(group=None, host=None):
+def sync(group=None, host=None, test=False):
     """
-    Have a group pushed: by the host that asks for it, or (from the command line) by every member in turn.
+    Have a group pushed: by the host that asks for it, or (from the command line) by every member in turn, after a check
+    of the whole group.
 
     group
         One group; without it, all.
+    test
+        Only tell what each member would send, to whom.
     host
         Minion id of a host that has something to push. The reactor gives it. It is called as soon as no other host
         of the group pushes, and this function does not wait.
@@ -205,18 +216,52 @@ def sync(group=None, host=None):
 
         salt-run csyncsync.sync
         salt-run csyncsync.sync wwwdata
+        salt-run csyncsync.sync wwwdata test=True
     """
     if host is not None:
         return _ask(group, host)
     groups, problem = _known(group)
     result = {}
     for name, options in sorted(groups.items()):
-        result[name] = {}
-        for minion in _members(options):
-            answer = _call([minion], "csyncsync.push", [name, "full=True"])
-            result[name][minion] = answer.get(minion, "did not answer")
-            _progress(f"{name} {minion}: {_short(result[name][minion])}")
+        result[name], members = {}, _members(options)
+        for number, minion in enumerate(members, 1):
+            with contextlib.nullcontext() if test else _leased(name, minion):
+                answer = _call([minion], "csyncsync.push", [name, "test=True" if test else "full=True"])
+            result[name][minion] = answer.get(minion, SILENT)
+            _progress(f"{name} {minion} ({number} of {len(members)}): {_short(result[name][minion])}")
     return problem or result
+
+
+@contextlib.contextmanager
+def _leased(group, host):
+    """Have a group's lease for what this process has a host do, as soon as nobody else has it."""
+    lease = {"host": host, "jid": f"process {os.getpid()}", "pid": os.getpid()}
+    told = time.monotonic()
+    while not _take_lease(group, lease):
+        if time.monotonic() - told > WAITING_TOLD:
+            told = time.monotonic()
+            _progress(f"{group} {host}: waits until another host has pushed")
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        _release(group, lease["jid"])
+
+
+def _take_lease(group, lease):
+    """Tell whether the lease could be had; one that was left is taken away."""
+    with _record(group) as record:
+        held, now = record["lease"], time.time()
+        if not held:
+            record["lease"] = {**lease, "since": now, "checked": now}
+            return True
+        stale = not 0 <= now - held["checked"] <= LEASE_CHECK
+        if stale:
+            held["checked"] = now
+            held = dict(held)
+    if stale:
+        _free_if_left(group, held)
+    return False
 
 
 def _ask(group, host):
@@ -291,7 +336,8 @@ def _next(group, record):
     if record["lease"] or not record["waiting"]:
         return
     host = record["waiting"].pop(0)
-    job = _client().run_job([host], "csyncsync.push", [group], tgt_type="list", ret="")
+    pauses = {"paused": record["paused"]} if "paused" in record else {}
+    job = _client().run_job([host], "csyncsync.push", [group], tgt_type="list", kwarg=pauses, ret="")
     if job and job.get("jid"):
         now = time.time()
         record["lease"] = {"host": host, "jid": job["jid"], "since": now, "checked": now}
@@ -305,9 +351,9 @@ def _free_if_left(group, lease):
 
 def _holds(lease):
     """Ask the holder of an old lease whether it is still at work."""
-    if lease.get("pid"):  # a join: a process here
+    if lease.get("pid"):  # a process here, of a join for example
         with contextlib.suppress(OSError), open(f"/proc/{lease['pid']}/cmdline", "rb") as file:
-            return b"csyncsync.join" in file.read()  # not another process that was given the same number
+            return b"csyncsync." in file.read()  # not another process that was given the same number
         return False
     running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
     return bool(running.get(lease["host"]))
@@ -552,10 +598,10 @@ def _step(minion, function, arguments, kind=dict):
     return answer
 
 
-def _call(minions, function, arguments):
+def _call(minions, function, arguments, seconds=ANSWER):
     """``{minion id: return}``; whoever is silent, and does not say either that the job still runs, is left out."""
-    answers = {}
-    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", timeout=ANSWER):
+    answers, wait = {}, {"timeout": seconds, "gather_job_timeout": seconds}
+    for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", **wait):
         for minion, answer in part.items():
             answers[minion] = answer.get("ret")
     return answers
@@ -621,6 +667,265 @@ def release(group, host=None):
     states = _call(members if host is None else [host], "csyncsync.status", [group])
     held = [m for m, answer in states.items() if isinstance(answer, dict) and (answer.get(group) or {}).get("held")]
     return {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m) for m in sorted(held)}
+
+
+# --- Pauses ----------------------------------------------------------------------------------------------
+
+
+def pause(group=None, host=None, minutes=None, comment=""):
+    """
+    Pause a group, or a host: it sends nothing and gets nothing, and all changes are kept until it is resumed.
+
+    group
+        One group; without it, all groups of the host.
+    host
+        Only this minion; without it, the whole group.
+    minutes
+        It is resumed by itself after so long.
+    comment
+        Why; shown in the status.
+
+    A push that is under way goes on to its end. A host that does not answer hears of it when it next asks to push.
+    Returns ``{GROUP: {minion id: "paused …"}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.pause wwwdata minutes=30
+        salt-run csyncsync.pause host=web2 comment='new disk'
+    """
+    if minutes is not None and (isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0):
+        return f"minutes={minutes!r} is no number above 0"
+    until = None if minutes is None else round(time.time() + 60 * minutes)
+    return _set_pause(group, host, {"until": until, "comment": str(comment)})
+
+
+def resume(group=None, host=None):
+    """
+    End what ``csyncsync.pause`` began; what has changed meanwhile is sent at once.
+
+    group, host
+        As in ``csyncsync.pause``.
+
+    Returns ``{GROUP: {minion id: "not paused", or what still is}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.resume wwwdata
+        salt-run csyncsync.resume host=web2
+    """
+    result = _set_pause(group, host, None)
+    for name in result if isinstance(result, dict) else ():
+        for minion in result[name]:
+            _ask(name, minion)
+    return result
+
+
+def _set_pause(group, host, pause_):
+    """Note a pause, or that there is none, and tell all members. Returns what each of them says."""
+    if group is None and host is None:
+        return "name a group, or a host: salt-run csyncsync.pause wwwdata, salt-run csyncsync.pause host=web2"
+    groups, problem = _known(group)
+    members = {name: _members(options) for name, options in groups.items()}
+    chosen = sorted(name for name in members if host is None or host in members[name])
+    if problem or not chosen:
+        return problem or f"{host} is no member of {group or 'any group'}"
+    result = {}
+    for name in chosen:
+        with _record(name) as record:
+            pauses = {key: value for key, value in record.get("paused", {}).items() if _lasts(value)}
+            pauses.pop(host or ALL_HOSTS, None)
+            record["paused"] = {**pauses, **({host or ALL_HOSTS: pause_} if pause_ else {})}
+            pauses = dict(record["paused"])
+        answers = _call(members[name], "csyncsync.paused", [name, pauses])
+        result[name] = {minion: _paused_text(minion, answers.get(minion)) for minion in members[name]}
+    return result
+
+
+def _lasts(pause_):
+    return pause_["until"] is None or pause_["until"] > time.time()
+
+
+def _paused_text(minion, pauses):
+    """What a member's answer says of itself."""
+    if not isinstance(pauses, dict):
+        return f"{pauses or 'did not answer'}; it hears of this when it next asks to push"
+    found = pauses.get(ALL_HOSTS) or pauses.get(minion)
+    if not found:
+        others = ", ".join(sorted(pauses))
+        return f"not paused, but sends nothing to {others}" if others else "not paused"
+    until = found["until"] and time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found["until"]))
+    return f"paused until {until or 'it is resumed'}"
+
+
+# --- Contents --------------------------------------------------------------------------------------------
+
+
+def verify(group, rate=VERIFY_RATE // 1_000_000):
+    """
+    Compare what a group's files really are on all its hosts: type, content, mode, owner and link target, read from the
+    disks. csync2's databases are not asked.
+
+    rate
+        Megabytes that each host reads in a second at most; 0: as many as can be. The hosts read with the lowest
+        priority.
+
+    Files that change meanwhile are looked at again. Nothing is changed; ``csyncsync.sync`` sends what a host has
+    missed, ``csyncsync.reset`` makes one host's content win. The exit code is 1 if hosts differ, or one did not answer.
+    Returns ``{"group", "hosts": {minion id: {"files", "bytes"}}, "silent": [minion id, …], "differences": {path:
+    {minion id: {"type", "size", "time", "mode", "owner", "sha256"}}}, "more": differences that are not shown,
+    "seconds", "retcode"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.verify wwwdata
+        salt-run csyncsync.verify wwwdata rate=200
+    """
+    groups, problem = _known(group)
+    if problem:
+        return problem
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0:
+        return f"rate={rate!r} is no number of megabytes in a second"
+    return _verify(group, _members(groups[group]), int(rate * 1_000_000))
+
+
+def _verify(group, members, rate):
+    began = time.monotonic()
+    sizes = _mappings(_call(members, "csyncsync.contents", [group]))
+    hosts = sorted(sizes)
+    found = _differing(group, hosts, sizes, rate)
+    if found:
+        _progress(f"{group}: {len(found)} paths differ; looking again in {VERIFY_AGAIN} s")
+        time.sleep(VERIFY_AGAIN)
+    seen = _versions(group, hosts, found[:VERIFY_SHOWN]) if found else {}
+    differences = {
+        _readable(path): _shown(versions, False)
+        for path, versions in seen.items()
+        if len({json.dumps(csync2verify.compared(v), sort_keys=True) for v in versions.values()}) > 1
+    }
+    silent = [minion for minion in members if minion not in hosts]
+    return {
+        "group": group,
+        "hosts": sizes,
+        "silent": silent,
+        "differences": differences,
+        "more": max(0, len(found) - VERIFY_SHOWN),
+        "seconds": round(time.monotonic() - began, 1),
+        "retcode": int(bool(differences or silent or len(found) > VERIFY_SHOWN)),
+    }
+
+
+def _differing(group, hosts, sizes, rate):
+    """The percent-encoded paths that hosts have differently: first the slots of digests, then the paths in them."""
+    most = max((size["bytes"] for size in sizes.values()), default=0)
+    parts = min(100, 1 + (most // (rate * VERIFY_STEP) if rate else 0))
+    slots = []
+    for part in range(parts):
+        answers = _asked(group, hosts, {"part": part, "parts": parts, "rate": rate})
+        slots += csync2verify.unlike(answers)
+        _progress(f"{group}: {part + 1} of {parts} parts read, {len(slots)} differences so far")
+    if not slots:
+        return []
+    return csync2verify.unlike(_asked(group, hosts, {"slots": [int(slot) for slot in slots], "rate": rate}))
+
+
+def _asked(group, hosts, options):
+    """``{minion id: what csyncsync.contents returned}``; all have to answer. Raises CommandExecutionError."""
+    answers = _mappings(_call(hosts, "csyncsync.contents", [group, *(f"{k}={v}" for k, v in options.items())]))
+    if set(answers) != set(hosts):
+        raise CommandExecutionError(f"{', '.join(sorted(set(hosts) - set(answers)))} no longer answers; try again")
+    return answers
+
+
+def _mappings(answers):
+    return {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
+
+
+def reset(group, source, test=False):
+    """
+    Rebuild every database of a group; one host's content wins: what others have differently is replaced, and what they
+    alone have is deleted there.
+
+    source
+        Minion id of the host whose content wins.
+    test
+        Only tell what would be replaced and deleted, on which host; all files are read for that.
+
+    All members have to answer. Nobody else pushes meanwhile; what changes then on the source is sent afterwards.
+    Returns ``{minion id: what was done}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.reset wwwdata source=web1 test=True
+        salt-run csyncsync.reset wwwdata source=web1
+    """
+    groups, problem = _known(group)
+    if problem:
+        return problem
+    options = groups[group]
+    members = _members(options)
+    if source not in members or csync2.receives_only(options, source):
+        return f"source= is to be a host that sends: one of {', '.join(members)}"
+    if test:
+        return _would_reset(group, members, source)
+    answers = _statuses(group, members)
+    silent = [minion for minion in members if minion not in answers]
+    if silent:
+        return f"{', '.join(silent)} did not answer; start it, or take it out of csyncsync:groups:{group}:members"
+    with _leased(group, source):
+        return _reset(group, [source, *(minion for minion in members if minion != source)])
+
+
+def _reset(group, hosts):
+    """Rebuild the databases of hosts; the first one's content wins."""
+    source, result = hosts[0], {}
+    with _record(group) as record:
+        # Nobody is a founder, whose files count; nobody is waited for.
+        record.update(founders=[], admitted=[], returning={}, refused={}, conflicts=[])
+    for number, host in enumerate(hosts):
+        _progress(f"{group}: {number + 1} of {len(hosts)} databases, {host}")
+        try:
+            _step(host, "csyncsync.reset", [group], kind=bool)
+            result[host] = "its content wins" if host == source else _take_content(group, source, host)
+            if host == source:
+                _step(host, "csyncsync.join", [group])
+            with _record(group) as record:
+                record["admitted"] = sorted({*record["admitted"], host})
+        except CommandExecutionError as err:
+            result[host] = f"not done: {err}; it joins by itself and keeps what it alone has, or run this again"
+            if host == source:
+                break
+    return result
+
+
+def _take_content(group, source, host):
+    """Have a host take the content of the source. Returns what was done, in words."""
+    _step(host, "csyncsync.join", [group, source])
+    digests = _step(host, "csyncsync.digests", [group])["digests"]
+    done = _step(source, "csyncsync.admit", [group, host, digests, [], False, True])
+    _step(host, "csyncsync.join", [group, f"source={source}", "admitted=True"])
+    return f"got {done['marked'] - done['left']} entries from {source}"
+
+
+def _would_reset(group, members, source):
+    found = _verify(group, members, VERIFY_RATE)
+    result = dict.fromkeys(found["silent"], SILENT)
+    for minion in found["hosts"]:
+        told = {"replaced": [], "deleted": [], "made": []}
+        for path, versions in found["differences"].items():
+            there, wanted = versions[minion], versions[source]
+            if csync2verify.compared(there) != csync2verify.compared(wanted):
+                kind = {"nothing": "deleted"}.get(wanted["type"], "made" if there["type"] == "nothing" else "replaced")
+                told[kind].append(path)
+        result[minion] = "its content wins" if minion == source else {k: v for k, v in told.items() if v} or "the same"
+    return result
 
 
 # --- Conflicts -------------------------------------------------------------------------------------------
@@ -888,71 +1193,36 @@ def _encoded(path):
 
 def status(group=None):
     """
-    A table of hosts and groups: in sync, or what is left to do.
+    A table of hosts and groups: what needs somebody, and what to do then; in sync, or how far behind.
 
-    Returns ``{GROUP: {minion id: text}}``.
+    Returns ``{"outputter": "csyncsync", "data": {"groups": {GROUP: {minion id: row}}, "retcode": 1 if anything needs
+    somebody}}``, which is also the exit code; ``csync2report.report`` says what is in a row. With ``--out=json`` the
+    data is shown.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt-run csyncsync.status
-        salt-run csyncsync.status wwwdata
+        salt-run csyncsync.status wwwdata --out=json
     """
     groups, problem = _known(group)
-    minions = sorted({minion for options in groups.values() for minion in _members(options)})
-    answers = _call(minions, "csyncsync.status", []) if minions else {}
-    return problem or {
-        name: {minion: _short_status(minion, answers, name) for minion in _members(options)}
-        for name, options in sorted(groups.items())
-    }
-
-
-def _conflicts(minion, answers, group):
-    """``{path: minion id}``: what this host and another both changed, and refuse from each other."""
-    refused = {
-        host: (answer.get(group) or {}).get("refused") or {}
-        for host, answer in answers.items()
-        if isinstance(answer, dict)
-    }
-    return {
-        path: other
-        for other, paths in refused.get(minion, {}).items()
-        for path in paths
-        if path in refused.get(other, {}).get(minion, ())
-    }
-
-
-def _short_status(minion, answers, group):
-    answer = answers.get(minion)
-    if not isinstance(answer, dict):
-        return f"no answer{': ' + str(answer) if answer else ''}"
-    found = answer.get(group)
-    if not found:
-        return "not set up: run state.apply csyncsync there"
-    if found["held"]:
-        return f"HELD: {found['held']}"
-    parts = [found["error"]] if found["error"] else []
-    if found["state"] != "established":
-        parts.append(f"joining ({found['state']})")
-    conflicts = sorted(_conflicts(minion, answers, group).items())
-    parts += [f"CONFLICT with {other}: {path}" for path, other in conflicts[:CONFLICTS_SHOWN]]
-    parts += [f"{len(conflicts) - CONFLICTS_SHOWN} more CONFLICTS"] if len(conflicts) > CONFLICTS_SHOWN else []
-    parts += [f"{n} to send to {other}" for other, n in found["dirty"].items()]
-    parts += [f"{other} unreachable" for other in found["unreachable"]]
-    if found["journal"]:
-        parts.append(f"{found['journal']} flushes to check")
-    if not found["watching"]:
-        parts.append(f"not watching{': ' + found['watch']['error'] if found['watch'].get('error') else ''}")
-    if found["last_push"].get("state") == "error":
-        parts.append(f"last push failed: {found['last_push']['comment']}")
-    hot = found["watch"].get("hot") or []
-    return (", ".join(parts) or "in sync") + (f", hot: {', '.join(hot)}" if hot else "")
+    if problem:
+        return problem
+    members = {name: _members(options) for name, options in sorted(groups.items())}
+    minions = sorted({minion for hosts in members.values() for minion in hosts})
+    answers = _call(minions, "csyncsync.status", ["size=True"], STATUS_ANSWER) if minions else {}
+    rows = {name: csync2report.report(name, hosts, answers, time.time()) for name, hosts in members.items()}
+    retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
+    return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}
 
 
 def _short(answer):
     if not isinstance(answer, dict):
         return str(answer)
+    if answer["state"] == "test":
+        send = [f"{told['entries']} to {other}" for other, told in sorted(answer["send"].items())]
+        return f"would send {', '.join(send) or 'nothing'}" + (f"; {answer['comment']}" if answer["comment"] else "")
     left = sum(answer.get("left", {}).values())
     return (
         answer["state"]

@@ -22,6 +22,9 @@ import stat
 
 __virtualname__ = "csync2"
 
+#: Of the whole of csyncsync; setup.cfg says the same.
+VERSION = "0.1.0"
+
 #: Option -> csync2's meaning; the keys of a group in the pillar. Hyphens may stand for underscores.
 OPTIONS = (
     "members",
@@ -790,6 +793,20 @@ class Database:
         """How many files are recorded."""
         return self._rows("SELECT count(*) FROM file")[0][0]
 
+    def size(self, most=50_000):
+        """``(files, bytes)`` of all that is recorded; read in portions, so that nobody waits."""
+        after, files, size = b"", 0, 0
+        while after is not None:
+            [(number, some, after)] = self._rows(
+                "SELECT count(*), total(CASE WHEN found THEN CAST(substr(checktxt, found + 8) AS INTEGER) END),"
+                " max(filename) FROM (SELECT filename, checktxt, instr(checktxt, '%3Asize=') AS found FROM file"
+                " WHERE filename > CAST(? AS TEXT) ORDER BY filename LIMIT ?)",
+                after,
+                most,
+            )
+            files, size = files + number, size + int(some)
+        return files, size
+
     def record(self, path):
         """The recorded state (as check_text() gives it) of a path in bytes, None if there is none."""
         rows = self._rows("SELECT checktxt FROM file WHERE filename = CAST(? AS TEXT)", encode(path))
@@ -894,6 +911,19 @@ class Database:
             copy.execute("COMMIT")
         finally:
             copy.close()
+
+    def empty(self):
+        """Forget all files, and what is to be sent of them: NEW again, but for the pins."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for table in ("file", "dirty", "hint", "action"):
+            self._db.execute(f"DELETE FROM {table}")
+        self._db.execute(f"PRAGMA user_version = {self.NEW}")
+        self._db.execute("COMMIT")
+
+    def backup(self, path):
+        """Copy the whole database."""
+        with contextlib.closing(sqlite3.connect(path)) as copy:
+            self._db.backup(copy)
 
     def dirty_names(self):
         """The encoded names of all that is to be sent, as a set."""

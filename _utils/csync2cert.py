@@ -33,8 +33,24 @@ def judge(certificate, key):
         return "and the key do not belong together", None, None
     if loaded.subject != _subject():
         return f"has the subject {loaded.subject.rfc4514_string()}, not the shared CN={SUBJECT}", None, None
-    end = loaded.not_valid_after_utc if hasattr(loaded, "not_valid_after_utc") else loaded.not_valid_after
-    return "", loaded.fingerprint(hashes.SHA256()).hex(), end.date().isoformat()
+    return "", loaded.fingerprint(hashes.SHA256()).hex(), _end(loaded).date().isoformat()
+
+
+def end(certificate):
+    """When a certificate in PEM ends, in seconds since the epoch; None if it is none."""
+    from cryptography import x509
+
+    try:
+        loaded = x509.load_pem_x509_certificate((certificate or "").encode())
+    except ValueError:
+        return None
+    return _end(loaded).timestamp()
+
+
+def _end(loaded):
+    if hasattr(loaded, "not_valid_after_utc"):
+        return loaded.not_valid_after_utc
+    return loaded.not_valid_after.replace(tzinfo=datetime.timezone.utc)
 
 
 def make():

@@ -56,13 +56,15 @@ def winner(policy, versions):
     return best[0]
 
 
-def version(path, text=False):
+def version(path, text=False, pace=None):
     """
     What this host has at a path in bytes: ``{"type", "size": bytes, "mtime": seconds since the epoch, "time": the same
     in words, UTC, "mode", "owner", "sha256" or "target"}``, with ``{"type": "nothing", …}`` if nothing is there.
 
     text
         Also ``"text"``, if the file is not long, and is text.
+    pace
+        Called with the number of bytes, after each part of a file that was read.
     """
     try:
         status = os.lstat(path)
@@ -73,7 +75,7 @@ def version(path, text=False):
     if result["type"] == "link":
         result["target"] = os.readlink(path).decode("utf-8", "backslashreplace")
     if result["type"] == "file":
-        result.update(_content(path, text and status.st_size <= TEXT))
+        result.update(_content(path, text and status.st_size <= TEXT, pace))
     return result
 
 
@@ -95,12 +97,14 @@ def _name(look_up, number):
         return str(number)
 
 
-def _content(path, text):
+def _content(path, text, pace):
     digest, content = hashlib.sha256(), b""
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             while part := file.read(1 << 20):
                 digest.update(part)
+                if pace:
+                    pace(len(part))
                 content = content + part if text else b""
     except OSError as err:
         return {"sha256": f"cannot be read: {err.strerror}"}

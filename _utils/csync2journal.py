@@ -110,17 +110,36 @@ def first(directory):
         return None
 
 
+def count(directory):
+    """How many flushes, and marks, are in a journal; 0 if it is not there."""
+    try:
+        return len(names(directory))
+    except FileNotFoundError:
+        return 0
+
+
 def oldest(directory):
     """When the oldest entry of a journal was made (None: it is empty), and whether the whole mark is set."""
     try:
         there = names(directory)
     except OSError:
         return None, False
-    times = [int(name[:20]) / 10**9 for name in there if name.endswith(".paths") and name[:20].isdigit()]
+    times = _times(there)
     whole = mtime(os.path.join(directory, "whole")) if "whole" in there else None
     if whole is not None:
         times.append(whole)
     return (min(times) if times else time.time()) if there else None, whole is not None
+
+
+def oldest_unsent(directory):
+    """When the oldest change was noted that has not been sent to all others, as far as is known (None: all has)."""
+    times = [*_times(map(os.path.basename, _checked(directory))), oldest(directory)[0]]
+    return min((when for when in times if when is not None), default=None)
+
+
+def _times(there):
+    """When these flushes were written."""
+    return [int(name[:20]) / 10**9 for name in there if name.endswith(".paths") and name[:20].isdigit()]
 
 
 def mtime(path):

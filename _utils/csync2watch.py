@@ -6,7 +6,8 @@ itself has written is left out; the rest is written into the group's journal, an
 looks at the groups' configs, roots, journals and what is left to push.
 
 The beacon starts it, and runs it from a copy of this file that Salt does not know. May call ``csync2inotify``,
-``csync2echo``, ``csync2journal``, ``csync2left``, ``csync2backup``, Salt's event bus and the standard library.
+``csync2echo``, ``csync2journal``, ``csync2left``, ``csync2backup``, ``csync2status``, ``csync2metrics``,
+``csync2cert``, Salt's event bus and the standard library.
 """
 
 import asyncio
@@ -24,16 +25,21 @@ import threading
 import time
 
 import csync2backup
+import csync2cert
 import csync2echo
 import csync2inotify
 import csync2journal
 import csync2left
+import csync2metrics
+import csync2status
 import salt.utils.event
 
 log = logging.getLogger(__name__)
 
 #: The beacon's name, as it stands in the tags of its events.
 BEACON = "csyncsync"
+#: In the directory of state: a link to the metrics that were written last.
+METRICS = "metrics.prom"
 #: Seconds from close() to the real end: Salt calls close() at every refresh, and beacon() again right after.
 CLOSE_DELAY = 10
 #: After so many seconds without a change in a group, the next ones go out when it has been quiet for this share of
@@ -61,6 +67,9 @@ RETRY_CAP = 30.0
 #: Seconds between looks whether a push has taken the journal, while more has been written into it.
 ASK_AGAIN = 0.2
 STATUS_INTERVAL = 5.0
+#: Seconds between two writings of the metrics, and the share of the time that they may take: to count what is to be
+#: sent takes a while if that is much.
+METRICS_INTERVAL, METRICS_SHARE = 15.0, 0.02
 #: Seconds after which no master is expected to answer: of the oldest journal entry, of the mark "left".
 ALONE_AFTER = 20.0
 LEFT_ALONE_AFTER = 90.0
@@ -137,7 +146,7 @@ class Group:
         self.excludes = csync2inotify.Excludes([])
         #: where csync2 keeps old versions, if it does, and how many
         self.backups, self.generations = None, 0
-        self.database = None
+        self.database = self.certificate = None
         #: its number and size when it was last seen
         self.database_seen = (0, 0)
         #: path -> Root, or None while the include is not there; kept by the tree, as is what could not be watched
@@ -199,6 +208,9 @@ class Watcher:
         self.sequence = itertools.count()
         self.outbox = []
         self.children = []
+        #: what is being written, when to write again, where it was written, and what was wrong with that
+        self.measuring = None
+        self.metrics_at, self.metrics_in, self.metrics_problem = 0.0, None, ""
         self.timer = self.house_timer = self.close_timer = None
         self.timer_at = self.read_at = self.worked_at = 0.0
         self.ticked = time.monotonic()
@@ -690,6 +702,7 @@ class Watcher:
                 group.linked, group.whole = False, True
             self._repeat(group, now)
             self._write_status(group)
+        self._write_metrics(now)
         self.echo.forget_old(now)
 
     @staticmethod
@@ -746,7 +759,8 @@ class Watcher:
             include = _outermost([_raw(item) for item in config["include"]])
             exclude = [_raw(item) for item in config.get("exclude") or []]
             database, rules = config.get("database"), config.get("rules") or {}
-            backups, generations = rules.get("backup_directory"), rules.get("backup_generations")
+            key, backups = rules.get("key_file"), rules.get("backup_directory")
+            generations = rules.get("backup_generations")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             log.error("csyncsync: cannot use %s: %s %s", path, type(err).__name__, err)
             group.config_error = f"cannot use {path}: {err}"
@@ -755,6 +769,7 @@ class Watcher:
         group.database = database if isinstance(database, str) else None
         group.backups = _raw(backups) if backups else None
         group.generations = generations or csync2backup.GENERATIONS
+        group.certificate = os.path.join(os.path.dirname(key), "csync2_ssl_cert.pem") if key else None
         for gone in [path for path in group.roots if path not in include]:
             self.tree.remove_root(group, gone)
         if exclude != group.exclude:
@@ -839,6 +854,41 @@ class Watcher:
         except OSError as err:
             log.debug("csyncsync: cannot write the status of group %s: %s", group.name, err)
 
+    def _write_metrics(self, now):
+        """Write the groups' status for Prometheus, or take away what was written. Aside: csync2 locks its database."""
+        directory, note = self.options.metrics if self.groups else None, os.path.join(self.options.state_dir, METRICS)
+        if self.measuring is not None or (now < self.metrics_at and directory == self.metrics_in):
+            return
+        self.metrics_at, self.metrics_in = now + METRICS_INTERVAL, directory
+        if directory is None and csync2metrics.published(note) is None:
+            return
+        groups = [group for group in self.groups.values() if group.database and self.echo.csync2 is not None]
+
+        def work():
+            began = time.thread_time()
+            csync2metrics.publish(note, directory, self._metrics(groups) if directory else "")
+            self.metrics_at = max(self.metrics_at, now + (time.thread_time() - began) / METRICS_SHARE)
+
+        def done(err):
+            self.measuring = None
+            problem = f"{type(err).__name__} {err}" if err else ""
+            if problem not in ("", self.metrics_problem):
+                log.error("csyncsync: cannot write the metrics (pillar csyncsync:metrics): %s", problem)
+            self.metrics_problem = problem
+
+        self.measuring = self._aside(work, done)
+
+    def _metrics(self, groups):
+        database = self.echo.csync2.Database
+        found = {group.name: csync2status.read(group.directory, database, group.database) for group in groups}
+        certificate = next((group.certificate for group in groups if group.certificate), None)
+        return csync2metrics.text(
+            {name: status for name, status in found.items() if status},
+            self.opts.get("id"),
+            csync2cert.end(_read(certificate)),
+            time.time(),
+        )
+
 
 # --- Helpers ---------------------------------------------------------------------------------------------
 
@@ -864,6 +914,15 @@ def _outermost(paths):
         if not any(path.startswith(top + b"/") for top in tops):
             tops.append(path)
     return tops
+
+
+def _read(path):
+    """A small file's text, "" if there is none."""
+    try:
+        with open(path or "", encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
 
 
 def _write(path, text):

@@ -28,6 +28,15 @@ The units of csyncsync are gone:
       - /etc/systemd/system/csyncsync-watch.service
       - /etc/systemd/system/csyncsync-full@.service
       - /etc/systemd/system/csyncsync-full@.timer
+{%- set metrics = '/var/lib/csyncsync/metrics.prom' %}
+{%- if salt['file.is_link'](metrics) %}
+
+Its metrics are gone:
+  file.absent:
+    - names:
+      - {{ salt['file.readlink'](metrics) | tojson }}
+      - {{ metrics }}
+{%- endif %}
 
 {%- if salt['mine.get'](grains['id'], 'csyncsync.member') %}
 

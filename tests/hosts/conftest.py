@@ -19,7 +19,7 @@ from bed.cluster import Testbed
 from bed.install import install
 
 #: What changes least comes first; what boots, kills and adds hosts comes last.
-ORDER = ["flow", "exact", "calm", "hot", "states", "mine", "tls", "secrets", "first_content", "guards"]
+ORDER = ["flow", "exact", "calm", "hot", "metrics", "states", "mine", "tls", "secrets", "first_content", "guards"]
 ORDER += ["pushers", "hostile", "faults", "conflicts", "backups", "chaos", "join"]
 
 SHARED = "/var/www/shared"
@@ -118,8 +118,13 @@ class Hosts:
         return answers[host]
 
     def run(self, *arguments):
-        """What a runner returns."""
-        return json.loads(self.bed.salt_run("--out=json", *arguments).stdout)
+        """What a runner returns; its exit code tells of problems."""
+        return json.loads(self.bed.salt_run("--out=json", *arguments, check=False).stdout)
+
+    def states(self, group):
+        """``{host: what salt-run csyncsync.status says of its state in a group}``."""
+        rows = self.run("csyncsync.status", group)["groups"][group]
+        return {host: row["state"] for host, row in rows.items()}
 
     def status(self, host, group):
         """csyncsync.status of a group on a host, {} if it has none."""

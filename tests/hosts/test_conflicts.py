@@ -45,7 +45,7 @@ def test_a_conflict_is_shown_and_told_once_and_both_versions_stay(hosts):
         with apart(hosts, "wwwshared", path, versions):
             pass
         hosts.eventually(lambda: bool(bus.tagged("csyncsync/wwwshared/conflict")), 90, "the event is fired")
-        table = hosts.run("csyncsync.status", "wwwshared")["wwwshared"]
+        table = hosts.states("wwwshared")
         assert f"CONFLICT with web3: {path}" in table["web1"]
         assert f"CONFLICT with web1: {path}" in table["web3"]
         for number in range(3):  # pushes that meet the conflict again
@@ -65,7 +65,7 @@ def test_a_conflict_is_shown_and_told_once_and_both_versions_stay(hosts):
     assert done == {path: "web1's version is on all hosts"}
     hosts.everywhere(path, versions["web1"], seconds=60)
     hosts.settled("wwwshared")
-    assert hosts.run("csyncsync.status", "wwwshared")["wwwshared"] == dict.fromkeys(HOSTS, "in sync")
+    assert hosts.states("wwwshared") == dict.fromkeys(HOSTS, "in sync")
 
 
 def test_conflicts_of_all_kinds_are_resolved(hosts):

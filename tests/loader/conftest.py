@@ -25,7 +25,7 @@ from saltfactories.plugins.event_listener import EventListener
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "_utils"))
 #: What of the repository the master serves.
-SERVED = ("_beacons", "_modules", "_pillar", "_runners", "_states", "_utils", "states")
+SERVED = ("_beacons", "_modules", "_output", "_pillar", "_runners", "_states", "_utils", "states")
 #: Of what the daemons log, only errors are shown beside a failed test; their own log files have all.
 LOG = {"log": {"level": "error"}}
 #: Where csyncsync and csync2 would write on this machine.

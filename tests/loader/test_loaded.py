@@ -28,9 +28,28 @@ EXECUTION = {
     "win",
     "backups",
     "restore",
+    "paused",
+    "contents",
+    "reset",
+    "metrics",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
-RUNNER = {"sync", "pushed", "join", "apply", "release", "status", "conflicts", "resolve", "backups", "restore"}
+RUNNER = {
+    "sync",
+    "pushed",
+    "join",
+    "apply",
+    "release",
+    "status",
+    "conflicts",
+    "resolve",
+    "pause",
+    "resume",
+    "verify",
+    "reset",
+    "backups",
+    "restore",
+}
 BEACON = {"beacon", "validate", "close", "elsewhere"}
 #: One function of each util module.
 UTILS = {
@@ -41,8 +60,12 @@ UTILS = {
     "csync2inotify.watch_limit",
     "csync2journal.write",
     "csync2left.is_temporary",
+    "csync2metrics.text",
+    "csync2report.report",
     "csync2run.run",
     "csync2send.send_all",
+    "csync2status.read",
+    "csync2verify.unlike",
     "csync2watch.send",
 }
 
@@ -166,7 +189,7 @@ def test_the_execution_module_answers(minion, call):
 
 def test_salt_run_answers_while_no_host_has_published_anything(minion, master):
     answer = master.salt_run_cli().run("csyncsync.status")
-    assert (answer.returncode, answer.data) == (0, {}), answer
+    assert (answer.returncode, answer.data) == (0, {"groups": {}, "retcode": 0}), answer
 
 
 def test_salt_run_tells_of_each_group_which_member_is_not_set_up(minion, outsider, master, call):
@@ -177,5 +200,6 @@ def test_salt_run_tells_of_each_group_which_member_is_not_set_up(minion, outside
     finally:
         for host in ("web1", "db1"):
             call(host, "mine.delete", "csyncsync.member")
-    expected = {group: {"web1": "not set up: run state.apply csyncsync there"} for group in ("wwwdata", "wwwshared")}
-    assert answer.data == expected, json.dumps(answer.data)
+    row = {"state": "not set up", "problems": [["not set up", "salt web1 state.apply csyncsync"]]}
+    expected = {"groups": {group: {"web1": row} for group in ("wwwdata", "wwwshared")}, "retcode": 1}
+    assert (answer.returncode, answer.data) == (1, expected), json.dumps(answer.data)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import csync2
 import pytest
 
 #: Prints, of each of Salt's loaders, what it has of csyncsync.
@@ -22,6 +23,7 @@ rooms = {
     "beacons": salt.loader.beacons(opts, modules, {}),
     "runner": salt.loader.runner(opts, utils=utils, context={}),
     "pillar": salt.loader.pillars(opts, modules, context={}),
+    "output": salt.loader.outputters(opts),
 }
 ours = {room: sorted(name for name in there if name.startswith("csyncsync")) for room, there in rooms.items()}
 print(json.dumps(ours))
@@ -76,14 +78,19 @@ def salt_with_the_package(installed, tmp_path_factory):
 
 
 def test_the_package_holds_every_room(installed, tree):
-    rooms = {"beacons", "modules", "pillar", "runners", "states", "utils"}
+    rooms = {"beacons", "modules", "output", "pillar", "runners", "states", "utils"}
     wanted = {f"csyncsync/{room}/{path.name}" for room in rooms for path in (tree / f"_{room}").glob("*.py")}
     there = {str(path.relative_to(installed)) for path in installed.glob("csyncsync/*/*.py")}
     assert there == wanted
     # What the modules import: Salt puts no package's utils on the path.
-    needed = ("", "backup", "cert", "conflict", "gate", "journal", "left", "run", "send")
-    imported = {f"csync2{name}.py" for name in needed}
+    needed = ("cert", "conflict", "gate", "inotify", "journal", "left", "metrics", "report", "run", "send", "status")
+    imported = {f"csync2{name}.py" for name in ("", "backup", "verify", *needed)}
     assert {path.name for path in installed.glob("*.py")} == imported
+
+
+def test_the_version_is_the_packages(installed):
+    [metadata] = installed.glob("csyncsync-*.dist-info/METADATA")
+    assert f"\nVersion: {csync2.VERSION}\n" in metadata.read_text(encoding="utf-8")
 
 
 def test_every_loader_of_salt_finds_its_room(salt_with_the_package):
@@ -92,7 +99,7 @@ def test_every_loader_of_salt_finds_its_room(salt_with_the_package):
     assert "csyncsync.group_present" in found["states"], found
     assert "csyncsync.beacon" in found["beacons"], found
     assert "csyncsync.sync" in found["runner"], found
-    assert found["pillar"] == ["csyncsync"], found
+    assert found["pillar"] == found["output"] == ["csyncsync"], found
 
 
 def test_the_beacon_finds_the_watchers_code(salt_with_the_package, installed):

@@ -24,6 +24,8 @@ from watching import on_loop
         ([{"max_paths": 1.5}], "max_paths"),
         ([{"retry": -1}], "retry"),
         ([{"state_dir": "var"}], "state_dir"),
+        ([{"metrics": "var"}], "csyncsync:metrics"),
+        ([{"metrics": ["/var"]}], "csyncsync:metrics"),
     ],
 )
 def test_validate_names_the_bad_option(host, config, word):
@@ -37,6 +39,7 @@ def test_validate_takes_good_options(host):
         {"settle": 0.2},
         {"max_delay": 3, "max_paths": 5},
         {"interval": 5},
+        {"metrics": "/var/lib/prometheus/node-exporter"},
         {"_beacon_name": "csyncsync"},
     ]
     assert host.module.validate(config)[0]
@@ -484,7 +487,7 @@ async def test_a_broken_util_leaves_the_watcher_at_work(host):
 
 @pytest.mark.parametrize("content", [None, "def (", "raise RuntimeError('broken')"])
 @pytest.mark.parametrize(
-    "name", ["csync2inotify", "csync2journal", "csync2left", "csync2echo", "csync2backup", "csync2watch"]
+    "name", ["csync2inotify", "csync2journal", "csync2echo", "csync2metrics", "csync2backup", "csync2watch"]
 )
 def test_a_util_that_is_missing_or_broken_is_told_once_and_heals(host, caplog, name, content):
     """Salt may sync the beacons before the utils."""

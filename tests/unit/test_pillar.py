@@ -111,6 +111,14 @@ def test_a_minion_that_a_group_does_not_mean_gets_nothing_of_it(provider, minion
     assert provider.keys() == []
 
 
+def test_the_options_of_hosts_reach_the_members_of_any_group(provider):
+    options = {"metrics": "/srv/metrics", "max_user_watches": 5}
+    provider.write(json.dumps({"csyncsync": {"groups": {"data": DATA}, **options, "other": 1}}))
+    found = provider.pillar("web1")["csyncsync"]
+    assert {name: found[name] for name in found if name != "groups"} == options
+    assert provider.pillar("db1")["csyncsync"] == {"groups": {}}
+
+
 def test_groups_are_handed_out_one_by_one(provider):
     provider.write({"data": DATA, "shared": SHARED})
     assert {m: sorted(provider.groups(m)) for m in ("web1", "web2", "db1", "db2")} == {

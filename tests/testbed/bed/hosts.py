@@ -12,7 +12,7 @@ from .network import address
 from .shell import TestbedError, remove_tree, run, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-FORMULA = ("_modules", "_states", "_beacons", "_runners", "_pillar", "_utils", "states", "pillar.example")
+FORMULA = ("_modules", "_states", "_beacons", "_runners", "_output", "_pillar", "_utils", "states", "pillar.example")
 
 MASTER_CONFIG = """\
 interface: {address}

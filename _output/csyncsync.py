@@ -1,0 +1,37 @@
+"""
+Show the status of groups as a table, with what needs somebody above it: ``salt-run csyncsync.status``.
+
+What the table says is the affair of the util module ``csync2report``; here it gets its colors. ``--out=json``, like all
+of Salt's other outputters, shows the same facts.
+"""
+
+import csync2report
+import salt.utils.color
+
+__virtualname__ = "csyncsync"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def output(data, **kwargs):  # pylint: disable=unused-argument
+    """
+    The text to print for ``{"groups": {GROUP: {minion id: row}}}``, as ``csyncsync.status`` of the runner returns it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.status --out=csyncsync
+    """
+    colors = salt.utils.color.get_colors(__opts__.get("color"), __opts__.get("color_theme"))
+
+    def color(text, problem):
+        return f"{colors['LIGHT_RED' if problem else 'GREEN']}{text}{colors['ENDC']}"
+
+    if not isinstance(data, dict) or "groups" not in data:
+        return str(data)
+    if not data["groups"]:
+        return "there is no group: salt '*' state.apply csyncsync"
+    return "\n".join(csync2report.table(data["groups"], color))

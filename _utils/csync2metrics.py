@@ -1,0 +1,154 @@
+"""
+The status of a host as metrics for Prometheus: their text, and the file that its node exporter reads them from.
+
+The text is that of Prometheus' exposition format, version 0.0.4. May call the standard library alone.
+"""
+
+import contextlib
+import os
+
+#: What the file is called in the node exporter's textfile directory.
+FILE = "csyncsync.prom"
+STATES = ("new", "recorded", "established", "unknown")
+
+#: name -> (type, help). docs/monitoring has alerts and a dashboard for these.
+METRICS = {
+    "csyncsync_metrics_timestamp_seconds": ("gauge", "When these metrics were written; old: nobody watches any more."),
+    "csyncsync_certificate_expiry_timestamp_seconds": ("gauge", "When this host's certificate ends."),
+    "csyncsync_watches": ("gauge", "Directories that are watched, of all groups."),
+    "csyncsync_watches_limit": ("gauge", "Directories that this host's programs may watch (max_user_watches)."),
+    "csyncsync_in_sync": ("gauge", "1: nothing of this host waits to be sent."),
+    "csyncsync_lag_seconds": ("gauge", "Age of the oldest change here that other hosts may lack; 0: there is none."),
+    "csyncsync_watching": ("gauge", "1: the whole group is watched for changes."),
+    "csyncsync_database_state": ("gauge", "1 for the state of this host: established hosts push, the others join."),
+    "csyncsync_database_bytes": ("gauge", "Size of csync2's database."),
+    "csyncsync_journal_files": ("gauge", "Flushes of changes that csync2 has not checked yet."),
+    "csyncsync_unfinished_files": ("gauge", "Files held back that csync2 may have left unfinished."),
+    "csyncsync_hot_files": ("gauge", "Files that keep changing, at most 10."),
+    "csyncsync_held": ("gauge", "1: a guard holds the push; salt-run csyncsync.status says why."),
+    "csyncsync_pushes_total": ("counter", "Pushes of this host."),
+    "csyncsync_push_errors_total": ("counter", "Pushes of this host that failed."),
+    "csyncsync_last_push_timestamp_seconds": ("gauge", "When the last push ended."),
+    "csyncsync_last_push_duration_seconds": ("gauge", "How long the last push took."),
+    "csyncsync_last_push_paths": ("gauge", "Changed paths that the last push checked."),
+    "csyncsync_dirty_entries": ("gauge", "Entries that are to be sent to a peer."),
+    "csyncsync_refused_paths": ("gauge", "Paths that a peer did not take, conflicts in the main; at most 20."),
+    "csyncsync_peer_unreachable": ("gauge", "1: the peer could not be reached, or failed, at the last push."),
+}
+
+
+# --- The text --------------------------------------------------------------------------------------------
+
+
+def text(groups, minion, certificate_end, now):
+    """
+    Given the status of all groups of a host, return it as text for Prometheus.
+
+    groups
+        What ``csyncsync.status`` returns.
+    minion
+        This host's minion id: it is no peer of itself.
+    certificate_end, now
+        Seconds since the epoch; None if there is no certificate.
+    """
+    samples = {name: [] for name in METRICS}
+    for name, labels, value in _samples(groups, minion, certificate_end, now):
+        if value is not None:
+            samples[f"csyncsync_{name}"].append(f"csyncsync_{name}{_labels(labels)} {_number(value)}\n")
+    lines = []
+    for name, found in samples.items():
+        kind, meaning = METRICS[name]
+        lines += [f"# HELP {name} {meaning}\n", f"# TYPE {name} {kind}\n", *found] if found else []
+    return "".join(lines)
+
+
+def _samples(groups, minion, certificate_end, now):
+    """(name without "csyncsync_", labels, value) of everything; a value of None is not known."""
+    yield "metrics_timestamp_seconds", {}, now
+    yield "certificate_expiry_timestamp_seconds", {}, certificate_end
+    watch = max((status["watch"] for status in groups.values()), key=lambda watch: watch.get("time", 0), default={})
+    yield "watches", {}, watch.get("watches")
+    yield "watches_limit", {}, watch.get("limit")
+    for group, status in sorted(groups.items()):
+        for name, value in _of_group(status, now).items():
+            yield name, {"group": group}, value
+        for state in STATES:
+            yield "database_state", {"group": group, "state": state}, status["state"] == state
+        for peer in sorted({*status["hosts"]} - {minion}):
+            labels = {"group": group, "peer": peer}
+            yield "dirty_entries", labels, status["dirty"].get(peer, 0)
+            yield "refused_paths", labels, len(status["refused"].get(peer, ()))
+            yield "peer_unreachable", labels, peer in status["unreachable"]
+
+
+def _of_group(status, now):
+    last, since = status["last_push"], status["waiting_since"]
+    return {
+        "in_sync": status["in_sync"],
+        "lag_seconds": 0 if since is None else max(0, now - since),  # it is in the future if the clock was set back
+        "watching": status["watching"],
+        "database_bytes": status["database_bytes"],
+        "journal_files": status["journal"],
+        "unfinished_files": len(status["unfinished"]),
+        "hot_files": len(status["watch"].get("hot") or ()),
+        "held": bool(status["held"]),
+        "pushes_total": last.get("pushes", 0),
+        "push_errors_total": last.get("errors", 0),
+        "last_push_timestamp_seconds": last.get("time"),
+        "last_push_duration_seconds": last.get("seconds"),
+        "last_push_paths": last.get("checked"),
+    }
+
+
+def _labels(labels):
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}" if labels else ""
+
+
+def _escaped(value):
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value):
+    return repr(int(value)) if isinstance(value, bool) else repr(value)
+
+
+# --- The file --------------------------------------------------------------------------------------------
+
+
+def publish(note, directory, content):
+    """
+    Write the text into a directory, and take away what was written into another one.
+
+    note
+        A link to what was written last, by which it is found when the option is gone.
+    directory
+        An absolute path; None: nothing is to be written.
+
+    Raises OSError.
+    """
+    path, before = directory and os.path.join(directory, FILE), published(note)
+    if before and before != path:
+        for gone in (before, note):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(gone)
+        before = None
+    if not path:
+        return
+    if not before:
+        os.symlink(path, note)
+    # The node exporter reads *.prom alone, and never half of it. The directory may be another user's.
+    temporary = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(content)
+    os.replace(temporary, path)
+
+
+def published(note):
+    """Where the metrics were written last, None if nowhere."""
+    try:
+        return os.readlink(note)
+    except OSError:
+        return None

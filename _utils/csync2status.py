@@ -1,0 +1,89 @@
+"""
+How far a host is in a group, as its files and csync2's database say.
+
+For the module (``csyncsync.status``) and for the watcher, which writes it down as metrics. May call ``csync2journal``
+and the standard library; who calls it brings ``csync2.Database`` along, because the watcher has a copy of its own.
+"""
+
+import json
+import os
+import sqlite3
+
+import csync2journal
+
+
+def read(directory, database, path):
+    """
+    Return the status of a group on this host.
+
+    directory
+        The group's.
+    database, path
+        The class ``csync2.Database``, and where the group's database is.
+
+    Returns what ``csyncsync.status`` returns of one group; {} if the group has no config, or loses it just now.
+    """
+
+    def note(name):
+        return _read_json(os.path.join(directory, name)) or {}
+
+    config, last, watch, failed, held = map(note, ("config.json", "push.json", "watch.json", "peers.json", "held.json"))
+    if not config:
+        return {}
+    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
+    result = {"state": "unknown", "dirty": {}, "error": ""}
+    try:
+        with database(path, timeout=2) as opened:
+            result["state"] = ("new", "recorded", "established")[min(opened.state(), 2)]
+            result["dirty"] = {minions[peer]: n for peer, n in opened.dirty_peers().items() if peer in minions}
+    except sqlite3.Error as err:
+        result["error"] = f"{path}: {err}"
+    journal = csync2journal.count(os.path.join(directory, "journal"))
+    unfinished = sorted(os.fsencode(name).decode("utf-8", "backslashreplace") for name in held)
+    in_sync = result["state"] == "established" and not (journal or unfinished or result["dirty"])
+    return {
+        **result,
+        "journal": journal,
+        "refused": last.get("refused") or {},
+        "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
+        "held": last.get("comment", "") if last.get("state") == "held" else "",
+        "unfinished": unfinished,
+        "waiting_since": None if in_sync else waiting_since(directory, last),
+        "last_push": last,
+        "watching": bool(watch.get("ready")) and not watch.get("error"),
+        "watch": watch,
+        "unpublished": config["unpublished"],
+        "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
+        "database_bytes": _size(path),
+        "in_sync": in_sync,
+    }
+
+
+def waiting_since(directory, last):
+    """
+    When the oldest change that others may lack was seen (seconds since the epoch), as far as is known; else None.
+
+    directory
+        The group's.
+    last
+        What is noted of the last push: it knows of what no journal tells, as what a check of the whole group found.
+    """
+    times = [csync2journal.oldest_unsent(os.path.join(directory, "journal")), last.get("since")]
+    return min((time for time in times if time is not None), default=None)
+
+
+def _read_json(path):
+    """None if it is not there, or damaged (whoever writes it makes it anew)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _size(path):
+    """Bytes of a file, None if it is not there."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None

@@ -1,0 +1,100 @@
+"""
+What a group's files really are on this host, read from its disk, to compare hosts without csync2's database.
+
+For the module on the hosts (what is there) and for the runner on the master (what differs). May call ``csync2`` for the
+digests' slots, ``csync2conflict`` for the description of a path, and the standard library.
+"""
+
+import hashlib
+import json
+import os
+import time
+import urllib.parse
+
+import csync2
+import csync2conflict
+
+#: What two hosts compare of a path: csync2 sends all of these, and the time in whole seconds alone.
+COMPARED = ("type", "size", "mode", "owner", "sha256", "target")
+
+
+class Pace:
+    """So many bytes in a second, and no more: called with the bytes that were read, it waits until that is true."""
+
+    def __init__(self, rate):
+        self.rate, self.began, self.read = rate, time.monotonic(), 0
+
+    def __call__(self, count):
+        self.read += count
+        if self.rate:
+            time.sleep(max(0.0, self.began + self.read / self.rate - time.monotonic()))
+
+
+def walk(include, excludes):
+    """
+    The paths, in bytes, of a group's includes and of all below them that csync2inotify.Excludes do not exclude; links
+    are not followed.
+    """
+    stack = [path for path in map(os.fsencode, include) if os.path.lexists(path)]
+    while stack:
+        path = stack.pop()
+        if excludes.match(path, os.path.basename(path)):
+            continue
+        yield path
+        if os.path.isdir(path) and not os.path.islink(path):
+            try:
+                stack += [os.path.join(path, name) for name in os.listdir(path)]
+            except OSError:
+                continue  # deleted in between
+
+
+def count(paths):
+    """``{"files", "bytes"}`` of paths: how much there is to be read."""
+    files = size = 0
+    for path in paths:
+        try:
+            status = os.lstat(path)
+        except OSError:
+            continue
+        files, size = files + 1, size + (status.st_size if os.path.isfile(path) else 0)
+    return {"files": files, "bytes": size}
+
+
+def compared(version):
+    """What counts of a path's description, as csync2conflict.version() makes it; no directory's size does."""
+    return {
+        name: version[name]
+        for name in COMPARED
+        if name in version and not (name == "size" and version["type"] != "file")
+    }
+
+
+def digests(paths, part, parts, pace):
+    """
+    ``{slot: digest}`` of all paths in one of several equal parts; of csync2.DIGESTS slots, those that have a path.
+    """
+    slots = {}
+    for path in paths:
+        slot = csync2.digest_slot(path)
+        if slot % parts == part:
+            slots[slot] = slots.get(slot, 0) ^ int(_digest(path, pace), 16)
+    return {str(slot): f"{digest:016x}" for slot, digest in slots.items()}
+
+
+def entries(paths, slots, pace):
+    """``{percent-encoded path: digest}`` of the paths in some slots."""
+    wanted = set(slots)
+    found = (path for path in paths if csync2.digest_slot(path) in wanted)
+    return {urllib.parse.quote_from_bytes(path): _digest(path, pace) for path in found}
+
+
+def _digest(path, pace):
+    version = compared(csync2conflict.version(path, pace=pace))
+    told = json.dumps([urllib.parse.quote_from_bytes(path), version], sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+def unlike(answers):
+    """Given ``{host: {key: value}}``, return the sorted keys at which not all hosts have the same (or any) value."""
+    keys = {key for answer in answers.values() for key in answer}
+    return sorted(key for key in keys if len({answer.get(key) for answer in answers.values()}) > 1)

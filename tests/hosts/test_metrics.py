@@ -1,0 +1,164 @@
+"""The metrics that a host's node exporter finds: there with the option, true, and gone with it."""
+
+import json
+import time
+
+import pytest
+import yaml
+from conftest import PILLAR, SHARED
+from prometheus_client.parser import text_string_to_metric_families
+
+HOSTS = ("web1", "web2", "web3")
+DIRECTORY = "/var/lib/prometheus/node-exporter"
+FILE = f"{DIRECTORY}/csyncsync.prom"
+WATCH = "Changes are watched for"
+PEER = (("group", "wwwshared"), ("peer", "web3"))
+GROUP = (("group", "wwwshared"),)
+
+
+def set_option(hosts, value):
+    """Set csyncsync:metrics in the master's pillar file; None takes it out."""
+    beside = {} if value is None else {"metrics": value}
+    text = yaml.safe_dump({"csyncsync": {"groups": hosts.groups(), **beside}})
+    hosts.path("master", PILLAR).write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _without_the_option(hosts):
+    hosts.equal(seconds=90)
+    hosts.settled(seconds=90)
+    yield
+    set_option(hosts, None)
+    hosts.apply(sls="csyncsync.watch")
+
+
+def changed(answers):
+    """{host: the ids of the states that changed something, or would}."""
+    return {
+        host: sorted(name for name, found in states.items() if found["changes"] or found["result"] is None)
+        for host, states in answers.items()
+    }
+
+
+def samples(text):
+    return {
+        (sample.name.removeprefix("csyncsync_"), tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def metrics(hosts, host):
+    """{(name, labels): value} of what the node exporter would read now."""
+    text = hosts.read(host, FILE)
+    assert text is not None, f"{host} has no metrics"
+    return samples(text)
+
+
+def eventually(hosts, host, seconds=40, **expected):
+    """Wait until these metrics have these values; names without "csyncsync_", of the group or of the peer."""
+
+    def told():
+        found = metrics(hosts, host)
+        here = {name: found.get((name, PEER), found.get((name, GROUP))) for name in expected}
+        assert here == expected
+        return found
+
+    return hosts.eventually(told, seconds)
+
+
+def test_the_file_comes_with_the_option_and_goes_with_it(hosts):
+    set_option(hosts, DIRECTORY)
+    predicted = changed(hosts.apply(test=True))
+    assert predicted["web1"] == [WATCH, "The directory of csyncsync:metrics is there"]
+    assert hosts.read("web1", FILE) is None
+    assert changed(hosts.apply()) == predicted
+    for host in HOSTS:
+        hosts.eventually(lambda host=host: hosts.path(host, FILE).exists(), 20, f"{host} writes its metrics")
+        status = hosts.path(host, FILE).stat()
+        assert (status.st_mode & 0o777, status.st_uid, hosts.path(host, DIRECTORY).stat().st_mode & 0o777) == (
+            0o644,
+            0,
+            0o755,
+        )
+    assert changed(hosts.apply()) == {host: [] for host in HOSTS}
+    # What the command line shows is what the beacon writes.
+    shown = samples(hosts.ask("web1", "csyncsync.metrics"))
+    assert {*shown} == {*metrics(hosts, "web1")}
+    assert shown["certificate_expiry_timestamp_seconds", ()] > time.time() + 365 * 86400
+    assert shown["in_sync", GROUP] == shown["watching", GROUP] == 1
+    set_option(hosts, None)
+    assert changed(hosts.apply(test=True)) == {host: [WATCH] for host in HOSTS}
+    assert changed(hosts.apply()) == {host: [WATCH] for host in HOSTS}
+    for host in HOSTS:
+        hosts.eventually(lambda host=host: not hosts.path(host, FILE).exists(), 10, f"{host}'s metrics are gone")
+        assert not list(hosts.path(host, DIRECTORY).iterdir())
+    assert changed(hosts.apply()) == {host: [] for host in HOSTS}
+
+
+def test_what_cannot_be_a_directory_is_an_error_that_names_the_option(hosts):
+    set_option(hosts, "var/metrics")
+    answers = hosts.apply("web1", sls="csyncsync.watch", may_fail=True)
+    assert answers["web1"][WATCH]["result"] is False
+    assert "csyncsync:metrics" in str(answers["web1"][WATCH]["comment"])
+    assert hosts.status("web1", "wwwshared")["watching"]
+
+
+def test_pushes_and_a_peer_that_is_away_are_seen(hosts):
+    set_option(hosts, DIRECTORY)
+    hosts.apply(sls="csyncsync.watch")
+    eventually(hosts, "web1", in_sync=1, lag_seconds=0, dirty_entries=0, peer_unreachable=0)
+    before = metrics(hosts, "web1")
+    hosts.write("web1", f"{SHARED}/measured", f"{time.time()}\n")
+    hosts.equal()
+
+    def counted():
+        now = metrics(hosts, "web1")
+        assert now["pushes_total", GROUP] > before["pushes_total", GROUP]
+        assert now["last_push_timestamp_seconds", GROUP] > before["last_push_timestamp_seconds", GROUP]
+        assert now["last_push_paths", GROUP] >= 0
+        assert now["push_errors_total", GROUP] == before["push_errors_total", GROUP]
+
+    hosts.eventually(counted, 40)
+    hosts.bed.cut("web3")
+    try:
+        began = time.time()
+        hosts.write("web1", f"{SHARED}/measured", "while web3 is away\n")
+        away = eventually(hosts, "web1", peer_unreachable=1, dirty_entries=1, in_sync=0)
+        written = away["metrics_timestamp_seconds", ()]
+        assert 0 < away["lag_seconds", GROUP] <= written - began + 0.1
+        hosts.eventually(
+            lambda: metrics(hosts, "web1")["lag_seconds", GROUP] > written - began + 10, 40, "the lag grows"
+        )
+    finally:
+        hosts.bed.heal("web3")
+    hosts.equal()
+    eventually(hosts, "web1", 60, peer_unreachable=0, dirty_entries=0, in_sync=1, lag_seconds=0)
+
+
+def test_metrics_that_nobody_writes_any_more_grow_old(hosts):
+    """The time in them is that of their writing, and without the minion another process goes on."""
+    set_option(hosts, DIRECTORY)
+    hosts.apply(sls="csyncsync.watch")
+    hosts.eventually(lambda: hosts.path("web2", FILE).exists(), 20)
+    hosts.shell("web2", "systemctl stop csyncsync-watch salt-minion")
+    try:
+        time.sleep(1)
+        written = metrics(hosts, "web2")["metrics_timestamp_seconds", ()]
+        time.sleep(20)
+        assert metrics(hosts, "web2")["metrics_timestamp_seconds", ()] == written
+        hosts.shell("web2", "systemctl start csyncsync-watch")
+        hosts.eventually(lambda: metrics(hosts, "web2")["metrics_timestamp_seconds", ()] > written, 60, "it goes on")
+    finally:
+        hosts.shell("web2", "systemctl start csyncsync-watch salt-minion")
+        hosts.eventually(lambda: hosts.call(["web2"], "test.ping", seconds=5) == {"web2": True}, 60)
+
+
+def test_a_host_that_leaves_takes_its_metrics_along(hosts):
+    set_option(hosts, DIRECTORY)
+    hosts.apply(sls="csyncsync.watch")
+    hosts.eventually(lambda: hosts.path("web3", FILE).exists(), 20)
+    shown = hosts.ask("web3", "state.show_sls", "csyncsync.absent")
+    gone = json.dumps(shown["Its metrics are gone"])
+    assert FILE in gone
+    assert "/var/lib/csyncsync/metrics.prom" in gone

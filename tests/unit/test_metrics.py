@@ -1,0 +1,335 @@
+"""The metrics: what Prometheus reads is what the host's files say; alerts and dashboard ask for nothing else."""
+
+import asyncio
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import csync2
+import csync2cert
+import csync2journal
+import csync2metrics
+import csync2status
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from watching import on_loop
+
+MONITORING = Path(__file__).resolve().parents[2] / "docs/monitoring"
+NOW = 1_800_000_000.5
+
+
+def status(**changes):
+    """What csyncsync.status says of a group of three hosts."""
+    return {
+        "state": "established",
+        "dirty": {"web2": 3},
+        "error": "",
+        "journal": 2,
+        "refused": {"web2": ["/a", "/b"]},
+        "unreachable": {"web3": "no route"},
+        "held": "",
+        "unfinished": ["/.a.XXXXXX"],
+        "waiting_since": NOW - 90,
+        "last_push": {"time": NOW - 5, "seconds": 0.25, "checked": 7, "pushes": 12, "errors": 1},
+        "watching": True,
+        "watch": {"watches": 40, "limit": 1000, "hot": ["/hot"], "time": NOW},
+        "unpublished": [],
+        "hosts": {"web1": "web1@10.0.0.1", "web2": "web2@10.0.0.2", "web3": "web3@10.0.0.3"},
+        "database_bytes": 4096,
+        "in_sync": False,
+        **changes,
+    }
+
+
+def text(**groups):
+    return csync2metrics.text(groups, "web1", NOW + 86400, NOW)
+
+
+def parsed(content):
+    """``{name: {labels as a sorted tuple: value}}``, by Prometheus' own parser; a name comes once."""
+    found = {}
+    for family in text_string_to_metric_families(content):
+        assert family.documentation
+        assert family.type in ("gauge", "counter")
+        for sample in family.samples:
+            values = found.setdefault(sample.name, {})
+            labels = tuple(sorted(sample.labels.items()))
+            assert labels not in values
+            values[labels] = sample.value
+    return found
+
+
+def values(content, **labels):
+    """``{name without "csyncsync_": value}`` of the samples with just these labels."""
+    wanted = tuple(sorted(labels.items()))
+    return {
+        name.removeprefix("csyncsync_"): found[wanted] for name, found in parsed(content).items() if wanted in found
+    }
+
+
+# --- The text
+
+
+def test_the_status_is_told_in_seconds_and_bytes():
+    content = text(data=status())
+    assert values(content) == {
+        "metrics_timestamp_seconds": NOW,
+        "certificate_expiry_timestamp_seconds": NOW + 86400,
+        "watches": 40,
+        "watches_limit": 1000,
+    }
+    assert values(content, group="data") == {
+        "in_sync": 0,
+        "lag_seconds": 90,
+        "watching": 1,
+        "database_bytes": 4096,
+        "journal_files": 2,
+        "unfinished_files": 1,
+        "hot_files": 1,
+        "held": 0,
+        "pushes_total": 12,
+        "push_errors_total": 1,
+        "last_push_timestamp_seconds": NOW - 5,
+        "last_push_duration_seconds": 0.25,
+        "last_push_paths": 7,
+    }
+    peers = {peer: values(content, group="data", peer=peer) for peer in ("web1", "web2", "web3")}
+    assert peers == {
+        "web1": {},
+        "web2": {"dirty_entries": 3, "refused_paths": 2, "peer_unreachable": 0},
+        "web3": {"dirty_entries": 0, "refused_paths": 0, "peer_unreachable": 1},
+    }
+    states = {state: values(content, group="data", state=state)["database_state"] for state in csync2metrics.STATES}
+    assert states == {"new": 0, "recorded": 0, "established": 1, "unknown": 0}
+
+
+def test_each_metric_has_one_help_and_one_type_and_a_fitting_name():
+    lines = text(data=status(), other=status()).splitlines()
+    for kind in ("HELP", "TYPE"):
+        names = [line.split()[2] for line in lines if line.startswith(f"# {kind} ")]
+        assert names == list(csync2metrics.METRICS)
+    for name, (kind, _) in csync2metrics.METRICS.items():
+        assert name.endswith("_total") == (kind == "counter")
+
+
+def test_a_host_that_has_only_just_begun_tells_what_it_knows():
+    """No push, no watcher, no database, no certificate."""
+    new = status(last_push={}, watch={}, waiting_since=None, database_bytes=None, state="unknown", dirty={}, refused={})
+    content = csync2metrics.text({"data": new}, "web1", None, NOW)
+    assert values(content) == {"metrics_timestamp_seconds": NOW}
+    found = values(content, group="data")
+    assert (found["pushes_total"], found["push_errors_total"], found["lag_seconds"]) == (0, 0, 0)
+    assert not {"database_bytes", "last_push_timestamp_seconds", "last_push_paths"} & {*found}
+    assert parsed(csync2metrics.text({}, "web1", None, NOW)) == {"csyncsync_metrics_timestamp_seconds": {(): NOW}}
+
+
+def test_a_clock_that_was_set_back_makes_no_lag():
+    assert values(text(data=status(waiting_since=NOW + 3600)), group="data")["lag_seconds"] == 0
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\\nb", "a\nb", "\\", "ä", '"} 1\n# '])
+def test_a_label_is_read_as_it_was_meant(name):
+    found = parsed(text(data=status(hosts={"web1": "", name: ""}, dirty={name: 5})))
+    assert found["csyncsync_dirty_entries"] == {(("group", "data"), ("peer", name)): 5}
+
+
+# --- The status, from files
+
+
+@pytest.fixture
+def group(tmp_path):
+    """The directory of a group, with a config."""
+    directory = tmp_path / "data"
+    (directory / "journal").mkdir(parents=True)
+    hosts = {"web1": {"name": "web1", "address": "10.0.0.1"}, "web2": {"name": "web2", "address": "10.0.0.2"}}
+    (directory / "config.json").write_text(json.dumps({"hosts": hosts, "unpublished": []}))
+    return directory
+
+
+def read(group):
+    return csync2status.read(str(group), csync2.Database, str(group / "data.db3"))
+
+
+def test_a_change_waits_from_its_journal_entry_until_a_push_left_nothing(group):
+    journal = str(group / "journal")
+    assert read(group)["waiting_since"] is None
+    before = time.time()
+    csync2journal.write(journal, [b"/a"], False, 1)
+    assert before <= read(group)["waiting_since"] <= time.time()
+    first = read(group)["waiting_since"]
+    time.sleep(0.01)
+    csync2journal.discharge(csync2journal.take(journal)[0])
+    csync2journal.write(journal, [b"/b"], False, 2)
+    assert read(group)["waiting_since"] == first, "it was checked, and not yet sent"
+    csync2journal.discharge(csync2journal.take(journal)[0])
+    csync2journal.forget(journal)
+    assert read(group)["waiting_since"] is None
+    (group / "push.json").write_text(json.dumps({"since": 1000}))
+    assert read(group)["waiting_since"] == 1000
+
+
+def test_a_group_without_a_config_has_no_status(group):
+    (group / "config.json").unlink()
+    assert read(group) == {}
+
+
+def test_a_database_that_is_missing_is_told(group):
+    found = read(group)
+    assert (found["state"], found["in_sync"], found["database_bytes"]) == ("unknown", False, None)
+    assert "data.db3" in found["error"]
+
+
+def test_when_a_certificate_ends():
+    certificate, _ = csync2cert.make()
+    assert csync2cert.end(certificate) == pytest.approx(time.time() + csync2cert.DAYS * 86400, abs=60)
+    assert csync2cert.end("nonsense") is csync2cert.end(None) is None
+
+
+# --- The file
+
+
+def test_the_file_follows_the_option(tmp_path):
+    note, one, two = tmp_path / "note", tmp_path / "one", tmp_path / "two"
+    for directory in (one, two):
+        directory.mkdir()
+    csync2metrics.publish(note, str(one), "first\n")
+    assert (one / "csyncsync.prom").read_text() == "first\n"
+    csync2metrics.publish(note, str(two), "second\n")
+    assert os.listdir(one) == []
+    csync2metrics.publish(note, str(two), "third\n")
+    assert {path.name: path.read_text() for path in two.iterdir()} == {"csyncsync.prom": "third\n"}
+    csync2metrics.publish(note, None, "")
+    assert os.listdir(two) == []
+    assert not os.path.lexists(note)
+    csync2metrics.publish(note, None, "")
+
+
+def test_everybody_may_read_the_file_and_nobody_chooses_what_is_written_to(tmp_path):
+    """The directory may be another user's."""
+    victim = tmp_path / "victim"
+    victim.write_text("stays")
+    for name in ("csyncsync.prom", "csyncsync.prom.new"):
+        (tmp_path / name).symlink_to(victim)
+    before = os.umask(0o077)
+    try:
+        csync2metrics.publish(tmp_path / "note", str(tmp_path), "text\n")
+    finally:
+        os.umask(before)
+    assert victim.read_text() == "stays"
+    file = tmp_path / "csyncsync.prom"
+    assert (file.read_text(), file.is_symlink(), file.stat().st_mode & 0o777) == ("text\n", False, 0o644)
+
+
+# --- The watcher
+
+
+def metrics(host):
+    return values((host.state.parent / "csyncsync.prom").read_text())
+
+
+def configure(host):
+    host.options.append({"metrics": str(host.state.parent)})
+    host.make_database()
+    hosts = {"web1": {"name": "web1", "address": "10.0.0.1"}, "web2": {"name": "web2", "address": "b"}}
+    host.config(hosts=hosts, unpublished=[])
+
+
+@on_loop
+async def test_the_watcher_writes_what_it_knows_again_and_again(host, monkeypatch):
+    configure(host)
+    await host.start()
+    file = host.state.parent / "csyncsync.prom"
+    await host.until(file.exists)
+    assert metrics(host)["metrics_timestamp_seconds"] == pytest.approx(time.time(), abs=5)
+    assert parsed(file.read_text())["csyncsync_dirty_entries"] == {(("group", "data"), ("peer", "web2")): 0}
+    monkeypatch.setitem(host.code, "METRICS_INTERVAL", 0.1)
+    host.watcher.metrics_at = 0.0
+    host.mark(host.tree / "file")
+    await host.until(
+        lambda: parsed(file.read_text())["csyncsync_dirty_entries"][("group", "data"), ("peer", "web2")] == 1
+    )
+
+
+@on_loop
+async def test_the_watcher_takes_the_file_away_with_the_option_and_with_the_last_group(host):
+    configure(host)
+    await host.start()
+    file = host.state.parent / "csyncsync.prom"
+    await host.until(file.exists)
+    option = host.options.pop()
+    host.beacon()
+    await host.until(lambda: not file.exists(), 3)
+    host.options.append(option)
+    host.beacon()
+    await host.until(file.exists, 3)
+    (host.group / "config.json").unlink()
+    await host.until(lambda: not file.exists(), 3)
+
+
+@on_loop
+async def test_a_directory_that_cannot_be_written_to_is_told_once_and_watching_goes_on(host, monkeypatch, caplog):
+    configure(host)
+    host.options[-1] = {"metrics": str(host.state.parent / "missing")}
+    await host.start()
+    monkeypatch.setitem(host.code, "METRICS_INTERVAL", 0.1)
+    host.watcher.metrics_at = 0.0
+    await asyncio.sleep(3.5)
+    told = [record.getMessage() for record in caplog.records if "csyncsync:metrics" in record.getMessage()]
+    assert len(told) == 1
+    assert "/missing/csyncsync.prom" in told[0]
+    (host.tree / "file").write_text("x")
+    await host.until(lambda: host.lines() == [b"file"])
+
+
+# --- Alerts and dashboard
+
+
+def alerts():
+    return [
+        rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+    ]
+
+
+def dashboard():
+    return json.loads((MONITORING / "dashboard.json").read_text())
+
+
+def queries():
+    """Each query of the alerts and the dashboard."""
+    panels = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
+    variables = [variable.get("definition", "") for variable in dashboard()["templating"]["list"]]
+    return [rule["expr"] for rule in alerts()] + panels + variables
+
+
+def test_alerts_and_dashboard_ask_for_metrics_and_labels_that_there_are():
+    there = parsed(text(data=status()))
+    labels = {name for found in there.values() for names in found for name, _ in names} | {"instance"}
+    named = [name for query in queries() for name in re.findall(r"\bcsyncsync_\w+", query)]
+    assert len(named) > 20
+    assert {*named} - {*there} == set()
+    asked = [label for query in queries() for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", query)]
+    asked += [
+        word for query in queries() for names in re.findall(r"\bby \(([^)]*)\)", query) for word in names.split(", ")
+    ]
+    assert {*asked} - labels == set()
+    shown = re.findall(r"\$labels\.(\w+)|\{\{(\w+)\}\}", json.dumps([alerts(), dashboard()]))
+    assert shown
+    assert {one or other for one, other in shown} - labels == set()
+
+
+def test_each_metric_is_asked_for():
+    asked = " ".join(queries())
+    assert {name for name in csync2metrics.METRICS if not re.search(rf"\b{name}\b", asked)} == set()
+
+
+def test_the_labels_that_an_alert_shows_are_its_metrics():
+    there = {
+        name: {label for names in found for label, _ in names} for name, found in parsed(text(data=status())).items()
+    }
+    for rule in alerts():
+        has = set.intersection(*(there[name] for name in re.findall(r"\bcsyncsync_\w+", rule["expr"]))) | {"instance"}
+        shown = {label for words in rule["annotations"].values() for label in re.findall(r"\$labels\.(\w+)", words)}
+        assert shown <= has, rule["alert"]
