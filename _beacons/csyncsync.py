@@ -82,7 +82,7 @@ SALT_OPTIONS = (
 HOLDER = "csyncsync_watcher"
 #: The watcher's code: files of _utils, each after those that it imports.
 CODE = ("csync2inotify", "csync2journal", "csync2left", "csync2echo", "csync2cert", "csync2status", "csync2metrics")
-CODE += ("csync2watch",)
+CODE += ("csync2conflict", "csync2backup", "csync2watch")
 
 
 def __virtual__():

@@ -21,11 +21,13 @@ import os
 import shutil
 import socket
 import sqlite3
+import stat
 import tempfile
 import time
 import urllib.parse
 
 import csync2
+import csync2backup
 import csync2cert
 import csync2conflict
 import csync2inotify
@@ -384,6 +386,8 @@ def install(group, test=False, new_key=False):
     and does not exist is made, as a directory; one that was seen before is never made again, because it may be an
     unmounted disk.
 
+    The ``backup_directory`` is made, for root alone; one that others can enter is refused.
+
     new_key
         The group's key is another one than before.
 
@@ -419,6 +423,7 @@ def install(group, test=False, new_key=False):
     }
     if not test:
         os.makedirs(_group_path(group, "journal"), mode=0o700, exist_ok=True)
+    _make_backup_directory(group, found["options"]["backup_directory"], changes, test)
     problems = _note_roots(group, new["include"], changes, test)
     for kind, added, gone in _differences(old, new):
         changes[kind] = {**({"added": added} if added else {}), **({"removed": gone} if gone else {})}
@@ -438,6 +443,32 @@ def install(group, test=False, new_key=False):
     if not test and not problems and not all(_is_empty_directory(root) for root in new["include"]):
         _begin(group)
     return {"changes": changes, "problems": problems}
+
+
+def _make_backup_directory(group, path, changes, test):
+    """
+    Have a directory for root alone. csync2 gives the directories in it to the owners of those that the files were in: a
+    user who can reach one puts a symlink there, and csync2 writes through it.
+    """
+    what = f"csyncsync:groups:{group}:backup_directory {path}"
+    try:
+        status = os.stat(path) if path else None
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise CommandExecutionError(f"{what} is a symlink to what is not there")
+        changes.setdefault("made", []).append(path)
+        if not test:
+            os.makedirs(path, mode=0o700)
+        return
+    except OSError as err:
+        raise CommandExecutionError(f"{what}: {err.strerror}")
+    if status and not stat.S_ISDIR(status.st_mode):
+        raise CommandExecutionError(f"{what} is no directory")
+    if status and (status.st_uid or status.st_mode & 0o077):
+        raise CommandExecutionError(
+            f"{what} is not for root alone: run chown root {path} && chmod 700 {path} if it is for backups only, else"
+            " name a directory in it"
+        )
 
 
 def _begin(group):
@@ -982,6 +1013,8 @@ def _check_journal(group, config, full):
     check, trees, mark = _sort_paths(group, config, entries)
     known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
     if full:
+        if top := _rules(config).get("backup_directory"):
+            csync2backup.sweep(os.fsencode(top), [os.fsencode(root) for root in config["include"]])
         _delete_left(csync2left.by_chance(known))
         _csync2(group, "-cr", "/")
     else:
@@ -1707,9 +1740,94 @@ def _in_includes(group, names):
     raw = {name: urllib.parse.unquote_to_bytes(name) for name in names}
     for name, path in raw.items():
         inside = any(path == root or path.startswith(root + b"/") for root in roots)
-        if not inside or os.path.normpath(path) != path:
+        if not inside or os.path.normpath(path) != path or b"\0" in path:
             raise CommandExecutionError(f"{name} is in no include of {group}")
     return raw
+
+
+# --- Backups ---------------------------------------------------------------------------------------------
+
+
+def backups(group, paths=(), content=False, most=1000):
+    """
+    Which old versions of files csync2 has kept on this host, as others overwrote or deleted them. The runner calls it.
+
+    paths
+        A list of files and directories; percent-encoded, as ``csyncsync.marked`` returns them. Without any, the whole
+        group.
+    content
+        Also ``sha256``, of those paths that are a file's.
+    most
+        Of more files than that, those are returned that were replaced last.
+
+    Returns ``{"paths": {path: [{"generation", "size": bytes, "mtime", "time": when it was replaced, "mode", "owner",
+    "sha256", "doubt": why it may be something else}, …]}, "more": number of files that were left out}``, the newest
+    version first; paths are percent-encoded. Raises CommandExecutionError for a path that is in no include, and if the
+    group has no ``backup_directory``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.backups wwwdata
+        salt '*' csyncsync.backups wwwdata '[/var/www/data/index.html]' content=True
+    """
+    config, top = _require(group), _backup_directory(group)
+    raw = list(_in_includes(group, paths).values()) or [os.fsencode(root) for root in config["include"]]
+    generations = _rules(config).get("backup_generations") or csync2backup.GENERATIONS
+    found, more = csync2backup.find(top, raw, most, generations, content)
+    return {"paths": {urllib.parse.quote_from_bytes(path): versions for path, versions in found.items()}, "more": more}
+
+
+def restore(group, path, generation=0):
+    """
+    Put an old version of a file back on this host; the watcher sees it, and the next push sends it to all others. The
+    runner calls it.
+
+    path
+        Percent-encoded, as ``csyncsync.backups`` returns it.
+    generation
+        As ``csyncsync.backups`` has it. What is at the path by now becomes generation 0, and that becomes this one.
+
+    Returns ``{"size": bytes, "sha256", "changed": False if it was there already, "kept": the generation that what was
+    there is now, None without}``. Raises CommandExecutionError for a path that is in no include, or where something is
+    that no backup can keep.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web2 csyncsync.restore wwwdata /var/www/data/index.html generation=2
+    """
+    raw, config, top = _in_includes(group, [path])[path], _require(group), _backup_directory(group)
+    if config["receive_only"]:
+        raise CommandExecutionError(f"this host only receives in {group}: what is put back here reaches no other")
+    if isinstance(generation, bool) or not isinstance(generation, int) or generation < 0:
+        raise CommandExecutionError(f"generation={generation} is no number, as csyncsync.backups shows them")
+    roots = [os.fsencode(root) for root in config["include"]]
+    with _locked(group, wait=60) as mine:
+        if not mine:
+            raise CommandExecutionError(f"another push of {group} is under way on this host")
+        problems = _root_problems(group)
+        if problems or _database_state(group) != csync2.Database.ESTABLISHED:
+            raise CommandExecutionError("; ".join(problems) or f"this host has not joined {group} yet")
+        try:
+            root = next(root for root in roots if raw == root or raw.startswith(root + b"/"))
+            return csync2backup.restore(top, raw, generation, root)
+        except csync2backup.BackupError as err:
+            raise CommandExecutionError(str(err)) from err
+
+
+def _backup_directory(group):
+    path = _rules(_require(group)).get("backup_directory")
+    if not path:
+        raise CommandExecutionError(f"csyncsync:groups:{group}:backup_directory is not set: no old versions are kept")
+    return os.fsencode(path)
+
+
+def _rules(config):
+    """What csync2's config was made of, as far as it is known."""
+    return config.get("rules") or {}
 
 
 # --- Status ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -71,6 +72,8 @@ VERIFY_RATE, VERIFY_STEP, VERIFY_AGAIN, VERIFY_SHOWN = 50_000_000, 10, 10, 1000
 #: Seconds to wait until a version that wins a conflict is on all hosts, and until it is sent once more.
 RESOLVE_WAIT, RESOLVE_AGAIN = 120, 6
 
+#: Files whose old versions are listed.
+BACKUPS_SHOWN = 50
 #: Seconds between two lines in the log about one minion that asks for groups it is not in.
 REFUSED_TOLD = 60
 
@@ -1254,6 +1257,142 @@ def _have_win(group, host, names):
 def _readable(path):
     """A percent-encoded path as people read it."""
     return urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace")
+
+
+# --- Backups ---------------------------------------------------------------------------------------------
+
+
+def backups(group, *paths):
+    """
+    Which old versions there are of files that were overwritten or deleted, and on which hosts: a host keeps what others
+    had it replace (``backup_directory`` of the group), not what was changed on itself.
+
+    paths
+        Files and directories, as they are shown; without any, the whole group.
+
+    Returns ``{path: {minion id: [a line for each version, newest first]}}`` of the 50 files that were replaced last;
+    ``"… and more"`` says how many others each host has. The contents of files that are named are compared (``sha256``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.backups wwwdata
+        salt-run csyncsync.backups wwwdata /var/www/data/ini /var/www/data/index.html
+    """
+    options, problem = _with_backups(group)
+    if problem:
+        return problem
+    members, names = _members(options), [_encoded(path) for path in paths]
+    found, failed = _find_backups(group, members, names, bool(names))
+    shown = sorted({name for there in found.values() for name in there["paths"]}, key=_newest(found))[:BACKUPS_SHOWN]
+    more = {minion: there["more"] + len(there["paths"].keys() - shown) for minion, there in found.items()}
+    if any(there["more"] for there in found.values()):  # a host left out files that are among the newest elsewhere
+        found, failed = _find_backups(group, members, shown, False)
+    told = {
+        _readable(name): {
+            minion: [_version_line(version) for version in there["paths"][name]]
+            for minion, there in sorted(found.items())
+            if name in there["paths"]
+        }
+        for name in shown
+    }
+    if failed and not found:
+        return "; ".join(sorted({*failed.values()}))
+    others = {minion: f"{n:,} more files; name a directory or a file to see them" for minion, n in more.items() if n}
+    told.update({"… and more": others} if others else {}, **({"… unknown": failed} if failed else {}))
+    return told or f"{group}: no host has an old version of {', '.join(map(str, paths)) or 'any file'}"
+
+
+def restore(group, path, host=None, generation=0):
+    """
+    Put an old version of a file back, on the host that has it; the host then sends it to all others, as any change.
+
+    path
+        As ``csyncsync.backups`` shows it.
+    host
+        Minion id of the host whose version it is.
+    generation
+        As ``csyncsync.backups`` shows it. What is at the path by now is generation 0 afterwards, and what was
+        generation 0 is this one: a second call puts the first one's work back.
+
+    Waits until all have it, at most two minutes. Returns ``{path: what became of it}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run csyncsync.restore wwwdata /var/www/data/index.html host=web2
+        salt-run csyncsync.restore wwwdata /var/www/data/index.html host=web2 generation=2
+    """
+    options, problem = _with_backups(group)
+    if problem:
+        return problem
+    members, name = _members(options), _encoded(path)
+    if host not in members:
+        return f"host= is to be one of {', '.join(members)}: whose version it is"
+    try:
+        done = _step(host, "csyncsync.restore", [group, name, generation])
+    except CommandExecutionError as err:
+        return {_readable(name): f"not restored: {err}"}
+    what = f"generation {generation} of {host}, {done['size']:,} bytes,"
+    if not done["changed"]:
+        return {_readable(name): f"{what} is what is there already"}
+    late = _await_version(group, members, name, done["sha256"])
+    where = f"is back on {host}, and still to reach {', '.join(sorted(late))}" if late else "is back on all hosts"
+    kept = "" if done["kept"] is None else f"; what was there is generation {done['kept']} now"
+    return {_readable(name): f"{what} {where}{kept}"}
+
+
+def _with_backups(group):
+    """(the group's options, "") of a group that keeps old versions, or (None, what is wrong)."""
+    groups, problem = _known(group)
+    if not problem and not groups[group]["backup_directory"]:
+        problem = f"csyncsync:groups:{group}:backup_directory is not set: no old versions are kept"
+    return (None, problem) if problem else (groups[group], "")
+
+
+def _find_backups(group, members, names, content):
+    """(``{minion id: what csyncsync.backups returned}``, ``{minion id: why nothing}``)."""
+    answers = _call(members, "csyncsync.backups", [group, names, content, BACKUPS_SHOWN])
+    found = {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
+    return found, {m: str(answers.get(m, "did not answer")) for m in members if m not in found}
+
+
+def _newest(found):
+    """What sorts paths by the time of their newest version, newest first."""
+    times = {}
+    for there in found.values():
+        for name, versions in there["paths"].items():
+            times[name] = max(times.get(name, 0), versions[0]["mtime"])
+    return lambda name: (-times[name], name)
+
+
+def _version_line(version):
+    return (
+        f"generation {version['generation']}: {version['size']:,} bytes, replaced {version['time']},"
+        f" {version['mode']} {version['owner']}"
+        + (f", sha256 {version['sha256']}" if "sha256" in version else "")
+        + (f" ({version['doubt']})" if "doubt" in version else "")
+    )
+
+
+def _await_version(group, members, name, digest):
+    """Wait until hosts have a file with this content. Returns those that do not, as a set."""
+    until, late = time.monotonic() + RESOLVE_WAIT, set(members)
+    while late and time.monotonic() < until:
+        time.sleep(1)
+        there = _versions(group, sorted(late), [name])[name]
+        late -= {minion for minion, version in there.items() if version.get("sha256") == digest}
+        _progress(f"{group}: {len(members) - len(late)} of {len(members)} hosts have it")
+    return late
+
+
+def _encoded(path):
+    """The reverse of _readable(): percent-encoded."""
+    raw = str(path).encode("utf-8", "surrogateescape")
+    raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda byte: bytes.fromhex(byte[1].decode()), raw)
+    return urllib.parse.quote_from_bytes(raw.rstrip(b"/"))
 
 
 # --- Status ----------------------------------------------------------------------------------------------

@@ -106,8 +106,9 @@ def validate(groups):
             result["errors"].setdefault(_text(name), []).extend(problems.messages)
         else:
             result["groups"][name] = checked
-    for name, messages in _overlaps(groups).items():
-        result["errors"].setdefault(name, []).extend(messages)
+    for messages_of in (_overlaps(groups), _shared_backups(result["groups"])):
+        for name, messages in messages_of.items():
+            result["errors"].setdefault(name, []).extend(messages)
     for name in result["errors"]:
         result["groups"].pop(name, None)
     return result
@@ -379,7 +380,7 @@ def _backup_directory(value, problems):
 
 def _backup_generations(value, problems):
     if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 10000:
-        problems.add("backup_generations", f"{_shown(value)!r} is no number from 2 to 10000 (csync2 keeps one less)")
+        problems.add("backup_generations", f"{_shown(value)!r} is no number from 2 to 10000")
     return value
 
 
@@ -476,6 +477,20 @@ def _overlaps(groups):
                     f" csyncsync:groups:{_shown(other)}:include:{j} {_shown(theirs)!r}: a path can be in one group only"
                 )
     return messages
+
+
+def _shared_backups(groups):
+    """Given the checked groups, return {name: [message]} for backups that another group would synchronize."""
+    return {
+        name: [
+            f"csyncsync:groups:{name}:backup_directory {_shown(options['backup_directory'])!r} lies in"
+            f" csyncsync:groups:{other}:include: the backups would be synchronized"
+        ]
+        for name, options in groups.items()
+        for other, theirs in groups.items()
+        if other != name and options["backup_directory"]
+        if any(_below(options["backup_directory"], path) for path in theirs["include"])
+    }
 
 
 # --- Membership ------------------------------------------------------------------------------------------

@@ -71,19 +71,23 @@ def version(path, text=False, pace=None):
     except OSError:
         return {"type": "nothing", "size": 0, "mtime": 0}
     kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
-    result = {
-        "type": kind.get(stat.S_IFMT(status.st_mode), "special"),
+    result = {"type": kind.get(stat.S_IFMT(status.st_mode), "special"), **described(status)}
+    if result["type"] == "link":
+        result["target"] = os.readlink(path).decode("utf-8", "backslashreplace")
+    if result["type"] == "file":
+        result.update(_content(path, text and status.st_size <= TEXT, pace))
+    return result
+
+
+def described(status):
+    """``{"size", "mtime", "time", "mode", "owner"}`` of a file's status, as version() has them."""
+    return {
         "size": status.st_size,
         "mtime": status.st_mtime,
         "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(status.st_mtime)),
         "mode": f"{stat.S_IMODE(status.st_mode):04o}",
         "owner": f"{_name(pwd.getpwuid, status.st_uid)}:{_name(grp.getgrgid, status.st_gid)}",
     }
-    if result["type"] == "link":
-        result["target"] = os.readlink(path).decode("utf-8", "backslashreplace")
-    if result["type"] == "file":
-        result.update(_content(path, text and status.st_size <= TEXT, pace))
-    return result
 
 
 def _name(look_up, number):

@@ -6,8 +6,8 @@ itself has written is left out; the rest is written into the group's journal, an
 looks at the groups' configs, roots, journals and what is left to push.
 
 The beacon starts it, and runs it from a copy of this file that Salt does not know. May call ``csync2inotify``,
-``csync2echo``, ``csync2journal``, ``csync2left``, ``csync2status``, ``csync2metrics``, ``csync2cert``, Salt's event bus
-and the standard library.
+``csync2echo``, ``csync2journal``, ``csync2left``, ``csync2backup``, ``csync2status``, ``csync2metrics``,
+``csync2cert``, Salt's event bus and the standard library.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ import subprocess
 import threading
 import time
 
+import csync2backup
 import csync2cert
 import csync2echo
 import csync2inotify
@@ -143,6 +144,8 @@ class Group:
         self.include = []
         self.exclude = []
         self.excludes = csync2inotify.Excludes([])
+        #: where csync2 keeps old versions, if it does, and how many
+        self.backups, self.generations = None, 0
         self.database = self.certificate = None
         #: its number and size when it was last seen
         self.database_seen = (0, 0)
@@ -390,6 +393,8 @@ class Watcher:
         group = root.group
         entry = self._note(group, path, now)
         self.echo.see(entry, mask, renamed, now, since)
+        if group.backups and (renamed or mask & csync2inotify.IN_DELETE):
+            csync2backup.make_room(group.backups, path, group.generations)
         if now - group.changed_at > CALM:
             group.early_until = now + self.options.settle
         group.changed_at = now
@@ -408,6 +413,8 @@ class Watcher:
             entry.tree = True
             entry.moved = entry.moved or not mask & csync2inotify.IN_CREATE
             entry.came = entry.came or bool(mask & csync2inotify.IN_MOVED_TO)
+            if group.backups:
+                csync2backup.make_way(group.backups, path)
 
     def found(self, group, path, tree=False, compare=False):
         """A walk came to a path that may have changed before anybody could hear of it."""
@@ -751,14 +758,17 @@ class Watcher:
                 config = json.load(file)
             include = _outermost([_raw(item) for item in config["include"]])
             exclude = [_raw(item) for item in config.get("exclude") or []]
-            database = config.get("database")
-            key = (config.get("rules") or {}).get("key_file")
+            database, rules = config.get("database"), config.get("rules") or {}
+            key, backups = rules.get("key_file"), rules.get("backup_directory")
+            generations = rules.get("backup_generations")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             log.error("csyncsync: cannot use %s: %s %s", path, type(err).__name__, err)
             group.config_error = f"cannot use {path}: {err}"
             return
         group.config_error = None
         group.database = database if isinstance(database, str) else None
+        group.backups = _raw(backups) if backups else None
+        group.generations = generations or csync2backup.GENERATIONS
         group.certificate = os.path.join(os.path.dirname(key), "csync2_ssl_cert.pem") if key else None
         for gone in [path for path in group.roots if path not in include]:
             self.tree.remove_root(group, gone)

@@ -29,6 +29,8 @@ EXECUTION = {
     "marked",
     "versions",
     "win",
+    "backups",
+    "restore",
     "paused",
     "contents",
     "reset",
@@ -50,11 +52,14 @@ RUNNER = {
     "reset",
     "rotate_key",
     "rotate_certificate",
+    "backups",
+    "restore",
 }
 BEACON = {"beacon", "validate", "close", "elsewhere"}
 #: One function of each util module.
 UTILS = {
     "csync2.validate",
+    "csync2backup.find",
     "csync2cert.judge",
     "csync2conflict.find",
     "csync2inotify.watch_limit",

@@ -460,7 +460,8 @@ async def test_a_changed_util_takes_over(host):
         await host.until(lambda: host.whole() and host.events)
         assert host.watcher is not old
         host.discharge()
-    changed = [host.code[name].CHANGED for name in host.module.CODE[:-1]]
+    code = {**host.code, "csync2conflict": host.code["csync2backup"].csync2conflict}
+    changed = [code[name].CHANGED for name in host.module.CODE[:-1]]
     assert [*changed, host.code["CHANGED"]] == list(range(len(host.module.CODE)))
 
 
@@ -485,7 +486,9 @@ async def test_a_broken_util_leaves_the_watcher_at_work(host):
 
 
 @pytest.mark.parametrize("content", [None, "def (", "raise RuntimeError('broken')"])
-@pytest.mark.parametrize("name", ["csync2inotify", "csync2journal", "csync2echo", "csync2metrics", "csync2watch"])
+@pytest.mark.parametrize(
+    "name", ["csync2inotify", "csync2journal", "csync2echo", "csync2metrics", "csync2backup", "csync2watch"]
+)
 def test_a_util_that_is_missing_or_broken_is_told_once_and_heals(host, caplog, name, content):
     """Salt may sync the beacons before the utils."""
     host.load_as_synced()

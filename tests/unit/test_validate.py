@@ -351,6 +351,16 @@ def test_a_path_is_in_one_group_only(one, two):
     assert result["errors"]["b"][0].startswith("csyncsync:groups:b:include:0 ")
 
 
+def test_backups_that_another_group_would_synchronize_are_refused():
+    groups = {
+        "a": {**GOOD, "include": "/srv/a", "backup_directory": "/srv/b/old"},
+        "b": {**GOOD, "include": "/srv/b"},
+    }
+    result = csync2.validate(groups)
+    assert list(result["groups"]) == ["b"]
+    assert "lies in csyncsync:groups:b:include" in result["errors"]["a"][0]
+
+
 def test_a_group_may_name_a_path_and_what_is_below_it():
     assert accepted(group(include=["/srv", "/srv/a"]))["data"]["include"] == ["/srv", "/srv/a"]
 
