@@ -62,8 +62,6 @@ WATCHER_LETS_GO = 3.0
 LOCK_PROBE = 0.2
 #: Bytes that contents() reads in a second, and paths of each host that a test of a push names.
 RATE, TOLD = 50_000_000, 1000
-#: In the place of a host, in what is paused: the whole group.
-ALL_HOSTS = "*"
 
 
 def __virtual__():
@@ -1075,15 +1073,13 @@ def _take_pauses(group, pauses):
 
 
 def _pauses(group):
-    """Those that have not ended by themselves."""
-    pauses, now = _read_json(_group_path(group, "paused.json"), {}), time.time()
-    return {host: pause for host, pause in pauses.items() if pause["until"] is None or pause["until"] > now}
+    return csync2status.pauses(_group_path(group))
 
 
 def _why_paused(group):
     """Until when this host is paused, and what ends it ("" if it is not)."""
     pauses = _pauses(group)
-    for host, which in ((ALL_HOSTS, ""), (__opts__["id"], f" host={__opts__['id']}")):
+    for host, which in ((csync2status.ALL_HOSTS, ""), (__opts__["id"], f" host={__opts__['id']}")):
         if host in pauses:
             end, comment = pauses[host]["until"], pauses[host]["comment"]
             until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(end)) if end else "somebody resumes it"
@@ -1858,7 +1854,10 @@ def status(group=None, size=False):
         salt '*' csyncsync.status wwwdata
     """
     names = [name for name in installed() if group in (None, name)]
-    found = {name: csync2status.read(_group_path(name), csync2.Database, _database_path(name)) for name in names}
+    found = {
+        name: csync2status.read(_group_path(name), csync2.Database, _database_path(name), __opts__["id"])
+        for name in names
+    }
     facts = _facts() if size else {}
     return {
         name: {**status_, "paused": _why_paused(name), **(_size(name) if size else {}), **facts}

@@ -8,11 +8,15 @@ and the standard library; who calls it brings ``csync2.Database`` along, because
 import json
 import os
 import sqlite3
+import time
 
 import csync2journal
 
+#: In the place of a host, in what is paused: the whole group.
+ALL_HOSTS = "*"
 
-def read(directory, database, path):
+
+def read(directory, database, path, minion):
     """
     Return the status of a group on this host.
 
@@ -20,8 +24,11 @@ def read(directory, database, path):
         The group's.
     database, path
         The class ``csync2.Database``, and where the group's database is.
+    minion
+        This host's minion id.
 
-    Returns what ``csyncsync.status`` returns of one group; {} if the group has no config, or loses it just now.
+    Returns what ``csyncsync.status`` returns of one group, with ``paused`` as True or False; {} if the group has no
+    config, or loses it just now.
     """
 
     def note(name):
@@ -47,6 +54,7 @@ def read(directory, database, path):
         "refused": last.get("refused") or {},
         "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
         "held": last.get("comment", "") if last.get("state") == "held" else "",
+        "paused": bool({ALL_HOSTS, minion} & {*pauses(directory)}),
         "unfinished": unfinished,
         "waiting_since": None if in_sync else waiting_since(directory, last),
         "last_push": last,
@@ -59,6 +67,12 @@ def read(directory, database, path):
     }
 
 
+def pauses(directory):
+    """What is paused of a group, given its directory, and has not ended by itself (see ``csyncsync.paused``)."""
+    found, now = _read_json(os.path.join(directory, "paused.json")) or {}, time.time()
+    return {host: pause for host, pause in found.items() if pause["until"] is None or pause["until"] > now}
+
+
 def waiting_since(directory, last):
     """
     When the oldest change that others may lack was seen (seconds since the epoch), as far as is known; else None.
@@ -69,7 +83,7 @@ def waiting_since(directory, last):
         What is noted of the last push: it knows of what no journal tells, as what a check of the whole group found.
     """
     times = [csync2journal.oldest_unsent(os.path.join(directory, "journal")), last.get("since")]
-    return min((time for time in times if time is not None), default=None)
+    return min((when for when in times if when is not None), default=None)
 
 
 def _read_json(path):

@@ -880,11 +880,12 @@ class Watcher:
 
     def _metrics(self, groups):
         database = self.echo.csync2.Database
-        found = {group.name: csync2status.read(group.directory, database, group.database) for group in groups}
+        minion = self.opts.get("id")
+        found = {group.name: csync2status.read(group.directory, database, group.database, minion) for group in groups}
         certificate = next((group.certificate for group in groups if group.certificate), None)
         return csync2metrics.text(
             {name: status for name, status in found.items() if status},
-            self.opts.get("id"),
+            minion,
             csync2cert.end(_read(certificate)),
             time.time(),
         )

@@ -31,6 +31,7 @@ def status(**changes):
         "refused": {"web2": ["/a", "/b"]},
         "unreachable": {"web3": "no route"},
         "held": "",
+        "paused": "",
         "unfinished": ["/.a.XXXXXX"],
         "waiting_since": NOW - 90,
         "last_push": {"time": NOW - 5, "seconds": 0.25, "checked": 7, "pushes": 12, "errors": 1},
@@ -90,6 +91,7 @@ def test_the_status_is_told_in_seconds_and_bytes():
         "unfinished_files": 1,
         "hot_files": 1,
         "held": 0,
+        "paused": 0,
         "pushes_total": 12,
         "push_errors_total": 1,
         "last_push_timestamp_seconds": NOW - 5,
@@ -150,7 +152,7 @@ def group(tmp_path):
 
 
 def read(group):
-    return csync2status.read(str(group), csync2.Database, str(group / "data.db3"))
+    return csync2status.read(str(group), csync2.Database, str(group / "data.db3"), "web1")
 
 
 def test_a_change_waits_from_its_journal_entry_until_a_push_left_nothing(group):
@@ -169,6 +171,18 @@ def test_a_change_waits_from_its_journal_entry_until_a_push_left_nothing(group):
     assert read(group)["waiting_since"] is None
     (group / "push.json").write_text(json.dumps({"since": 1000}))
     assert read(group)["waiting_since"] == 1000
+
+
+def test_a_pause_of_the_group_or_of_this_host_is_seen_until_it_ends(group):
+    for host, until, paused in (
+        ("*", None, True),
+        ("web1", time.time() + 60, True),
+        ("web1", 1, False),
+        ("web2", None, False),
+    ):
+        (group / "paused.json").write_text(json.dumps({host: {"until": until, "comment": ""}}))
+        assert read(group)["paused"] is paused
+    assert values(text(data=status(paused="until …")), group="data")["paused"] == 1
 
 
 def test_a_group_without_a_config_has_no_status(group):
