@@ -20,10 +20,12 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 import time
 import urllib.parse
 
 import csync2
+import csync2action
 import csync2cert
 import csync2conflict
 import csync2journal
@@ -119,7 +121,7 @@ def groups(group=None, facts=True):
         except (csync2.Csync2Error, CommandExecutionError) as err:
             result["errors"][name] = [f"csyncsync:groups:{name} {err}"]
             continue
-        context = csync2.context(name, options, found["hosts"], _key_path(name))
+        context = csync2.context(name, options, found["hosts"], _key_path(name), _group_path(name, "due"))
         found["options"] = {option: value for option, value in options.items() if option != "key"}
         result["groups"][name] = {**found, "context": context}
     return result
@@ -404,7 +406,8 @@ def install(group, test=False):
         "rules": found["context"],
     }
     if not test:
-        os.makedirs(_group_path(group, "journal"), mode=0o700, exist_ok=True)
+        for directory in ("journal", "due", "output"):
+            os.makedirs(_group_path(group, directory), mode=0o700, exist_ok=True)
     problems = _note_roots(group, new["include"], changes, test)
     for kind, added, gone in _differences(old, new):
         changes[kind] = {**({"added": added} if added else {}), **({"removed": gone} if gone else {})}
@@ -417,7 +420,8 @@ def install(group, test=False):
     if old != new and not changes:
         changes["facts"] = "updated"
     changes.update(_pin(group, new, test))
-    changes.update(_timer(group, True, test))
+    changes.update(_unit(group, "timer", True, test))
+    changes.update(_unit(group, "actions", bool(new["rules"]["commands"]), test))
     if not test and not problems and not all(_is_empty_directory(root) for root in new["include"]):
         _begin(group)
     return {"changes": changes, "problems": problems}
@@ -432,15 +436,19 @@ def _begin(group):
             __salt__["service.start"](f"csyncsync-push@{group}.service", no_block=True)
 
 
-def _timer(group, wanted, test):
-    """Have the timer that checks the group now and then run, or not. Returns the changes."""
-    unit = f"csyncsync-full@{group}.timer"
-    if not os.path.exists("/etc/systemd/system/csyncsync-full@.timer") or wanted == __salt__["service.enabled"](unit):
+#: What checks a group now and then, and what sees that commands are due.
+_UNITS = {"timer": "csyncsync-full@{}.timer", "actions": "csyncsync-action@{}.path"}
+
+
+def _unit(group, what, wanted, test):
+    """Have one of a group's units run, or not. Returns the changes."""
+    unit, template = _UNITS[what].format(group), _UNITS[what].format("")
+    if not os.path.exists(f"/etc/systemd/system/{template}") or wanted == __salt__["service.enabled"](unit):
         return {}
     if not test:
         for function in ("enable", "start") if wanted else ("disable", "stop"):
             __salt__[f"service.{function}"](unit)
-    return {"timer": f"{unit} {'enabled' if wanted else 'disabled'}"}
+    return {what: f"{unit} {'enabled' if wanted else 'disabled'}"}
 
 
 def _differences(old, new):
@@ -509,7 +517,8 @@ def remove(group, test=False):
     if not csync2.is_group_name(group):
         raise CommandExecutionError(f"{group!r} is no group name")
     where, removed = paths(group), []
-    removed += _timer(group, False, test).values()
+    for what in _UNITS:
+        removed += _unit(group, what, False, test).values()
     for path in (where["config"], where["key"], where["database"], where["database"] + "-journal"):
         if os.path.lexists(path):
             removed.append(path)
@@ -1493,9 +1502,12 @@ def status(group=None):
 
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
     "unreachable": {minion id: why}, "held": why, "unfinished": [path, …], "last_push": {…}, "watching": bool,
-    "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address}, "in_sync": bool, "error": text}}``.
+    "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address}, "actions": [{"exec", "exit", "why",
+    "time", "seconds", "log", "running", "waiting"}], "in_sync": bool, "error": text}}``.
     ``state`` is new, recorded or established (see ``push``); ``unfinished`` are files that may be what csync2 left when
-    it was interrupted, and that are not sent yet; ``in_sync`` says that nothing of this host waits to be sent.
+    it was interrupted, and that are not sent yet; ``actions`` says of each command of the group's actions how it ended
+    last (``why`` is empty if it did well), and for how many seconds it has been running or waiting; ``in_sync`` says
+    that nothing of this host waits to be sent.
 
     CLI Example:
 
@@ -1533,5 +1545,19 @@ def _group_status(group):
         "watch": watch,
         "unpublished": config["unpublished"],
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
+        "actions": csync2action.results(_group_path(group), config["rules"].get("commands", ())),
         "in_sync": result["state"] == "established" and not (journal or unfinished or result["dirty"]),
     }
+
+
+def actions_command():
+    """
+    The beginning of the command line that runs what is due of a group's actions, for ``csyncsync-action@.service``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.actions_command
+    """
+    return [sys.executable, "-I", os.path.abspath(csync2action.__file__)]

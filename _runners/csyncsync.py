@@ -25,6 +25,7 @@ import time
 import urllib.parse
 
 import csync2
+import csync2action
 import csync2conflict
 import salt.client
 import salt.utils.event
@@ -807,6 +808,7 @@ def _short_status(minion, answers, group):
         parts.append(f"not watching{': ' + found['watch']['error'] if found['watch'].get('error') else ''}")
     if found["last_push"].get("state") == "error":
         parts.append(f"last push failed: {found['last_push']['comment']}")
+    parts += csync2action.told(found.get("actions") or [])
     hot = found["watch"].get("hot") or []
     return (", ".join(parts) or "in sync") + (f", hot: {', '.join(hot)}" if hot else "")
 

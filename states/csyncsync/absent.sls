@@ -28,6 +28,8 @@ The units of csyncsync are gone:
       - /etc/systemd/system/csyncsync-watch.service
       - /etc/systemd/system/csyncsync-full@.service
       - /etc/systemd/system/csyncsync-full@.timer
+      - /etc/systemd/system/csyncsync-action@.path
+      - /etc/systemd/system/csyncsync-action@.service
 
 {%- if salt['mine.get'](grains['id'], 'csyncsync.member') %}
 

@@ -26,6 +26,7 @@ EXECUTION = {
     "marked",
     "versions",
     "win",
+    "actions_command",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {"sync", "pushed", "join", "apply", "release", "status", "conflicts", "resolve"}
@@ -33,6 +34,7 @@ BEACON = {"beacon", "validate", "close", "elsewhere"}
 #: One function of each util module.
 UTILS = {
     "csync2.validate",
+    "csync2action.told",
     "csync2cert.judge",
     "csync2conflict.find",
     "csync2inotify.watch_limit",

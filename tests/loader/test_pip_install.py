@@ -81,7 +81,7 @@ def test_the_package_holds_every_room(installed, tree):
     there = {str(path.relative_to(installed)) for path in installed.glob("csyncsync/*/*.py")}
     assert there == wanted
     # What the modules import: Salt puts no package's utils on the path.
-    needed = ("", "cert", "conflict", "gate", "journal", "left", "run", "send")
+    needed = ("", "action", "cert", "conflict", "gate", "journal", "left", "run", "send")
     imported = {f"csync2{name}.py" for name in needed}
     assert {path.name for path in installed.glob("*.py")} == imported
 
