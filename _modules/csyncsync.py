@@ -22,11 +22,13 @@ import shutil
 import socket
 import sqlite3
 import stat
+import sys
 import tempfile
 import time
 import urllib.parse
 
 import csync2
+import csync2action
 import csync2backup
 import csync2cert
 import csync2conflict
@@ -130,7 +132,7 @@ def groups(group=None, facts=True):
         except (csync2.Csync2Error, CommandExecutionError) as err:
             result["errors"][name] = [f"csyncsync:groups:{name} {err}"]
             continue
-        context = csync2.context(name, options, found["hosts"], _key_path(name))
+        context = csync2.context(name, options, found["hosts"], _key_path(name), _group_path(name, "due"))
         found["options"] = {option: value for option, value in options.items() if option != "key"}
         result["groups"][name] = {**found, "context": context}
     return result
@@ -420,7 +422,8 @@ def install(group, test=False, new_key=False):
         "rules": found["context"],
     }
     if not test:
-        os.makedirs(_group_path(group, "journal"), mode=0o700, exist_ok=True)
+        for directory in ("journal", "due", "output"):
+            os.makedirs(_group_path(group, directory), mode=0o700, exist_ok=True)
     _make_backup_directory(group, found["options"]["backup_directory"], changes, test)
     problems = _note_roots(group, new["include"], changes, test)
     for kind, added, gone in _differences(old, new):
@@ -437,7 +440,8 @@ def install(group, test=False, new_key=False):
     changes.update(pins)
     if not test and (new_key or pins):
         _meet_anew(group)
-    changes.update(_timer(group, True, test))
+    changes.update(_unit(group, "timer", True, test))
+    changes.update(_unit(group, "actions", bool(new["rules"]["commands"]), test))
     if not test and not problems and not all(_is_empty_directory(root) for root in new["include"]):
         _begin(group)
     return {"changes": changes, "problems": problems}
@@ -478,15 +482,19 @@ def _begin(group):
             __salt__["service.start"](f"csyncsync-push@{group}.service", no_block=True)
 
 
-def _timer(group, wanted, test):
-    """Have the timer that checks the group now and then run, or not. Returns the changes."""
-    unit = f"csyncsync-full@{group}.timer"
-    if not os.path.exists("/etc/systemd/system/csyncsync-full@.timer") or wanted == __salt__["service.enabled"](unit):
+#: What checks a group now and then, and what sees that commands are due.
+_UNITS = {"timer": "csyncsync-full@{}.timer", "actions": "csyncsync-action@{}.path"}
+
+
+def _unit(group, what, wanted, test):
+    """Have one of a group's units run, or not. Returns the changes."""
+    unit, template = _UNITS[what].format(group), _UNITS[what].format("")
+    if not os.path.exists(f"/etc/systemd/system/{template}") or wanted == __salt__["service.enabled"](unit):
         return {}
     if not test:
         for function in ("enable", "start") if wanted else ("disable", "stop"):
             __salt__[f"service.{function}"](unit)
-    return {"timer": f"{unit} {'enabled' if wanted else 'disabled'}"}
+    return {what: f"{unit} {'enabled' if wanted else 'disabled'}"}
 
 
 def _differences(old, new):
@@ -567,7 +575,8 @@ def remove(group, test=False):
     if not csync2.is_group_name(group):
         raise CommandExecutionError(f"{group!r} is no group name")
     where, removed = paths(group), []
-    removed += _timer(group, False, test).values()
+    for what in _UNITS:
+        removed += _unit(group, what, False, test).values()
     for path in (where["config"], where["key"], where["database"], where["database"] + "-journal"):
         if os.path.lexists(path):
             removed.append(path)
@@ -1840,11 +1849,14 @@ def status(group=None, size=False):
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
     "unreachable": {minion id: why}, "held": why, "paused": why, "unfinished": [path, …], "waiting_since": time,
     "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address},
-    "database_bytes": bytes, "in_sync": bool, "error": text}}``.
+    "database_bytes": bytes, "actions": [{"exec", "exit", "why", "time", "seconds", "log", "running", "waiting"}],
+    "in_sync": bool, "error": text}}``.
     ``state`` is new, recorded or established (see ``push``); ``unfinished`` are files that may be what csync2 left when
     it was interrupted, and that are not sent yet; ``waiting_since`` is when the oldest change was seen that others may
     lack, in seconds since the epoch, None if there is none; ``last_push`` is what ``push`` returned last, with the
-    numbers of ``pushes`` and ``errors`` so far; ``in_sync`` says that nothing of this host waits to be sent.
+    numbers of ``pushes`` and ``errors`` so far; ``actions`` says of each command of the group's actions how it ended
+    last (``why`` is empty if it did well), and for how many seconds it has been running or waiting; ``in_sync`` says
+    that nothing of this host waits to be sent.
 
     CLI Example:
 
@@ -1860,7 +1872,13 @@ def status(group=None, size=False):
     }
     facts = _facts() if size else {}
     return {
-        name: {**status_, "paused": _why_paused(name), **(_size(name) if size else {}), **facts}
+        name: {
+            **status_,
+            "paused": _why_paused(name),
+            "actions": csync2action.results(_group_path(name), _rules(_config(name) or {}).get("commands", ())),
+            **(_size(name) if size else {}),
+            **facts,
+        }
         for name, status_ in found.items()
         if status_
     }
@@ -1901,3 +1919,16 @@ def metrics():
     """
     end = csync2cert.end(_read(_certificate_path()))
     return csync2metrics.text(status(), __opts__["id"], end, time.time())
+
+
+def actions_command():
+    """
+    The beginning of the command line that runs what is due of a group's actions, for ``csyncsync-action@.service``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.actions_command
+    """
+    return [sys.executable, "-I", os.path.abspath(csync2action.__file__)]

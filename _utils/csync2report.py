@@ -2,10 +2,12 @@
 What the status of all hosts of a group says, for the master: what needs somebody, what is under way, and the facts that
 stand in a table's columns.
 
-Given what ``csyncsync.status`` returned on the hosts. May call the standard library alone.
+Given what ``csyncsync.status`` returned on the hosts. May call ``csync2action`` and the standard library.
 """
 
 import time
+
+import csync2action
 
 #: Conflicts and other things of one kind that are named for each host and group.
 SHOWN = 5
@@ -75,6 +77,9 @@ def _problems(group, minion, status, found, now):
     days = (status.get("certificate_end", now + 10**9) - now) / 86400
     if days < CERTIFICATE_DAYS:
         yield [f"certificate ends in {days:.0f} days", f"salt-run csyncsync.rotate_certificate {minion}"]
+    for action in status.get("actions", ()):
+        for what in csync2action.told([action]):
+            yield [what, f"salt {minion} csyncsync.status {group}"]
     for disk in status.get("disks", ()):
         if disk["free"] < DISK_FREE * disk["total"]:
             yield [f"disk of {disk['path']} is nearly full: {_bytes(disk['free'])} free", f"make room on {minion}"]

@@ -37,6 +37,8 @@ Its metrics are gone:
       - {{ salt['file.readlink'](metrics) | tojson }}
       - {{ metrics }}
 {%- endif %}
+      - /etc/systemd/system/csyncsync-action@.path
+      - /etc/systemd/system/csyncsync-action@.service
 
 {%- if salt['mine.get'](grains['id'], 'csyncsync.member') %}
 

@@ -12,7 +12,8 @@ csync2's connections leave nothing behind, and can be seen:
     - source: salt://csyncsync/files/csync2@.service.conf
     - makedirs: True
 
-{%- for unit in ['csync2-died@.service', 'csyncsync-push@.service', 'csyncsync-watch.service', 'csyncsync-full@.service', 'csyncsync-full@.timer'] %}
+{%- for unit in ['csync2-died@.service', 'csyncsync-push@.service', 'csyncsync-watch.service', 'csyncsync-full@.service', 'csyncsync-full@.timer',
+      'csyncsync-action@.path', 'csyncsync-action@.service'] %}
 
 The unit {{ unit }} is there:
   file.managed:

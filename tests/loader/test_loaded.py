@@ -35,6 +35,7 @@ EXECUTION = {
     "contents",
     "reset",
     "metrics",
+    "actions_command",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {
@@ -60,6 +61,7 @@ BEACON = {"beacon", "validate", "close", "elsewhere"}
 UTILS = {
     "csync2.validate",
     "csync2backup.find",
+    "csync2action.told",
     "csync2cert.judge",
     "csync2conflict.find",
     "csync2inotify.watch_limit",

@@ -1,0 +1,245 @@
+"""
+Run the commands of a group's actions, and tell how they ended.
+
+csync2 would wait for a command with the connection open, and the host that sends waits for that. So its config has
+none: it leaves a note in the group's directory ``due`` (csync2.context()), systemd sees that there is one
+(csyncsync-action@GROUP.path), and starts this file as a program, by Python alone: Salt takes a second to begin.
+
+A note is named after its command; it stays until the command has ended, and one that comes meanwhile has the command
+run once more. May call the standard library, and root's shell for the commands.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+__virtualname__ = "csync2action"
+
+#: Seconds that a command may take; and, when it has to be ended, to do as it is told.
+LIMIT, KILLED_WITHIN = 300.0, 5.0
+#: Seconds from the first note on: a push runs csync2 several times.
+SETTLE = 0.5
+#: Bytes of a run's output that are kept: its end.
+OUTPUT = 1_048_576
+#: Seconds after which a command that runs, or waits for others, is shown.
+SHOWN_AFTER = 10.0
+#: The end of a note's name while its command runs, and seconds after which one that was never finished is deleted.
+_TAKEN, _STALE = ".taken", 60.0
+
+
+# --- The program -----------------------------------------------------------------------------------------
+
+
+def run_due(directory, limit=LIMIT):
+    """
+    Run what is due in a group's directory, in the order of the pillar, and note how it ended in ``actions.json``.
+
+    Raises OSError if notes cannot be read or deleted.
+    """
+    due = os.path.join(directory, "due")
+    commands = _read_json(os.path.join(directory, "config.json")).get("rules", {}).get("commands", [])
+    notes = _take(due, {command["key"] for command in commands})
+    for command in commands:
+        names = notes.get(command["key"], [])
+        # csync2 leaves this one, too, when the names of the files are more than a command line takes.
+        plain = [name for name in names if name == command["key"] + _TAKEN]
+        with_files = [name for name in names if name not in plain]
+        if "%%" not in command["exec"] or not with_files:
+            _run_noted(directory, commands, command, limit, plain)
+            continue
+        for name in plain:
+            os.unlink(os.path.join(due, name))
+        for name in with_files:
+            _run_noted(directory, commands, command, limit, [name])
+
+
+def _take(due, keys):
+    """Rename the notes of these commands, so that later ones are others. Returns ``{key: [name, …]}``."""
+    taken = {}
+    for name in sorted(os.listdir(due)):
+        key, path = name.partition(".")[0], os.path.join(due, name)
+        if key not in keys:  # one that csync2 is writing, or whose command is no longer in the pillar
+            if key or _age(path) > _STALE:
+                os.unlink(path)
+        elif name.endswith(_TAKEN):  # the run before this one was interrupted
+            taken.setdefault(key, set()).add(name)
+        else:
+            os.rename(path, path + _TAKEN)
+            taken.setdefault(key, set()).add(name + _TAKEN)
+    return {key: sorted(names) for key, names in taken.items()}
+
+
+def _run_noted(directory, commands, command, limit, names):
+    """Run one command for these notes, if there are any; note first that it runs, and then how it ended."""
+    if not names:
+        return
+    paths = [os.path.join(directory, "due", name) for name in names]
+    log = command["logfile"] or os.path.join(directory, "output", command["key"])
+    began, clock = time.time(), time.monotonic()
+    noted = _read_json(os.path.join(directory, "actions.json"))
+    noted = {one["key"]: noted[one["key"]] for one in commands if one["key"] in noted}
+    before = noted.get(command["key"], {})
+    _write_json(directory, {**noted, command["key"]: {**before, "running": began}})
+    line, problem = _command_line(command["exec"], paths[0])
+    code, why, output = (None, problem, b"") if problem else run(line, limit)
+    for path in paths:  # whatever happens now, it has run
+        os.unlink(path)
+    try:
+        with open(log, "ab" if command["logfile"] else "wb") as file:
+            file.write(output)
+    except OSError as err:
+        why = why or f"its output cannot be written: {err.strerror}"
+    seconds = round(time.monotonic() - clock, 3)
+    noted[command["key"]] = {"exit": code, "why": why, "time": began, "seconds": seconds, "log": log}
+    _write_json(directory, noted)
+
+
+def _command_line(command, note):
+    """
+    (the command as the shell gets it, "" or why there is none): as csync2 does it, the names of files stand where the
+    first %% is, as its database has them.
+    """
+    line = os.fsencode(command)
+    if b"%%" not in line:
+        return line, ""
+    with open(note, "rb") as file:
+        names = file.read().strip()
+    return line.replace(b"%%", names, 1), "" if names else "the names of the files are too long for %%"
+
+
+def run(line, limit):
+    """
+    Run a command of root's shell. Returns (exit code, "" or why it counts as failed, the end of its output); the code
+    is None if it had to be ended, or could not begin.
+
+    line
+        The command, in bytes.
+    limit
+        Seconds that it may take.
+    """
+    try:
+        process = subprocess.Popen(
+            [b"/bin/sh", b"-c", line],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as err:
+        return None, f"cannot be run: {err.strerror}", b""
+    output = _follow(process, limit)
+    if process.poll() is None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+                output += _follow(process, KILLED_WITHIN)
+        return None, f"took longer than {limit:g} s and was ended", output[-OUTPUT:]
+    code = process.returncode
+    if code < 0:
+        return code, f"was killed by signal {-code}", output
+    return code, f"exit {code}" if code else "", output
+
+
+def _follow(process, seconds):
+    """Wait for a process, at most that long. Returns the end of what it prints."""
+    until, kept = time.monotonic() + seconds, bytearray()
+    while time.monotonic() < until:
+        ended = process.poll() is not None
+        if select.select([process.stdout], [], [], 0.05)[0]:
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(until - time.monotonic(), 0))
+                break
+            kept += chunk
+            del kept[:-OUTPUT]
+        elif ended:  # what it left behind may hold the pipe
+            break
+    return bytes(kept)
+
+
+def _age(path):
+    return time.time() - os.lstat(path).st_mtime
+
+
+def _read_json(path):
+    """What a file holds, {} if that is nothing that can be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_json(directory, noted):
+    """Write ``actions.json``, whole or not at all: a disk that is full is no reason to run nothing."""
+    path = os.path.join(directory, "actions.json")
+    try:
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump(noted, file, indent=1, sort_keys=True)
+        os.replace(f"{path}.new", path)
+    except OSError as err:
+        print(f"cannot write {path}: {err.strerror}", file=sys.stderr)
+
+
+# --- Status ----------------------------------------------------------------------------------------------
+
+
+def results(directory, commands):
+    """
+    Given a group's directory and ``commands`` of its context, return how each command that has run, or is to run, last
+    ended: ``[{"exec", "exit": code, "why": "" or why it counts as failed, "time", "seconds", "log": path, "running":
+    seconds, "waiting": seconds}]``. ``running`` is since when it runs, None if it does not; ``waiting`` is how long it
+    has waited for its turn. ``exit`` and ``time`` are None if it has not ended yet.
+    """
+    noted, since, now = _read_json(os.path.join(directory, "actions.json")), _waiting(directory), time.time()
+    found = []
+    for command in commands:
+        result = noted.get(command["key"])
+        if result is None and command["key"] not in since:
+            continue
+        result = {"exit": None, "why": "", "time": None, "seconds": None, "log": None, **(result or {})}
+        for state, begin in (("running", result.get("running")), ("waiting", since.get(command["key"]))):
+            result[state] = None if begin is None else round(max(now - begin, 0), 1)
+        found.append({"exec": command["exec"], **result})
+    return found
+
+
+def _waiting(directory):
+    """``{key: when the first note came}`` of commands that wait to be run."""
+    waiting = {}
+    with contextlib.suppress(OSError), os.scandir(os.path.join(directory, "due")) as entries:
+        for entry in entries:
+            key = entry.name.partition(".")[0]
+            if key and not entry.name.endswith(_TAKEN):
+                with contextlib.suppress(OSError):
+                    waiting[key] = min(entry.stat().st_mtime, waiting.get(key, float("inf")))
+    return waiting
+
+
+def told(found, most=80):
+    """Given what results() returned, say what is wrong, or takes its time, as a list of texts."""
+    texts = []
+    for result in found:
+        command = result["exec"] if len(result["exec"]) <= most else result["exec"][: most - 1] + "…"
+        if result["why"]:
+            texts.append(f"action failed: '{command}' {result['why']}, see {result['log']}")
+        for state in ("running", "waiting"):
+            if (result[state] or 0) > SHOWN_AFTER:
+                texts.append(f"action {state} for {result[state]:.0f} s: '{command}'")
+    return texts
+
+
+if __name__ == "__main__":
+    time.sleep(SETTLE)
+    try:
+        run_due(sys.argv[1])
+    except OSError as error:
+        sys.exit(str(error))
