@@ -1915,7 +1915,7 @@ def metrics():
 
     .. code-block:: bash
 
-        salt web1 csyncsync.metrics --out=txt
+        salt web1 csyncsync.metrics
     """
     end = csync2cert.end(_read(_certificate_path()))
     return csync2metrics.text(status(), __opts__["id"], end, time.time())
