@@ -20,7 +20,8 @@ CERTIFICATE = ("/etc/csync2_ssl_cert.pem", "/etc/csync2_ssl_key.pem")
 #: Runs on a host, and speaks csync2's protocol with its certificate to another one: opens a connection, then sends each
 #: line of its standard input on it, and prints what is answered. Arguments: its own address, the other's.
 OPEN = r"""
-import socket, ssl, sys
+import itertools, signal, socket, ssl, sys
+signal.alarm(120)
 sock = socket.create_connection((sys.argv[2], 30865), timeout=10)
 sock.settimeout(10)
 sock.sendall(b"SSL\n")
@@ -29,13 +30,13 @@ context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 context.load_cert_chain("/etc/csync2_ssl_cert.pem", "/etc/csync2_ssl_key.pem")
 sock = context.wrap_socket(sock)
-for line in [b"CONFIG wwwshared\n", b"HELLO %s\n" % sys.argv[1].encode(), *sys.stdin.buffer]:
+first = [b"CONFIG wwwshared\n", b"HELLO %s\n" % sys.argv[1].encode()]
+for line in itertools.chain(first, iter(sys.stdin.buffer.readline, b"")):
     try:
         sock.sendall(line)
         print(sock.recv(1000), flush=True)
     except OSError as err:
         print(repr(err), flush=True)
-    sys.stdout.flush()
 """
 
 
