@@ -1157,8 +1157,11 @@ def conflicts(group=None, diff=False):
     groups, problem = _known(group)
     result = {}
     for name, options in sorted(groups.items()):
-        found, _ = _find_conflicts(name, _members(options))
-        seen = _versions(name, _members(options), found, diff) if found else {}
+        members = _members(options)
+        found, marked = _find_conflicts(name, members)
+        if silent := [minion for minion in members if minion not in marked]:
+            _progress(f"{name}: {', '.join(silent)} did not answer, so there may be more")
+        seen = _versions(name, members, found, diff) if found else {}
         result[name] = {_readable(path): _shown(seen[path], diff) for path in found}
     return problem or result
 
