@@ -27,8 +27,6 @@ Option         Default                 Meaning
 ``retry``      5                       seconds until an event is repeated while something is left to push;
                                        doubles up to 30
 ``state_dir``  /var/lib/csyncsync      where the groups' configs, journals and status are
-``metrics``    none                    the node exporter's textfile directory: ``csyncsync.prom`` is written there,
-                                       with the groups' status for Prometheus, each 15 seconds
 =============  ======================  =====================================================================
 
 The event on the master's bus has the tag ``salt/beacon/<minion id>/csyncsync/<group>`` and the data
@@ -44,6 +42,8 @@ needs trust.
 
 ``<state_dir>/<group>/watch.json`` says how many directories are watched (by all groups together), whether the
 first walk is done, how many walks there were, what is wrong, and which paths keep changing.
+
+Where a link ``<state_dir>/metrics.prom`` points, the groups' status is written for Prometheus, once in 15 seconds.
 
 The watcher rides on the minion's event loop, in small slices. Where there is no asyncio loop (Salt 3006) it
 works at the beacon's ticks, once a second. It outlives refreshes of the minion's modules. Its code is in the util
@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 __virtualname__ = "csyncsync"
 
 STATE_DIR = "/var/lib/csyncsync"
-DEFAULTS = {"settle": 0.1, "max_delay": 2, "max_paths": 10000, "retry": 5, "state_dir": STATE_DIR, "metrics": None}
+DEFAULTS = {"settle": 0.1, "max_delay": 2, "max_paths": 10000, "retry": 5, "state_dir": STATE_DIR}
 #: What Salt itself puts into, or reads from, the configuration of a beacon.
 SALT_OPTIONS = (
     "interval",
@@ -147,9 +147,6 @@ def _option_problem(option, value):
         return f"is unknown; there are: {', '.join(DEFAULTS)}"
     if option == "state_dir":
         return "" if isinstance(value, str) and value.startswith("/") else "is not an absolute path"
-    if option == "metrics":
-        good = value is None or (isinstance(value, str) and value.startswith("/"))
-        return "" if good else "(pillar csyncsync:metrics) is not an absolute path"
     if option == "max_paths":
         good = isinstance(value, int) and not isinstance(value, bool) and value > 0
         return "" if good else "is not a whole number above 0"

@@ -7,8 +7,7 @@ The text is that of Prometheus' exposition format, version 0.0.4. May call the s
 import contextlib
 import os
 
-#: What the file is called in the node exporter's textfile directory.
-FILE = "csyncsync.prom"
+#: The states of a host in a group.
 STATES = ("new", "recorded", "established", "unknown")
 
 #: name -> (type, help). docs/monitoring has alerts and a dashboard for these.
@@ -111,34 +110,22 @@ def _escaped(value):
 
 
 def _number(value):
-    return repr(int(value)) if isinstance(value, bool) else repr(value)
+    return repr(round(value, 3) if isinstance(value, float) else int(value))
 
 
 # --- The file --------------------------------------------------------------------------------------------
 
 
-def publish(note, directory, content):
+def publish(link, content):
     """
-    Write the text into a directory, and take away what was written into another one.
+    Write the text to where a link points, whole or not at all. Raises OSError.
 
-    note
-        A link to what was written last, by which it is found when the option is gone.
-    directory
-        An absolute path; None: nothing is to be written.
-
-    Raises OSError.
+    The state that takes the link away deletes the file; so does this, if it comes a moment later. The node exporter
+    reads ``*.prom`` alone. The directory may be another user's.
     """
-    path, before = directory and os.path.join(directory, FILE), published(note)
-    if before and before != path:
-        for gone in (before, note):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(gone)
-        before = None
-    if not path:
+    path = target(link)
+    if path is None:
         return
-    if not before:
-        os.symlink(path, note)
-    # The node exporter reads *.prom alone, and never half of it. The directory may be another user's.
     temporary = f"{path}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -146,11 +133,13 @@ def publish(note, directory, content):
         os.fchmod(file.fileno(), 0o644)
         file.write(content)
     os.replace(temporary, path)
+    if target(link) != path:
+        os.unlink(path)
 
 
-def published(note):
-    """Where the metrics were written last, None if nowhere."""
+def target(link):
+    """Where the link says that the metrics are to be written, None if there is none."""
     try:
-        return os.readlink(note)
+        return os.readlink(link)
     except OSError:
         return None

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 #: The beacon's name, as it stands in the tags of its events.
 BEACON = "csyncsync"
-#: In the directory of state: a link to the metrics that were written last.
+#: In the directory of state: a link to where the metrics are to be written.
 METRICS = "metrics.prom"
 #: Seconds from close() to the real end: Salt calls close() at every refresh, and beacon() again right after.
 CLOSE_DELAY = 10
@@ -855,18 +855,17 @@ class Watcher:
             log.debug("csyncsync: cannot write the status of group %s: %s", group.name, err)
 
     def _write_metrics(self, now):
-        """Write the groups' status for Prometheus, or take away what was written. Aside: csync2 locks its database."""
-        directory, note = self.options.metrics if self.groups else None, os.path.join(self.options.state_dir, METRICS)
-        if self.measuring is not None or (now < self.metrics_at and directory == self.metrics_in):
+        """Write the groups' status for Prometheus, if a link says where to. Aside: csync2 locks its database."""
+        link = os.path.join(self.options.state_dir, METRICS)
+        path = csync2metrics.target(link)
+        if path is None or self.measuring is not None or (now < self.metrics_at and path == self.metrics_in):
             return
-        self.metrics_at, self.metrics_in = now + METRICS_INTERVAL, directory
-        if directory is None and csync2metrics.published(note) is None:
-            return
+        self.metrics_at, self.metrics_in = now + METRICS_INTERVAL, path
         groups = [group for group in self.groups.values() if group.database and self.echo.csync2 is not None]
 
         def work():
             began = time.thread_time()
-            csync2metrics.publish(note, directory, self._metrics(groups) if directory else "")
+            csync2metrics.publish(link, self._metrics(groups))
             self.metrics_at = max(self.metrics_at, now + (time.thread_time() - began) / METRICS_SHARE)
 
         def done(err):
@@ -879,16 +878,12 @@ class Watcher:
         self.measuring = self._aside(work, done)
 
     def _metrics(self, groups):
-        database = self.echo.csync2.Database
-        minion = self.opts.get("id")
-        found = {group.name: csync2status.read(group.directory, database, group.database, minion) for group in groups}
+        minion, found = self.opts.get("id"), {}
+        for group in groups:
+            status = csync2status.read(group.directory, self.echo.csync2.Database, group.database, minion)
+            found.update({group.name: status} if status else {})
         certificate = next((group.certificate for group in groups if group.certificate), None)
-        return csync2metrics.text(
-            {name: status for name, status in found.items() if status},
-            minion,
-            csync2cert.end(_read(certificate)),
-            time.time(),
-        )
+        return csync2metrics.text(found, minion, csync2cert.end(_read(certificate)), time.time())
 
 
 # --- Helpers ---------------------------------------------------------------------------------------------

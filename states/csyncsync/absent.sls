@@ -34,8 +34,8 @@ The units of csyncsync are gone:
 Its metrics are gone:
   file.absent:
     - names:
-      - {{ salt['file.readlink'](metrics) | tojson }}
       - {{ metrics }}
+      - {{ salt['file.readlink'](metrics) | tojson }}
 {%- endif %}
       - /etc/systemd/system/csyncsync-action@.path
       - /etc/systemd/system/csyncsync-action@.service

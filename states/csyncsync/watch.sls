@@ -10,23 +10,42 @@ So many directories can be watched:
     - require_in:
       - beacon: Changes are watched for
 {%- endif %}
-{%- set metrics = pillar.get('csyncsync', {}).get('metrics') %}
-{%- if metrics is string and metrics.startswith('/') %}
-
-# The node exporter's own, if it is there.
-The directory of csyncsync:metrics is there:
-  file.directory:
-    - name: {{ metrics | tojson }}
-    - makedirs: True
-    - require_in:
-      - beacon: Changes are watched for
-{%- endif %}
 
 Changes are watched for:
   beacon.present:
     - name: csyncsync
     - save: True
     - settle: 0.1
+
+# The beacon writes them to where the link points.
+{%- set link = '/var/lib/csyncsync/metrics.prom' %}
+{%- set before = salt['file.readlink'](link) if salt['file.is_link'](link) else none %}
+{%- set metrics = pillar.get('csyncsync', {}).get('metrics') %}
+{%- set file = metrics ~ '/csyncsync.prom' if metrics else none %}
+{%- if metrics and (metrics is not string or not metrics.startswith('/')) %}
+
+The metrics are written into csyncsync:metrics:
+  test.fail_without_changes:
+    - name: {{ ('csyncsync:metrics ' ~ metrics | tojson ~ ' is not an absolute path') | tojson }}
+
+{%- else %}
 {%- if metrics %}
-    - metrics: {{ metrics | tojson }}
+
+The directory of csyncsync:metrics is there:
+  file.directory:
+    - name: {{ metrics | tojson }}
+    - makedirs: True
+
+The metrics are written into csyncsync:metrics:
+  file.symlink:
+    - name: {{ link }}
+    - target: {{ file | tojson }}
+    - makedirs: True
+{%- endif %}
+{%- if before and before != file %}
+
+The metrics are no longer written where they were:
+  file.absent:
+    - names: {{ ([before] if metrics else [link, before]) | tojson }}
+{%- endif %}
 {%- endif %}

@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 HOSTS = ("web1", "web2", "web3")
 DIRECTORY = "/var/lib/prometheus/node-exporter"
 FILE = f"{DIRECTORY}/csyncsync.prom"
-WATCH = "Changes are watched for"
+LINKED = "The metrics are written into csyncsync:metrics"
+UNLINKED = "The metrics are no longer written where they were"
 PEER = (("group", "wwwshared"), ("peer", "web3"))
 GROUP = (("group", "wwwshared"),)
 
@@ -70,7 +71,7 @@ def eventually(hosts, host, seconds=40, **expected):
 def test_the_file_comes_with_the_option_and_goes_with_it(hosts):
     set_option(hosts, DIRECTORY)
     predicted = changed(hosts.apply(test=True))
-    assert predicted["web1"] == [WATCH, "The directory of csyncsync:metrics is there"]
+    assert predicted["web1"] == ["The directory of csyncsync:metrics is there", LINKED]
     assert hosts.read("web1", FILE) is None
     assert changed(hosts.apply()) == predicted
     for host in HOSTS:
@@ -87,20 +88,26 @@ def test_the_file_comes_with_the_option_and_goes_with_it(hosts):
     assert {*shown} == {*metrics(hosts, "web1")}
     assert shown["certificate_expiry_timestamp_seconds", ()] > time.time() + 365 * 86400
     assert shown["in_sync", GROUP] == shown["watching", GROUP] == 1
-    set_option(hosts, None)
-    assert changed(hosts.apply(test=True)) == {host: [WATCH] for host in HOSTS}
-    assert changed(hosts.apply()) == {host: [WATCH] for host in HOSTS}
+    set_option(hosts, f"{DIRECTORY}/other")
+    hosts.apply(sls="csyncsync.watch")
     for host in HOSTS:
-        hosts.eventually(lambda host=host: not hosts.path(host, FILE).exists(), 10, f"{host}'s metrics are gone")
-        assert not list(hosts.path(host, DIRECTORY).iterdir())
+        other = hosts.path(host, f"{DIRECTORY}/other/csyncsync.prom")
+        hosts.eventually(other.exists, 20, f"{host} writes its metrics elsewhere")
+        assert not hosts.path(host, FILE).exists()
+    set_option(hosts, None)
+    assert changed(hosts.apply(test=True)) == {host: [UNLINKED] for host in HOSTS}
+    assert changed(hosts.apply()) == {host: [UNLINKED] for host in HOSTS}
+    time.sleep(2)
+    for host in HOSTS:
+        assert not list(hosts.path(host, DIRECTORY).glob("**/*.prom*")), f"{host}'s metrics are gone"
     assert changed(hosts.apply()) == {host: [] for host in HOSTS}
 
 
 def test_what_cannot_be_a_directory_is_an_error_that_names_the_option(hosts):
     set_option(hosts, "var/metrics")
     answers = hosts.apply("web1", sls="csyncsync.watch", may_fail=True)
-    assert answers["web1"][WATCH]["result"] is False
-    assert "csyncsync:metrics" in str(answers["web1"][WATCH]["comment"])
+    failed = answers["web1"][LINKED]
+    assert (failed["result"], failed["name"]) == (False, 'csyncsync:metrics "var/metrics" is not an absolute path')
     assert hosts.status("web1", "wwwshared")["watching"]
 
 

@@ -24,8 +24,6 @@ from watching import on_loop
         ([{"max_paths": 1.5}], "max_paths"),
         ([{"retry": -1}], "retry"),
         ([{"state_dir": "var"}], "state_dir"),
-        ([{"metrics": "var"}], "csyncsync:metrics"),
-        ([{"metrics": ["/var"]}], "csyncsync:metrics"),
     ],
 )
 def test_validate_names_the_bad_option(host, config, word):
@@ -39,7 +37,6 @@ def test_validate_takes_good_options(host):
         {"settle": 0.2},
         {"max_delay": 3, "max_paths": 5},
         {"interval": 5},
-        {"metrics": "/var/lib/prometheus/node-exporter"},
         {"_beacon_name": "csyncsync"},
     ]
     assert host.module.validate(config)[0]

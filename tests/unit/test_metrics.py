@@ -205,20 +205,21 @@ def test_when_a_certificate_ends():
 # --- The file
 
 
-def test_the_file_follows_the_option(tmp_path):
-    note, one, two = tmp_path / "note", tmp_path / "one", tmp_path / "two"
-    for directory in (one, two):
-        directory.mkdir()
-    csync2metrics.publish(note, str(one), "first\n")
-    assert (one / "csyncsync.prom").read_text() == "first\n"
-    csync2metrics.publish(note, str(two), "second\n")
-    assert os.listdir(one) == []
-    csync2metrics.publish(note, str(two), "third\n")
-    assert {path.name: path.read_text() for path in two.iterdir()} == {"csyncsync.prom": "third\n"}
-    csync2metrics.publish(note, None, "")
-    assert os.listdir(two) == []
-    assert not os.path.lexists(note)
-    csync2metrics.publish(note, None, "")
+def test_the_file_is_replaced_and_nothing_else_is_left(tmp_path):
+    link, file = tmp_path / "link", tmp_path / "out/csyncsync.prom"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    for content in ("first\n", "second\n"):
+        csync2metrics.publish(link, content)
+        assert {path.name: path.read_text() for path in file.parent.iterdir()} == {"csyncsync.prom": content}
+
+
+def test_nothing_is_left_if_the_link_goes_meanwhile(tmp_path, monkeypatch):
+    link, replace = tmp_path / "link", os.replace
+    link.symlink_to(tmp_path / "csyncsync.prom")
+    monkeypatch.setattr(os, "replace", lambda *paths: (link.unlink(), replace(*paths)))
+    csync2metrics.publish(link, "text\n")
+    assert os.listdir(tmp_path) == []
 
 
 def test_everybody_may_read_the_file_and_nobody_chooses_what_is_written_to(tmp_path):
@@ -227,9 +228,10 @@ def test_everybody_may_read_the_file_and_nobody_chooses_what_is_written_to(tmp_p
     victim.write_text("stays")
     for name in ("csyncsync.prom", "csyncsync.prom.new"):
         (tmp_path / name).symlink_to(victim)
+    (tmp_path / "link").symlink_to(tmp_path / "csyncsync.prom")
     before = os.umask(0o077)
     try:
-        csync2metrics.publish(tmp_path / "note", str(tmp_path), "text\n")
+        csync2metrics.publish(tmp_path / "link", "text\n")
     finally:
         os.umask(before)
     assert victim.read_text() == "stays"
@@ -245,7 +247,7 @@ def metrics(host):
 
 
 def configure(host):
-    host.options.append({"metrics": str(host.state.parent)})
+    (host.state / "metrics.prom").symlink_to(host.state.parent / "csyncsync.prom")
     host.make_database()
     hosts = {"web1": {"name": "web1", "address": "10.0.0.1"}, "web2": {"name": "web2", "address": "b"}}
     host.config(hosts=hosts, unpublished=[])
@@ -268,25 +270,27 @@ async def test_the_watcher_writes_what_it_knows_again_and_again(host, monkeypatc
 
 
 @on_loop
-async def test_the_watcher_takes_the_file_away_with_the_option_and_with_the_last_group(host):
+async def test_the_watcher_writes_only_while_there_is_a_link(host, monkeypatch):
     configure(host)
+    link, file = host.state / "metrics.prom", host.state.parent / "csyncsync.prom"
+    link.unlink()
     await host.start()
-    file = host.state.parent / "csyncsync.prom"
-    await host.until(file.exists)
-    option = host.options.pop()
-    host.beacon()
-    await host.until(lambda: not file.exists(), 3)
-    host.options.append(option)
-    host.beacon()
+    monkeypatch.setitem(host.code, "METRICS_INTERVAL", 0.1)
+    await asyncio.sleep(1.5)
+    assert not file.exists()
+    link.symlink_to(file)
     await host.until(file.exists, 3)
-    (host.group / "config.json").unlink()
-    await host.until(lambda: not file.exists(), 3)
+    link.unlink()
+    file.unlink()
+    await asyncio.sleep(1.5)
+    assert not file.exists()
 
 
 @on_loop
 async def test_a_directory_that_cannot_be_written_to_is_told_once_and_watching_goes_on(host, monkeypatch, caplog):
     configure(host)
-    host.options[-1] = {"metrics": str(host.state.parent / "missing")}
+    (host.state / "metrics.prom").unlink()
+    (host.state / "metrics.prom").symlink_to(host.state / "missing/csyncsync.prom")
     await host.start()
     monkeypatch.setitem(host.code, "METRICS_INTERVAL", 0.1)
     host.watcher.metrics_at = 0.0
