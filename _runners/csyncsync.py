@@ -1302,7 +1302,7 @@ def backups(group, *paths):
     }
     if failed and not found:
         return "; ".join(sorted({*failed.values()}))
-    others = {minion: f"{n:,} more files; name a directory or a file to see them" for minion, n in more.items() if n}
+    others = {minion: f"{n:,} more; name a directory or a file to see them" for minion, n in more.items() if n}
     told.update({"… and more": others} if others else {}, **({"… unknown": failed} if failed else {}))
     return told or f"{group}: no host has an old version of {', '.join(map(str, paths)) or 'any file'}"
 
@@ -1342,7 +1342,7 @@ def restore(group, path, host=None, generation=0):
     if not done["changed"]:
         return {_readable(name): f"{what} is what is there already"}
     late = _await_version(group, members, name, done["sha256"])
-    where = f"is back on {host}, and still to reach {', '.join(sorted(late))}" if late else "is back on all hosts"
+    where = f"is back on {host}, and not yet seen on {', '.join(sorted(late))}" if late else "is back on all hosts"
     kept = "" if done["kept"] is None else f"; what was there is generation {done['kept']} now"
     return {_readable(name): f"{what} {where}{kept}"}
 
