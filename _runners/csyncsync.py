@@ -170,7 +170,8 @@ def _known(group):
 @contextlib.contextmanager
 def _record(group):
     """
-    The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``returning`` (those of them
+    The group's file, under a lock: ``lease``, ``next`` (the pid of a process here that is to have it next),
+    ``waiting``, ``founders``, ``admitted``, ``returning`` (those of them
     that join anew, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
     ``paused``, ``refused`` and ``conflicts``, ``behind`` (who has not read new keys yet, and when it was last called).
     Written back if it changed.
@@ -261,9 +262,10 @@ def _leased(group, host, seconds=float("inf")):
 
 
 def _take_lease(group, lease):
-    """Tell whether the lease could be had; one that was left is taken away."""
+    """Tell whether the lease could be had; one that was left is taken away. Until then no host is called to push."""
     with _record(group) as record:
         held, now = record["lease"], time.time()
+        record["next"] = lease["pid"] if held else None
         if not held:
             record["lease"] = {**lease, "since": now, "checked": now}
             return True
@@ -349,8 +351,8 @@ def _impatient(record, host):
 
 
 def _next(group, record):
-    """If nobody pushes, call the host that has waited longest."""
-    if record["lease"] or not record["waiting"]:
+    """If nobody pushes, and no process here waits to have its turn, call the host that has waited longest."""
+    if record["lease"] or not record["waiting"] or _is_runner(record.get("next")):
         return
     host = record["waiting"].pop(0)
     pauses = {"paused": record["paused"]} if "paused" in record else {}
@@ -369,11 +371,16 @@ def _free_if_left(group, lease):
 def _holds(lease):
     """Ask the holder of an old lease whether it is still at work."""
     if lease.get("pid"):  # a process here, of a join for example
-        with contextlib.suppress(OSError), open(f"/proc/{lease['pid']}/cmdline", "rb") as file:
-            return b"csyncsync." in file.read()  # not another process that was given the same number
-        return False
+        return _is_runner(lease["pid"])
     running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
     return bool(running.get(lease["host"]))
+
+
+def _is_runner(pid):
+    """Tell whether a process still runs, and is not another one that was given the same number."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        return b"csyncsync." in file.read()
+    return False
 
 
 def _release(group, jid, host=None):
@@ -382,6 +389,8 @@ def _release(group, jid, host=None):
         lease = record["lease"]
         if lease and lease["jid"] == jid and host in (None, lease["host"]):
             record["lease"] = None
+        if record.get("next") == os.getpid():
+            record["next"] = None
         _next(group, record)
 
 
