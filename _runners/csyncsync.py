@@ -170,7 +170,8 @@ def _known(group):
 @contextlib.contextmanager
 def _record(group):
     """
-    The group's file, under a lock: ``lease``, ``waiting``, ``founders``, ``admitted``, ``returning`` (those of them
+    The group's file, under a lock: ``lease``, ``next`` (the pid of a process here that is to have it next),
+    ``waiting``, ``founders``, ``admitted``, ``returning`` (those of them
     that join anew, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
     ``paused``, ``refused`` and ``conflicts``, ``behind`` (who has not read new keys yet, and when it was last called).
     Written back if it changed.
@@ -261,9 +262,10 @@ def _leased(group, host, seconds=float("inf")):
 
 
 def _take_lease(group, lease):
-    """Tell whether the lease could be had; one that was left is taken away."""
+    """Tell whether the lease could be had; one that was left is taken away. Until then no host is called to push."""
     with _record(group) as record:
         held, now = record["lease"], time.time()
+        record["next"] = lease["pid"] if held else None
         if not held:
             record["lease"] = {**lease, "since": now, "checked": now}
             return True
@@ -349,8 +351,8 @@ def _impatient(record, host):
 
 
 def _next(group, record):
-    """If nobody pushes, call the host that has waited longest."""
-    if record["lease"] or not record["waiting"]:
+    """If nobody pushes, and no process here waits to have its turn, call the host that has waited longest."""
+    if record["lease"] or not record["waiting"] or _is_runner(record.get("next")):
         return
     host = record["waiting"].pop(0)
     pauses = {"paused": record["paused"]} if "paused" in record else {}
@@ -369,11 +371,16 @@ def _free_if_left(group, lease):
 def _holds(lease):
     """Ask the holder of an old lease whether it is still at work."""
     if lease.get("pid"):  # a process here, of a join for example
-        with contextlib.suppress(OSError), open(f"/proc/{lease['pid']}/cmdline", "rb") as file:
-            return b"csyncsync." in file.read()  # not another process that was given the same number
-        return False
+        return _is_runner(lease["pid"])
     running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
     return bool(running.get(lease["host"]))
+
+
+def _is_runner(pid):
+    """Tell whether a process still runs, and is not another one that was given the same number."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        return b"csyncsync." in file.read()
+    return False
 
 
 def _release(group, jid, host=None):
@@ -382,6 +389,8 @@ def _release(group, jid, host=None):
         lease = record["lease"]
         if lease and lease["jid"] == jid and host in (None, lease["host"]):
             record["lease"] = None
+        if record.get("next") == os.getpid():
+            record["next"] = None
         _next(group, record)
 
 
@@ -1157,8 +1166,11 @@ def conflicts(group=None, diff=False):
     groups, problem = _known(group)
     result = {}
     for name, options in sorted(groups.items()):
-        found, _ = _find_conflicts(name, _members(options))
-        seen = _versions(name, _members(options), found, diff) if found else {}
+        members = _members(options)
+        found, marked = _find_conflicts(name, members)
+        if silent := [minion for minion in members if minion not in marked]:
+            _progress(f"{name}: {', '.join(silent)} did not answer, so there may be more")
+        seen = _versions(name, members, found, diff) if found else {}
         result[name] = {_readable(path): _shown(seen[path], diff) for path in found}
     return problem or result
 
@@ -1299,7 +1311,7 @@ def backups(group, *paths):
     }
     if failed and not found:
         return "; ".join(sorted({*failed.values()}))
-    others = {minion: f"{n:,} more files; name a directory or a file to see them" for minion, n in more.items() if n}
+    others = {minion: f"{n:,} more; name a directory or a file to see them" for minion, n in more.items() if n}
     told.update({"… and more": others} if others else {}, **({"… unknown": failed} if failed else {}))
     return told or f"{group}: no host has an old version of {', '.join(map(str, paths)) or 'any file'}"
 
@@ -1339,7 +1351,7 @@ def restore(group, path, host=None, generation=0):
     if not done["changed"]:
         return {_readable(name): f"{what} is what is there already"}
     late = _await_version(group, members, name, done["sha256"])
-    where = f"is back on {host}, and still to reach {', '.join(sorted(late))}" if late else "is back on all hosts"
+    where = f"is back on {host}, and not yet seen on {', '.join(sorted(late))}" if late else "is back on all hosts"
     kept = "" if done["kept"] is None else f"; what was there is generation {done['kept']} now"
     return {_readable(name): f"{what} {where}{kept}"}
 

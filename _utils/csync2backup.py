@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import heapq
+import itertools
 import os
 import re
 import stat
@@ -51,11 +52,14 @@ def find(top, paths, most, generations=GENERATIONS, content=False):
     The newest comes first. A version is ``{"generation", "size": bytes, "mtime": when it was replaced, in seconds since
     the epoch, "time": the same in words, UTC, "mode", "owner", "sha256", "doubt": why it may be something else}``.
     """
-    found, number = [], 0
-    for path in paths:
+    found, number, named = [], 0, set(paths)
+    for path in named:
         directory, name = os.path.split(path)
         versions = _Directory(top, directory, generations).versions(name, content)
-        for file, there in [(path, versions)] if versions else _below(top, path, generations):
+        files = [(path, versions)] if versions else []
+        if not any(path.startswith(other + b"/") for other in named):  # else it is walked with that one
+            files = itertools.chain(files, (item for item in _below(top, path, generations) if item[0] not in named))
+        for file, there in files:
             number += 1
             (heapq.heappush if len(found) < most else heapq.heappushpop)(found, (there[0]["mtime"], file, there))
     found.sort(key=lambda item: (-item[0], item[1]))
@@ -101,7 +105,9 @@ class _Directory:
         has = self.files.get(name, {})
         if 0 not in has:
             return name in self.directories and bool(has)
-        return len(has) > 1 or not self._whose(name) or os.path.lexists(os.path.join(self.path, name))
+        whose = self._whose(name)
+        is_version = whose is not None and 0 in self.files[whose[0]]
+        return len(has) > 1 or not is_version or os.path.lexists(os.path.join(self.path, name))
 
     def _whose(self, name):
         """(name, generation) of the file that this may be a version of, None without."""
@@ -159,7 +165,10 @@ def make_room(top, path, generations):
     """
     last = _file(top + path, generations - 1)
     with contextlib.suppress(OSError):
-        if os.lstat(last).st_mtime > os.lstat(top + path).st_mtime or os.path.lexists(_file(path, generations - 1)):
+        older, newest = os.lstat(last), os.lstat(top + path)
+        if not stat.S_ISREG(older.st_mode) or not stat.S_ISREG(newest.st_mode):
+            return
+        if older.st_mtime > newest.st_mtime or os.path.lexists(_file(path, generations - 1)):
             return  # a version of a file of that name
         places = []
         for number in (*range(1, generations - 1), generations):

@@ -39,7 +39,7 @@ def result(hosts, host, command):
 
 
 def told(hosts, host):
-    return hosts.run("csyncsync.status", "wwwact")["wwwact"][host]
+    return hosts.states("wwwact")[host]
 
 
 def arrive_at_once(hosts, text, number=20):
@@ -61,7 +61,7 @@ def test_a_command_runs_once_after_all_files_of_a_push_have_arrived(hosts, group
         assert hosts.read(host, "/run/act-seen") == "first\n" * 20, "each file was there, and it ran once"
         assert hosts.read(host, result(hosts, host, RELOAD)["log"]) == "the output\n"
     assert hosts.read("web1", "/run/act-seen") is None, "it runs where files arrive"
-    assert hosts.run("csyncsync.status", group)[group] == dict.fromkeys(HOSTS, "in sync")
+    assert hosts.states(group) == dict.fromkeys(HOSTS, "in sync")
 
 
 def test_local_actions_run_once_where_the_change_was_made(hosts, group):

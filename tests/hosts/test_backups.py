@@ -58,7 +58,7 @@ def listed(hosts, *names):
     answer = hosts.run("csyncsync.backups", GROUP, *(f"{TOP}/{name}" for name in names))
     return {
         path.removeprefix(f"{TOP}/"): {
-            host: [(int(line.split()[1].rstrip(":")), line.partition("sha256 ")[2], line) for line in lines]
+            host: [(int(line.split()[1].rstrip(":")), line.partition("sha256 ")[2][:64], line) for line in lines]
             for host, lines in there.items()
         }
         for path, there in answer.items()
@@ -112,7 +112,7 @@ def test_what_was_overwritten_and_deleted_is_listed_and_put_back(kept):
     kept.everywhere(f"{TOP}/dir/file", versions[2], seconds=1)
     assert [sha for _, sha, _ in listed(kept, "dir/file")["dir/file"]["web3"]][:2] == [digests[1], digests[1]]
     kept.settled(GROUP)
-    assert kept.run("csyncsync.status", GROUP)[GROUP] == dict.fromkeys(HOSTS, "in sync")
+    assert kept.states(GROUP) == dict.fromkeys(HOSTS, "in sync")
 
 
 def test_as_many_versions_are_kept_as_are_wanted(kept):
@@ -139,7 +139,7 @@ def test_many_files_are_not_all_shown(kept):
     delete(kept, "web1", "many")
     answer = kept.run("csyncsync.backups", GROUP, f"{TOP}/many")
     assert len([path for path in answer if path.startswith(f"{TOP}/many/")]) == 50
-    more = "10 more files; name a directory or a file to see them"
+    more = "10 more; name a directory or a file to see them"
     assert answer["… and more"] == {"web2": more, "web3": more}
     assert all(sorted(there) == ["web2", "web3"] for path, there in answer.items() if path.startswith("/"))
 

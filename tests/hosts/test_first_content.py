@@ -69,7 +69,7 @@ def test_what_differs_stays_as_it_is_on_each_host(hosts, made):
 
 
 def test_what_differs_is_shown_as_a_conflict(hosts, made):
-    status = hosts.run("csyncsync.status", "wwwfirst")["wwwfirst"]
+    status = hosts.states("wwwfirst")
     assert set(status.values()) != {"in sync"}, status
 
 

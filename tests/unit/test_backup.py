@@ -83,6 +83,14 @@ def test_of_many_files_those_that_were_replaced_last_are_shown(host):
     assert (list(found), more) == (["d1/f19", "d0/f18", "d2/f17"], 17)
 
 
+def test_what_is_named_twice_is_shown_once(host):
+    host.keep("d/e/file", "x")
+    host.keep("d/other", "x")
+    found, more = host.find("d", "d/e", "d/e/file", "d/e/file", content=True)
+    assert (sorted(found), more) == (["d/e/file", "d/other"], 0)
+    assert ["sha256" in found[name][0] for name in sorted(found)] == [True, False]
+
+
 def test_only_files_are_versions(host):
     (host.kept / "link").symlink_to("/etc/passwd")
     os.mkfifo(host.kept / "pipe")
@@ -155,7 +163,10 @@ def test_a_directory_in_place_of_a_file_gets_its_way(host):
     assert host.generations("a", "b") == {"b/kept": [0], "b/c.1": [0]}
     for name in ("a/in", "b/c/in"):
         host.keep(name, "x")
-    assert host.generations() == {"b/c/in": [0], "a/in": [0], "a": [1, 2], "b/kept": [0], "b/c": [1]}
+    own = {"a.1": [0], "a.2": [0], "b/c.1": [0]}  # there may have been files of these names beside the directories
+    assert host.generations() == {"b/c/in": [0], "a/in": [0], "a": [1, 2], "b/kept": [0], "b/c": [1], **own}
+    assert host.generations("a") == {"a/in": [0], "a": [1, 2]}
+    assert {version["doubt"] for version in host.find("a")[0]["a"]} == {"may be of a.1", "may be of a.2"}
 
 
 # --- Putting one back ------------------------------------------------------------------------------------
