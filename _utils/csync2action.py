@@ -27,7 +27,7 @@ SETTLE = 0.5
 #: Bytes of a run's output that are kept: its end.
 OUTPUT = 1_048_576
 #: Seconds after which a command that runs, or waits for others, is shown.
-SHOWN_AFTER = 10.0
+SHOWN_AFTER = 60.0
 #: The end of a note's name while its command runs, and seconds after which one that was never finished is deleted.
 _TAKEN, _STALE = ".taken", 60.0
 

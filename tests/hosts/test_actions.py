@@ -105,7 +105,7 @@ def test_a_command_that_hangs_does_not_hold_up_files(hosts, group):
         hosts.everywhere(f"{TOP}/beside", f"{number}\n", seconds=5)
         print(f"arrived after {time.monotonic() - began:.2f} s")
     hosts.settled(group, seconds=10)
-    hosts.eventually(lambda: "action running for" in told(hosts, "web2"), 30)
+    hosts.eventually(lambda: "action running for" in told(hosts, "web2"), 90)
     hosts.write("web1", f"{TOP}/a.hang", "2\n")
     hosts.everywhere(f"{TOP}/a.hang", "2\n", seconds=5)
     assert hosts.read("web2", "/run/act-hangs") == "begun\n", "one at a time"

@@ -192,11 +192,11 @@ def test_what_runs_or_waits_for_long_is_told(tmp_path):
     group.arrive()
     assert group.told() == []
     first, second = (command["key"] for command in group.context["commands"])
-    os.utime(tmp_path / "g/due" / second, (time.time() - 50,) * 2)
+    os.utime(tmp_path / "g/due" / second, (time.time() - 80,) * 2)
     os.rename(tmp_path / "g/due" / first, tmp_path / "g/due" / f"{first}.taken")
-    text = json.dumps({first: {"running": time.time() - 60}})
+    text = json.dumps({first: {"running": time.time() - 90}})
     (tmp_path / "g/actions.json").write_text(text, encoding="utf-8")
-    assert group.told() == ["action running for 60 s: 'sleep 1000'", "action waiting for 50 s: 'true'"]
+    assert group.told() == ["action running for 90 s: 'sleep 1000'", "action waiting for 80 s: 'true'"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"rules": {}}'])
