@@ -39,7 +39,8 @@ def result(hosts, host, command):
 
 
 def told(hosts, host):
-    return hosts.states("wwwact")[host]
+    row = hosts.run("csyncsync.status", "wwwact")["groups"]["wwwact"][host]
+    return "; ".join(what for what, _ in row["problems"]) or row["state"]
 
 
 def arrive_at_once(hosts, text, number=20):
