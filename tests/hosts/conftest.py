@@ -19,7 +19,7 @@ from bed.cluster import Testbed
 from bed.install import install
 
 #: What changes least comes first; what boots, kills and adds hosts comes last.
-ORDER = ["flow", "exact", "calm", "hot", "metrics", "states", "mine", "tls", "secrets", "first_content", "guards"]
+ORDER = ["flow", "exact", "calm", "hot", "monitoring", "states", "mine", "tls", "secrets", "first_content", "guards"]
 ORDER += ["pushers", "hostile", "faults", "conflicts", "actions", "backups", "day_two", "chaos", "rotate", "join"]
 
 SHARED = "/var/www/shared"

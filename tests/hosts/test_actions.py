@@ -102,8 +102,8 @@ def test_a_command_that_hangs_does_not_hold_up_files(hosts, group):
         hosts.everywhere("/run/act-hangs", "begun\n", hosts=[host])
     for number in range(5):
         began = time.monotonic()
-        hosts.write(HOSTS[number % 3], f"{TOP}/beside", f"{number}\n")
-        hosts.everywhere(f"{TOP}/beside", f"{number}\n", seconds=5)
+        hosts.write(HOSTS[number % 3], f"{TOP}/beside-{number}", f"{number}\n")
+        hosts.everywhere(f"{TOP}/beside-{number}", f"{number}\n", seconds=5)
         print(f"arrived after {time.monotonic() - began:.2f} s")
     hosts.settled(group, seconds=10)
     hosts.eventually(lambda: "action running for" in told(hosts, "web2"), 90)
