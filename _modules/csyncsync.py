@@ -543,9 +543,11 @@ def _meet_anew(group):
     End the connections to this host's csync2, and try peers again that failed, because a key or certificates changed.
 
     A connection goes on with the key and the certificate with which it began, for as long as the other side likes. What
-    a peer was sending is sent again.
+    a peer was sending is sent again. By SIGKILL, because systemd takes an end by SIGTERM for a good one: the watcher is
+    to hear that csync2 may not have written down what it did (csync2-died@.service).
     """
-    __salt__["cmd.run_all"](["systemctl", "kill", "csync2@*.service"], python_shell=False, ignore_retcode=True)
+    command = ["systemctl", "kill", "--signal=KILL", "csync2@*.service"]
+    __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_group_path(group, "peers.json"))
 

@@ -20,7 +20,8 @@ CERTIFICATE = ("/etc/csync2_ssl_cert.pem", "/etc/csync2_ssl_key.pem")
 #: Runs on a host, and speaks csync2's protocol with its certificate to another one: opens a connection, then sends each
 #: line of its standard input on it, and prints what is answered. Arguments: its own address, the other's.
 OPEN = r"""
-import itertools, socket, ssl, sys
+import itertools, signal, socket, ssl, sys
+signal.alarm(120)
 sock = socket.create_connection((sys.argv[2], 30865), timeout=10)
 sock.settimeout(10)
 sock.sendall(b"SSL\n")
