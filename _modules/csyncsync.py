@@ -519,7 +519,11 @@ def _pin(group, config, test):
         if test:
             return {"certificates": {"pinned": sorted(wanted)}} if wanted else {}
         # Any listing makes the database with its tables; 2 is "nothing to list".
-        _csync2(group, "-M", fine=(0, 2))
+        try:
+            _csync2(group, "-M", fine=(0, 2))
+        except CommandExecutionError as err:
+            if "already exists" not in str(err):  # csync2's server makes the same tables at the same moment
+                raise
     try:
         _await_tables(path)
         with csync2.Database(path, timeout=20, write=not test) as database:

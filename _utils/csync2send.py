@@ -468,7 +468,8 @@ class _State:
 
     def is_half_made(self, fresh):
         """
-        Tell whether csync2 made it, of what stands here, and has not told it its owner and mode yet (daemon.c).
+        Tell whether csync2 made it, of what stands here, and has not given it its mode yet, which comes after its owner
+        (daemon.c).
 
         fresh
             Also if it has other ones: a file that is replaced keeps those of the old one until then (rsync.c).
@@ -484,8 +485,9 @@ class _State:
             return False
         kind = here[b"type"]
         made = {b"lnk": 0o777, b"reg": 0o600}.get(kind, 0o700)
-        is_roots = (there.get(b"uid"), there.get(b"gid")) == (b"0", b"0")
-        return (is_roots and int(there[b"mode"]) & 0o7777 == made) or (fresh and kind == b"reg")
+        owner, wanted = ((fields.get(b"uid"), fields.get(b"gid")) for fields in (there, here))
+        is_begun = owner in ((b"0", b"0"), wanted) and int(there[b"mode"]) & 0o7777 == made
+        return is_begun or (fresh and kind == b"reg")
 
 
 def _fields(text):

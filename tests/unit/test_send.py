@@ -95,13 +95,16 @@ def half_made(tmp_path):
     return ask
 
 
-def test_what_csync2_has_just_made_is_half_made(half_made):
+def test_what_csync2_has_just_made_is_half_made(half_made, tmp_path):
     made = {"mode": 0o100600, "uid": 0, "gid": 0}
     assert half_made(**made)
     assert not half_made(**made, same=False), "somebody has written to it"
     assert not half_made(**{**made, "mode": 0o100644}), "somebody has set its mode"
     assert not half_made(**{**made, "uid": 33}), "somebody has given it away"
     assert not half_made(**made, type="dir")
+    os.chown(tmp_path / "file", 33, 34)
+    assert half_made(mode=0o100600), "it has its owner, and not yet its mode"
+    assert not half_made(mode=0o100600, gid=33), "somebody has given it away"
     gone = csync2send._State(b"/etc/passwd", b"---", False)
     assert gone.is_half_made(True), "it was deleted to make room"
     assert not gone.is_half_made(False), "somebody has deleted it"
