@@ -1007,7 +1007,10 @@ def verify(group, rate=VERIFY_RATE // 1_000_000):
         return problem
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0:
         return f"rate={rate!r} is no number of megabytes in a second"
-    return _verify(group, _members(groups[group]), int(rate * 1_000_000))
+    try:
+        return _verify(group, _members(groups[group]), int(rate * 1_000_000))
+    except CommandExecutionError as err:  # as an exception, Salt would print it with a traceback
+        return str(err)
 
 
 def _verify(group, members, rate):
@@ -1059,6 +1062,7 @@ def _asked(group, hosts, options):
 
 
 def _mappings(answers):
+    """The answers of hosts that could do what they were asked; the others said why not."""
     return {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
 
 
@@ -1090,7 +1094,10 @@ def reset(group, source, test=False):
     if source not in members or csync2.receives_only(options, source):
         return f"source= is to be a host that sends: one of {', '.join(members)}"
     if test:
-        return _would_reset(group, members, source)
+        try:
+            return _would_reset(group, members, source)
+        except CommandExecutionError as err:
+            return str(err)
     answers = _statuses(group, members)
     silent = [minion for minion in members if minion not in answers]
     if silent:
@@ -1226,14 +1233,13 @@ def resolve(group, *paths, **kwargs):
 def _find_conflicts(group, members):
     """(``{path: [minion id, …]}`` of the conflicts, what each host that answers is to send); percent-encoded."""
     answers = _call(members, "csyncsync.marked", [group]) if members else {}
-    marked = {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
+    marked = _mappings(answers)
     return csync2conflict.find(marked), marked
 
 
 def _versions(group, members, paths, text=False):
     """``{path: {minion id: what it has there}}``."""
-    answers = _call(members, "csyncsync.versions", [group, sorted(paths), text])
-    answers = {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
+    answers = _mappings(_call(members, "csyncsync.versions", [group, sorted(paths), text]))
     return {path: {minion: answer[path] for minion, answer in answers.items()} for path in paths}
 
 
@@ -1367,7 +1373,7 @@ def _with_backups(group):
 def _find_backups(group, members, names, content):
     """(``{minion id: what csyncsync.backups returned}``, ``{minion id: why nothing}``)."""
     answers = _call(members, "csyncsync.backups", [group, names, content, BACKUPS_SHOWN])
-    found = {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
+    found = _mappings(answers)
     return found, {m: str(answers.get(m, "did not answer")) for m in members if m not in found}
 
 
