@@ -54,6 +54,8 @@ DATABASE_DIR = "/var/lib/csync2"
 PEER_RETRY = (5.0, 20.0)
 #: An include root that is empty now, and from which more than this number of files have vanished, holds a push.
 EMPTIED = 10
+#: In a group's directory: the deletions that are let through, and not sent to all others yet.
+LET_THROUGH = "let_through"
 #: Changes of its own that a host that lost its database names to the host that admits it.
 MOST_UNSENT = 5000
 #: Seconds that the watcher may take to judge a change, while a peer sends.
@@ -249,13 +251,13 @@ def _read_json(path, default=None):
 
 
 def _write(path, content, mode=0o600, durable=True):
-    """Write a file whole or not at all; durable: also when the power fails."""
+    """Write a file of text or bytes whole or not at all; durable: also when the power fails."""
     temporary = f"{path}.tmp{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        with open(fd, "w", encoding="utf-8") as file:
+        with open(fd, "wb") as file:
             os.fchmod(fd, mode)
-            file.write(content)
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             if durable:
                 os.fsync(fd)
@@ -956,10 +958,11 @@ def _push(group, config, full, release, result):
     since = csync2send.now()
     result["checked"] = _check_journal(group, config, full)
     peers = _peers_to_serve(group, config)
-    vanished = _vanishing(group, config, peers)
-    if vanished and not release:
-        result.update(state="held", comment=vanished)
+    vanished = _vanished(group, config)
+    if (held := _looks_lost(group, config, vanished)) and not release:
+        result.update(state="held", comment=held)
         return
+    _let_through(group, vanished)
     result["left"] = _send(group, config, peers, since)
     result["refused"] = _refused(group, config, result["refused"])
 
@@ -1197,21 +1200,53 @@ def _parents(path, roots):
     return reversed(result) if path in roots else []
 
 
-def _vanishing(group, config, peers):
-    """Why the entries to be sent look like a lost disk ("" if they do not)."""
+def _vanished(group, config):
+    """The paths, as a set of bytes, that are to be sent to any host, and are here no more."""
+    peers = [host["address"] for host in config["hosts"].values()]
     with _open_database(group) as database:
-        entries = {path for path, _, _ in database.dirty(peers)}
-        gone = [path for path in entries if not os.path.lexists(path)]
-        total = database.count() + len(gone) if gone else 0
+        return {path for path, _, _ in database.dirty(peers) if not os.path.lexists(path)}
+
+
+def _looks_lost(group, config, vanished):
+    """
+    Why what has vanished since the last push looks like a lost disk ("" if it does not).
+
+    What was let through does not count any more: while a host is away, the deletions of days wait for it.
+    """
+    new = vanished - _read_names(_group_path(group, LET_THROUGH))
+    if not new:
+        return ""
+    with _open_database(group) as database:
+        total = database.count() + len(new)
     hold = config.get("hold") or csync2.HOLD
     roots = [os.fsencode(root) + b"/" for root in config["include"] if _is_empty_directory(root)]
-    emptied = any(sum(path.startswith(root) for path in gone) > EMPTIED for root in roots)
-    if not emptied and (len(gone) <= hold["number"] or len(gone) <= hold["share"] * total):
+    emptied = any(sum(path.startswith(root) for path in new) > EMPTIED for root in roots)
+    if not emptied and (len(new) <= hold["number"] or len(new) <= hold["share"] * total):
         return ""
     return (
-        f"{len(gone)} of {total} files have vanished here: nothing is deleted on the other hosts until you put them"
+        f"{len(new)} of {total} files have vanished here: nothing is deleted on the other hosts until you put them"
         f" back, or run: salt-run csyncsync.release {group}"
     )
+
+
+def _let_through(group, vanished):
+    """Note which deletions are let through, before they are sent: whatever breaks then, they are no lost disk."""
+    path = _group_path(group, LET_THROUGH)
+    if vanished == _read_names(path):
+        return
+    try:
+        _write(path, b"\0".join(sorted(vanished)), durable=False)
+    except OSError as err:  # a full disk: they will count once more
+        log.warning("csyncsync: cannot note the deletions of group %s: %s", group, err)
+
+
+def _read_names(path):
+    """The paths, as a set of bytes, in a file that holds them with NULs between them."""
+    try:
+        with open(path, "rb") as file:
+            return {name for name in file.read().split(b"\0") if name}
+    except OSError:
+        return set()
 
 
 def _peers_to_serve(group, config):
@@ -1400,7 +1435,7 @@ def reset(group):
     with _locked(group, wait=60) as mine:
         if not mine:
             raise CommandExecutionError(f"another push of {group} is under way on this host")
-        for name in ("established", "alone", "push.json", "peers.json"):
+        for name in ("established", "alone", "push.json", "peers.json", LET_THROUGH):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(_group_path(group, name))
         _database_state(group)

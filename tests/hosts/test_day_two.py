@@ -61,16 +61,17 @@ def test_a_paused_host_sends_and_gets_nothing_and_the_others_go_on(hosts):
         assert set(done) == {"wwwdata", "wwwshared"}
         assert done["wwwshared"]["web1"] == "not paused, but sends nothing to web2"
         assert done["wwwshared"]["web3"].endswith("it hears of this when it next asks to push")
-        hosts.write("web2", f"{SHARED}/of-web2", mark)
+        hosts.write("web2", f"{SHARED}/paused-host", mark)
+        hosts.bed.boot("web3")
+        hosts.write("web3", f"{SHARED}/goes-on", mark)
+        hosts.everywhere(f"{SHARED}/goes-on", mark, hosts=["web1", "web3"], seconds=90)
+        time.sleep(3)
+        assert hosts.read("web2", f"{SHARED}/goes-on") != mark
+        assert hosts.read("web1", f"{SHARED}/paused-host") != mark
     finally:
         hosts.bed.boot("web3")
-    hosts.write("web3", f"{SHARED}/of-web3", mark)
-    hosts.everywhere(f"{SHARED}/of-web3", mark, hosts=["web1", "web3"], seconds=90)
-    time.sleep(3)
-    assert hosts.read("web2", f"{SHARED}/of-web3") != mark
-    assert hosts.read("web1", f"{SHARED}/of-web2") != mark
-    hosts.run("csyncsync.resume", "host=web2")
-    for name in ("of-web2", "of-web3"):
+        hosts.run("csyncsync.resume", "host=web2")
+    for name in ("paused-host", "goes-on"):
         hosts.everywhere(f"{SHARED}/{name}", mark, seconds=60)
 
 

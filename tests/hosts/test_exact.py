@@ -281,6 +281,7 @@ def test_swaps_on_a_host_that_received_the_files(hosts, place):
         (place.top / name).write_text(f"{name}\n")
         os.utime(place.top / name, (1600000000, 1600000000))
     place.arrived()
+    hosts.settled("wwwshared")  # what sets the times may be a second push
     other = hosts.path(hosts.others(place.origin)[0], place.shared)
     (other / "a").rename(other / "t")
     (other / "b").rename(other / "a")

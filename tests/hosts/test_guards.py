@@ -159,3 +159,26 @@ def test_a_deletion_of_most_is_let_through_by_the_administrator(hosts, groups, m
     assert released["web1"]["state"] == "pushed", released
     hosts.eventually(lambda: len(hosts.tree("web2", top)) == len(hosts.tree("web3", top)) == 1, 60, "all is deleted")
     hosts.settled(group)
+
+
+def test_deletions_that_wait_for_a_host_that_is_away_are_no_lost_disk(hosts, groups, mended):
+    """Many, one after the other: none of them looked like a lost disk when it was made."""
+    group, top = "guardlink", TOPS["guardlink"]
+    hosts.equal(top, seconds=70)
+    hosts.settled(group, seconds=70)
+    hosts.bed.cut("web3")
+    try:
+        for turn in range(4):
+            for number in range(40):
+                hosts.write("web1", f"{top}/churn/{number}-{turn}", "x\n")
+            hosts.equal(top, hosts=["web1", "web2"], seconds=60)
+            time.sleep(2)  # to delete what a push has not yet finished is a conflict
+            shutil.rmtree(hosts.path("web1", f"{top}/churn"))
+            hosts.equal(top, hosts=["web1", "web2"], seconds=60)
+        shutil.rmtree(hosts.path("web1", f"{top}/0"))
+        hosts.equal(top, hosts=["web1", "web2"], seconds=60)
+        assert not hosts.status("web1", group)["held"]
+    finally:
+        hosts.bed.heal("web3")
+    hosts.equal(top, seconds=90)
+    hosts.settled(group, seconds=90)
