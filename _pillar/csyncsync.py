@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "csyncsync"
 
-#: What stands beside the groups, and is the same for all their members.
+#: What may stand beside the groups, and is the same for all their members.
 HOST_OPTIONS = ("max_user_watches", "metrics")
 
 
@@ -39,7 +39,7 @@ def __virtual__():
 def ext_pillar(minion_id, pillar, groups=None):
     """
     Given a minion's id, return ``{"csyncsync": {"groups": {GROUP: options with "key"}}}`` of its groups, and, if it has
-    any, the options of hosts that stand beside the groups.
+    any, the options of hosts that stand beside the groups (of others only the name, so that a state names it).
 
     A group that cannot be used comes as ``csyncsync:errors:GROUP`` instead, a list of messages, so that the minion's
     state says what is wrong with it; nothing that stands in it is passed on. If the file cannot be read, only
@@ -69,7 +69,8 @@ def _pillar_of(minion_id, path):
                 groups[name] = {**options, "key": options.get("key") or _key(name)}
         elif csync2.may_match(options, minion_id):
             errors[str(name)] = checked["errors"].get(str(name), [f"csyncsync:groups:{name} cannot be used"])
-    beside = {name: found[name] for name in HOST_OPTIONS if name in found and (groups or errors)}
+    others = {name: value if name in HOST_OPTIONS else None for name, value in found.items() if name != "groups"}
+    beside = others if groups or errors else {}
     return {"csyncsync": {"groups": groups, **beside, **({"errors": errors} if errors else {})}}
 
 

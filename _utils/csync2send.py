@@ -315,13 +315,14 @@ class _Send:
 
     def _is_ours(self, name, state):
         """
-        Tell whether a peer's state is what it was sent when that was interrupted.
+        Tell whether a peer's state is one of those that it was sent when that was interrupted: what was sent may have
+        changed since, or be gone.
 
         Of a file its state does not tell all: it counts for a short time only.
         """
-        fresh, sent = self.interrupted.is_younger(name, COMPLETED_WITHIN), self.interrupted.names[name][1]
-        same = state.text == sent and (fresh or b":type=reg:" not in sent)
-        return same or state.is_half_made(fresh)
+        fresh = self.interrupted.younger(name, COMPLETED_WITHIN)
+        same = state.text in self.interrupted.names[name] and (state.text in fresh or b":type=reg:" not in state.text)
+        return same or state.is_half_made(bool(fresh))
 
     def _waits(self, copy, entries):
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
@@ -509,24 +510,26 @@ _NOTHING = _fields(b"---")
 
 
 class _Names:
-    """Encoded names, each with a text without white space, that a file remembers for so many seconds."""
+    """Encoded names, each with texts without white space, that a file remembers for so many seconds."""
 
     def __init__(self, path, seconds):
-        #: {name: (when it came, text)}
+        #: {name: {text: when it came}}
         self.path, self.names = path, {}
         with contextlib.suppress(OSError), open(path, "rb") as file:
-            for name, when, text in (line.split(b" ") for line in file.read().splitlines()):
-                if 0 <= time.time() - float(when) <= seconds:  # else it is old, or the clock was set back
-                    self.names[name] = float(when), text
+            for name, *words in (line.split(b" ") for line in file.read().splitlines()):
+                texts = {text: float(when) for when, text in zip(words[::2], words[1::2])}
+                # Others are old, or the clock was set back.
+                if texts := {text: when for text, when in texts.items() if 0 <= time.time() - when <= seconds}:
+                    self.names[name] = texts
 
-    def is_younger(self, name, seconds):
-        """Tell whether a name is there and came within the last seconds."""
-        return name in self.names and time.time() - self.names[name][0] < seconds
+    def younger(self, name, seconds):
+        """The texts, as a set, that came to a name within the last seconds."""
+        return {text for text, when in self.names.get(name, {}).items() if time.time() - when < seconds}
 
     def add(self, names):
-        """Take in ``{name: text}``."""
+        """Take in ``{name: text}``, beside the texts that are there."""
         now = time.time()
-        self.replace({**self.names, **{name: (now, text) for name, text in names.items()}})
+        self.replace({**self.names, **{name: {**self.names.get(name, {}), text: now} for name, text in names.items()}})
 
     def replace(self, names):
         """Have these, as in ``names``, and no others."""
@@ -534,7 +537,8 @@ class _Names:
             return
         self.names = names
         with open(f"{self.path}.new", "wb") as file:
-            file.writelines(b"%s %a %s\n" % (name, when, text) for name, (when, text) in names.items())
+            for name, texts in names.items():
+                file.write(name + b"".join(b" %a %s" % (when, text) for text, when in texts.items()) + b"\n")
         os.replace(f"{self.path}.new", self.path)
 
 

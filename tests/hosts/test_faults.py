@@ -13,6 +13,15 @@ HOSTS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
 
 
+#: Keeps everybody else from writing into a database, for so many seconds.
+LOCK = """
+import sqlite3, sys, time
+database = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+database.execute("BEGIN IMMEDIATE")
+time.sleep(float(sys.argv[2]))
+"""
+
+
 @pytest.fixture(autouse=True)
 def _in_sync(hosts):
     hosts.equal(seconds=90)
@@ -76,6 +85,26 @@ def test_a_killed_minion_loses_nothing(hosts):
     hosts.exec("web1", "systemctl", "restart", "salt-minion")
     tree = hosts.equal(seconds=60)
     assert len([path for path in tree if path.startswith(b"killed/")]) == 100
+
+
+def test_what_a_host_could_not_record_is_not_its_own(hosts):
+    """Its csync2 writes a file and gives up at its locked database: the file's deletion is no conflict afterwards."""
+    path, old = f"{SHARED}/unrecorded/new", f"{SHARED}/unrecorded/old"
+    hosts.write("web1", old, "x\n")
+    hosts.everywhere(old, "x\n")
+    hosts.settled("wwwshared")
+    script = ["/opt/salt/bin/python", "-c", LOCK, "/var/lib/csync2/web2_wwwshared.db3", "25"]
+    hosts.exec("web2", "systemd-run", "--quiet", "--collect", *script)
+    time.sleep(1)
+    hosts.write("web1", path, "new\n")
+    hosts.everywhere(path, "new\n", hosts=["web2"], seconds=20)
+    hosts.path("web1", path).unlink()
+    hosts.path("web1", old).unlink()
+    hosts.exec("web2", "systemctl", "restart", "salt-minion")  # it checks its whole tree
+    hosts.everywhere(path, None, seconds=90)
+    hosts.everywhere(old, None, seconds=30)
+    hosts.equal(seconds=30)
+    hosts.settled("wwwshared", seconds=60)
 
 
 def test_a_change_arrives_without_the_master(hosts):

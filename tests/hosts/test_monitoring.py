@@ -17,9 +17,9 @@ PEER = (("group", "wwwshared"), ("peer", "web3"))
 GROUP = (("group", "wwwshared"),)
 
 
-def set_option(hosts, value):
-    """Set csyncsync:metrics in the master's pillar file; None takes it out."""
-    beside = {} if value is None else {"metrics": value}
+def set_option(hosts, value, option="metrics"):
+    """Set an option of hosts in the master's pillar file; None takes all out."""
+    beside = {} if value is None else {option: value}
     text = yaml.safe_dump({"csyncsync": {"groups": hosts.groups(), **beside}})
     hosts.path("master", PILLAR).write_text(text, encoding="utf-8")
 
@@ -103,11 +103,20 @@ def test_the_file_comes_with_the_option_and_goes_with_it(hosts):
     assert changed(hosts.apply()) == {host: [] for host in HOSTS}
 
 
-def test_what_cannot_be_a_directory_is_an_error_that_names_the_option(hosts):
-    set_option(hosts, "var/metrics")
-    answers = hosts.apply("web1", sls="csyncsync.watch", may_fail=True)
-    failed = answers["web1"][LINKED]
-    assert (failed["result"], failed["name"]) == (False, 'csyncsync:metrics "var/metrics" is not an absolute path')
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("metrics", "var/metrics", 'csyncsync:metrics "var/metrics" is not an absolute path'),
+        ("max_user_watches", "a lot", 'csyncsync:max_user_watches "a lot" is no number above 0'),
+        ("max_user_watches", -1, "csyncsync:max_user_watches -1 is no number above 0"),
+        ("metrix", "/srv", "csyncsync:metrix is no option; there are: groups, max_user_watches, metrics"),
+    ],
+)
+def test_what_an_option_cannot_be_is_an_error_that_names_it(hosts, option, value, message):
+    """One state fails, and the others go on."""
+    set_option(hosts, value, option)
+    states = hosts.apply("web1", sls="csyncsync.watch", may_fail=True)["web1"].values()
+    assert [state["name"] for state in states if not state["result"]] == [message]
     assert hosts.status("web1", "wwwshared")["watching"]
 
 

@@ -137,16 +137,17 @@ def test_names_are_remembered_for_a_while(tmp_path, monkeypatch):
     names.add({b"/a%20b": b"", b"/\xff": b"v1:mode=16877"})
     monkeypatch.setattr(csync2send.time, "time", lambda: now + 20)
     names = csync2send._Names(path, 30)
-    names.add({b"/c": b"---"})
+    names.add({b"/c": b"---", b"/\xff": b"---"})
     names = csync2send._Names(path, 30)
-    assert {name: text for name, (_, text) in names.names.items()} == {
-        b"/a%20b": b"",
-        b"/\xff": b"v1:mode=16877",
-        b"/c": b"---",
+    assert {name: set(texts) for name, texts in names.names.items()} == {
+        b"/a%20b": {b""},
+        b"/\xff": {b"v1:mode=16877", b"---"},
+        b"/c": {b"---"},
     }
-    assert names.is_younger(b"/c", 10) and names.is_younger(b"/a%20b", 25)
-    assert not names.is_younger(b"/a%20b", 10) and not names.is_younger(b"/gone", 10)
-    assert set(csync2send._Names(path, 10).names) == {b"/c"}
+    assert names.younger(b"/c", 10) == names.younger(b"/\xff", 10) == {b"---"}
+    assert names.younger(b"/a%20b", 25) == {b""}
+    assert not names.younger(b"/a%20b", 10) and not names.younger(b"/gone", 10)
+    assert set(csync2send._Names(path, 10).names) == {b"/c", b"/\xff"}
     names.replace({})
     assert csync2send._Names(path, 30).names == {}
 
