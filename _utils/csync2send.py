@@ -360,11 +360,14 @@ class _Send:
         if not asked:
             return
         self._copy(self.directory, asked)
+        before, why = self._note(asked), None  # it may take them now
         try:
             # With three -v csync2 tells what the peer answers; and the key, so this output goes nowhere.
             output = self._run(self.directory, "-v", "-v")
         except csync2run.CommandError as err:
-            output = err.output
+            output, why = err.output, err
+        told = _Told(output, self.peer)
+        self._note_outcome(before, (), told.sent if why or told.is_cut_off else ())
         if problem := re.search(_CANNOT_WRITE, output):
             raise csync2run.CommandError(f"{self.peer} cannot write: {problem.group(1).decode()}")
 
