@@ -49,8 +49,8 @@ BLOCKED_FOR = 30.0
 #: linux/time.h; Python has no name for it.
 CLOCK_REALTIME_COARSE = 5
 #: Seconds for which is known what was sent when the peer's csync2 died; and for which the peer's file counts as that,
-#: if it has the state in which it was sent, or owner and mode of the file that it replaced.
-INTERRUPTED_FOR, COMPLETED_WITHIN = 86400.0, 60.0
+#: if it has the state in which it was sent, or owner and mode of the file that it replaced. Hosts boot for minutes.
+INTERRUPTED_FOR, COMPLETED_WITHIN = 86400.0, 600.0
 
 
 #: What a peer answers that cannot write a file (daemon.c: strerror(errno)), as csync2 tells it with three -v.
@@ -318,10 +318,10 @@ class _Send:
         Tell whether a peer's state is one of those that it was sent when that was interrupted: what was sent may have
         changed since, or be gone.
 
-        Of a file its state does not tell all: it counts for a short time only.
+        Of a file its state does not tell all: unless the content is the same as here, it counts for some time only.
         """
         fresh = self.interrupted.younger(name, COMPLETED_WITHIN)
-        same = state.text in self.interrupted.names[name] and (state.text in fresh or b":type=reg:" not in state.text)
+        same = state.text in self.interrupted.names[name] and (state.text in fresh or state.is_certain)
         return same or state.is_half_made(bool(fresh))
 
     def _waits(self, copy, entries):
@@ -469,6 +469,16 @@ class _State:
         if self.fields is None:  # what stands here
             return _is_directory(self.path)
         return self.fields.get(b"type") == b"dir"
+
+    @property
+    def is_certain(self):
+        """Tell whether its text tells all of it: that of a file does not tell its content, unless that is as here."""
+        if b":type=reg:" not in self.text:
+            return True
+        try:
+            return self.same_content and self.text == _as_told(csync2.check_text(self.path, os.lstat(self.path)))
+        except OSError:
+            return False
 
     def is_half_made(self, fresh):
         """

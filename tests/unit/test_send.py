@@ -112,6 +112,17 @@ def test_what_csync2_has_just_made_is_half_made(half_made, tmp_path):
     assert not half_made(fresh=True, same=False, mode=0o100644)
 
 
+def test_only_the_content_that_is_here_makes_a_files_state_certain(tmp_path):
+    path = os.fsencode(tmp_path / "file")
+    (tmp_path / "file").write_text("x")
+    text = csync2send._as_told(csync2.check_text(path, os.lstat(path)))
+    assert csync2send._State(path, text, True).is_certain
+    assert not csync2send._State(path, text, False).is_certain
+    assert not csync2send._State(path, text.replace(b"size=1", b"size=2"), True).is_certain
+    assert not csync2send._State(path + b"-gone", text, True).is_certain
+    assert csync2send._State(path, b"v1:mode=16877:uid=0:gid=0:type=dir", False).is_certain
+
+
 def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
     (tmp_path / "dir").mkdir()
     path = os.fsencode(tmp_path / "dir")
