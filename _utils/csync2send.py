@@ -322,7 +322,8 @@ class _Send:
         """
         fresh = self.interrupted.younger(name, COMPLETED_WITHIN)
         same = state.text in self.interrupted.names[name] and (state.text in fresh or state.is_certain)
-        return same or state.is_half_made(bool(fresh))
+        begun = any(state.is_begun(_fields(text)) for text in fresh)
+        return same or begun or state.is_half_made(bool(fresh))
 
     def _waits(self, copy, entries):
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
@@ -492,16 +493,20 @@ class _State:
             here = _fields(csync2.check_text(self.path, os.lstat(self.path)))
         except OSError:
             return False
-        there = self.fields
-        if there == _NOTHING:
+        if self.fields == _NOTHING:
             return fresh  # to make something else of it, csync2 first deletes what is there
-        if not there or not self.same_content or _what(there) != _what(here):
+        if not self.fields or not self.same_content or _what(self.fields) != _what(here):
             return False
-        kind = here[b"type"]
+        return self.is_begun(here) or (fresh and here[b"type"] == b"reg")
+
+    def is_begun(self, wanted):
+        """Tell whether it may be what csync2 makes of these fields, and has not given its mode yet."""
+        there, kind = self.fields, wanted.get(b"type")
+        if not there or not kind or _what(there) != _what(wanted) or there.get(b"size") != wanted.get(b"size"):
+            return False
         made = {b"lnk": 0o777, b"reg": 0o600}.get(kind, 0o700)
-        owner, wanted = ((fields.get(b"uid"), fields.get(b"gid")) for fields in (there, here))
-        is_begun = owner in ((b"0", b"0"), wanted) and int(there[b"mode"]) & 0o7777 == made
-        return is_begun or (fresh and kind == b"reg")
+        owner, owners = ((fields.get(b"uid"), fields.get(b"gid")) for fields in (there, wanted))
+        return owner in ((b"0", b"0"), owners) and int(there[b"mode"]) & 0o7777 == made
 
 
 def _fields(text):

@@ -112,6 +112,23 @@ def test_what_csync2_has_just_made_is_half_made(half_made, tmp_path):
     assert not half_made(fresh=True, same=False, mode=0o100644)
 
 
+def test_what_was_begun_of_something_that_is_here_no_more():
+    sent = csync2send._fields(b"v1:mtime=0:mode=33188:uid=33:gid=33:type=reg:size=5")
+
+    def is_begun(text, wanted=sent):
+        return csync2send._State(b"/x", text, False).is_begun(wanted)
+
+    assert is_begun(b"v1:mtime=0:mode=33152:uid=0:gid=0:type=reg:size=5")
+    assert is_begun(b"v1:mtime=0:mode=33152:uid=33:gid=33:type=reg:size=5")
+    assert not is_begun(b"v1:mtime=0:mode=33152:uid=0:gid=0:type=reg:size=6"), "somebody has written to it"
+    assert not is_begun(b"v1:mtime=0:mode=33188:uid=0:gid=0:type=reg:size=5"), "somebody has set its mode"
+    assert not is_begun(b"v1:mtime=0:mode=33152:uid=1:gid=0:type=reg:size=5"), "somebody has given it away"
+    assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir")
+    assert not is_begun(b"---")
+    assert not is_begun(b"---", csync2send._fields(b"---"))
+    assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir", csync2send._fields(b"---"))
+
+
 def test_only_the_content_that_is_here_makes_a_files_state_certain(tmp_path):
     path = os.fsencode(tmp_path / "file")
     (tmp_path / "file").write_text("x")
