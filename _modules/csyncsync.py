@@ -524,7 +524,8 @@ def _pin(group, config, test):
         try:
             _csync2(group, "-M", fine=(0, 2))
         except CommandExecutionError as err:
-            if "already exists" not in str(err):  # csync2's server makes the same tables at the same moment
+            # csync2's server makes the same tables at the same moment.
+            if "already exists" not in str(err) and "no such table" not in str(err):
                 raise
     try:
         _await_tables(path)
