@@ -1916,6 +1916,7 @@ def status(group=None, size=False):
     return {
         name: {
             **status_,
+            "held": status_["held"] or "; ".join(_root_problems(name)),
             "paused": _why_paused(name),
             "actions": csync2action.results(_group_path(name), _rules(_config(name) or {}).get("commands", ())),
             **(_size(name) if size else {}),

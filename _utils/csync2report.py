@@ -159,8 +159,10 @@ def table(groups, color=lambda text, problem: text):
     lines = []
     for group, minion, row in rows:
         for what, remedy in row["problems"]:
-            lines += [color(f"{group} on {minion}: {what}", True), f"    {remedy}"]
-    lines += [f"note: {group} on {minion}: {note}" for group, minion, row in rows for note in row.get("notes", ())]
+            lines += [color(f"{group} on {minion}: {_one_line(what)}", True), f"    {_one_line(remedy)}"]
+    lines += [
+        f"note: {group} on {minion}: {_one_line(note)}" for group, minion, row in rows for note in row.get("notes", ())
+    ]
     lines += [f"note: {told}" for told in versions(groups)]
     cells = [HEADER, *(_cells(*item) for item in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
@@ -175,7 +177,8 @@ STATE = 40
 
 
 def _cells(group, minion, row):
-    state = row["state"] if len(row["state"]) <= STATE else row["state"][: STATE - 1] + "…"
+    state = _one_line(row["state"])
+    state = state if len(state) <= STATE else state[: STATE - 1] + "…"
     if "to_send" not in row:
         return (group, minion, state, *[""] * (len(HEADER) - 3))
     last = row["last_push"]
@@ -192,8 +195,19 @@ def _cells(group, minion, row):
         _bytes(row["database"]),
         "" if row["files"] is None else str(row["files"]),
         _bytes(row["bytes"]),
-        f"{_bytes(row['free'])} of {_bytes(row['disk'])}" + (" (smallest)" if row.get("smallest_disk") else ""),
+        _room(row),
     )
+
+
+def _room(row):
+    if row["free"] is None:
+        return ""
+    return f"{_bytes(row['free'])} of {_bytes(row['disk'])}" + (" (smallest)" if row.get("smallest_disk") else "")
+
+
+def _one_line(text):
+    """Names of files come from whoever may write in a group: none of them is to make lines, or colors, of its own."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _bytes(number):

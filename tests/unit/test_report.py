@@ -46,6 +46,20 @@ def test_in_sync():
     assert (found["web1"]["to_send"], found["web1"]["oldest"], found["web1"]["free"]) == (0, None, 30 * GIB)
 
 
+def test_a_name_makes_no_line_and_no_color_of_its_own():
+    name = "/d/x\nwww on web1: in sync\x1b[2J\u202e"
+    found = rows(web1=status(refused={"web2": [name]}), web2=status(refused={"web1": [name]}))
+    lines = csync2report.table({"g": found})
+    assert lines[0] == "g on web1: CONFLICT with web2: /d/x\\nwww on web1: in sync\\x1b[2J\\u202e"
+    assert all(char.isprintable() for line in lines for char in line)
+    assert name in found["web1"]["problems"][0][0], "programs get it as it is"
+
+
+def test_a_disk_that_is_not_there_has_no_room():
+    found = rows(web1=status(disks=[]), web2=status())
+    assert " of " not in csync2report.table({"g": {"web1": found["web1"]}})[-1]
+
+
 @pytest.mark.parametrize(
     ("answer", "what", "remedy"),
     [
