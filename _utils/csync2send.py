@@ -5,8 +5,8 @@ Each peer gets runs of csync2 of its own, with a copy of its part of the databas
 each other by whole seconds, and keep csync2's server from writing into it. What the peer has taken is discharged in the
 shared database after each run.
 
-May call ``csync2`` (names, states, the database) and ``csync2run``; knows nothing of Salt, so that it may run in
-threads.
+May call ``csync2`` (names, states, the database), ``csync2run`` and ``csync2sent``; knows nothing of Salt, so that it
+may run in threads.
 """
 
 import collections
@@ -22,6 +22,7 @@ import time
 
 import csync2
 import csync2run
+import csync2sent
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ UNCOMMITTED = 400
 BLOCKED_FOR = 30.0
 #: linux/time.h; Python has no name for it.
 CLOCK_REALTIME_COARSE = 5
-#: Seconds for which is known what was sent when the peer's csync2 died; and for which the peer's file counts as that,
-#: if it has the state in which it was sent, or owner and mode of the file that it replaced. Hosts boot for minutes.
-INTERRUPTED_FOR, COMPLETED_WITHIN = 86400.0, 600.0
+#: Seconds after an interruption for which a peer's file counts as half made, if it has the content of the one here, or
+#: the size of what was sent. Hosts boot for minutes.
+COMPLETED_WITHIN = 600.0
 
 
 #: What a peer answers that cannot write a file (daemon.c: strerror(errno)), as csync2 tells it with three -v.
@@ -67,7 +68,7 @@ def send_all(group, database, notes, peers, since, changed, failed=None):
     for one that answered, whatever it refused. Raises sqlite3.Error.
 
     notes
-        A directory, made if it is missing, for what is under way while it is: it outlives a loss of power.
+        A directory, made if it is missing, for the logs of what the peers were sent: they outlive a loss of power.
     since
         When csync2's check of this push began, by the kernel's clock (now()): what has changed after that stays marked.
     changed
@@ -105,12 +106,12 @@ class _Send:
         self.group, self.database, self.peer = group, database, peer
         self.since, self.stalled, self.alone, self.changed = since, stalled, alone, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
-        self.blocked = _Names(f"{self.directory}.blocked", BLOCKED_FOR)
+        self.blocked = _Blocked(f"{self.directory}.blocked")
         #: what stood at each place when the last run began
         self.seen = {}
         #: directories that the peer lacks, those that were marked because of that, and this host's own encoded address
         self.lacking, self.marked, self.own = set(), set(), b""
-        self.interrupted = _Names(os.path.join(notes, peer), INTERRUPTED_FOR)
+        self.sent = csync2sent.Sent(os.path.join(notes, peer))
 
     def all(self):
         """Send all that is marked."""
@@ -192,14 +193,15 @@ class _Send:
                 break
             ended_at[at] += 1
             if at and ended_at[at] == ATTEMPTS_AT_ONE:
-                self.blocked.add({at: b""})
+                self.blocked.add([at])
             waiting = [entry for entry in waiting if not self._is_blocked(entry.name)]
         waiting = self._complete(self._without_gone(waiting))
         return [csync2.decode(entry.name) for entry in waiting]
 
     def _once(self, entries):
         """One run of csync2. Returns (names that are still to be sent, why it was interrupted, the last name)."""
-        copy, why, before = self._copy(self.directory, entries), None, self._note(entries)
+        copy, why = self._copy(self.directory, entries), None
+        self._note(entries)
         self.seen = {entry.name: _identity(entry.name) for entry in entries}
         try:
             output = self._run(
@@ -208,7 +210,7 @@ class _Send:
         except csync2run.Interrupted as err:
             output, why = err.output, err
         except csync2run.CommandError as err:
-            self._note_outcome(before, (), _Told(err.output, self.peer).names)
+            self._note_outcome(entries, (), _Told(err.output, self.peer).sent)
             raise
         told = _Told(output, self.peer)
         with csync2.Database(copy, timeout=20) as sent:
@@ -219,7 +221,7 @@ class _Send:
         if why and why.by_peer:
             kept |= set(told.names[-UNCOMMITTED:])  # csync2 there may not have committed these
         done = {entry.name for entry in entries} - kept
-        self._note_outcome(before, done, told.sent - done if why else ())
+        self._note_outcome(entries, done, told.sent if why else ())
         if told.unreachable:
             raise csync2run.CommandError(told.unreachable)
         self.lacking |= told.lacking
@@ -228,22 +230,18 @@ class _Send:
 
     def _note(self, entries):
         """
-        Note what is sent while it is sent, and in which state. Returns what was noted before.
+        Note what is sent before it is sent, and in which state.
 
         Should csync2 die, here or there, or this process, then csync2 there may not know what it has done, or half
-        done: it takes that for changes of its own host.
+        done, also after it has said that all is well: it takes that for changes of its own host.
         """
-        before = self.interrupted.names
         with self._shared() as shared:
-            self.interrupted.add({entry.name: _as_told(shared.record(csync2.decode(entry.name))) for entry in entries})
-        return before
+            self.sent.begin({entry.name: shared.record(csync2.decode(entry.name)) or _GONE for entry in entries})
 
-    def _note_outcome(self, before, done, interrupted):
-        """Given names, keep the notes from before, but for what is done, and those of what was interrupted."""
-        kept = {name: note for name, note in before.items() if name not in done}
-        noted = self.interrupted.names
-        kept.update({name: noted[name] for name in interrupted if name in noted})
-        self.interrupted.replace(kept)
+    def _note_outcome(self, entries, done, interrupted):
+        """Given names, note what the peer has taken, and what it has not been sent: neither done nor interrupted."""
+        names = {entry.name for entry in entries}
+        self.sent.end(names & set(done), names - set(done) - set(interrupted))
 
     def _discharge(self, entries, deleted):
         """Discharge entries, but for those that csync2 has recorded otherwise than they were sent."""
@@ -297,16 +295,16 @@ class _Send:
 
     def _complete(self, entries):
         """
-        Send once more, whatever the peer says of it, what it has as it was sent when its csync2 died, or half made: it
-        takes that for changes of its own, but nobody has made them. Returns the other entries.
+        Send once more, whatever the peer says of it, what it has as it was sent, or half made: its csync2 has died
+        since and takes that for changes of its own, but nobody has made them. Returns the other entries.
         """
-        doubtful = [entry for entry in entries if entry.name in self.interrupted.names]
+        doubtful = [entry for entry in entries if self.sent.states(entry.name)]
         if not doubtful:
             return entries
         states = self._ask(doubtful)
         ours = {entry for entry in doubtful if entry.name in states and self._is_ours(entry.name, states[entry.name])}
         if ours:
-            log.info("csyncsync: %s was interrupted at %d paths; they are sent again", self.peer, len(ours))
+            log.info("csyncsync: csync2 on %s has died at %d paths; they are sent again", self.peer, len(ours))
             kept, _, _ = self._once([entry._replace(forced=1) for entry in ours])
             ours = {entry for entry in ours if entry.name not in kept}
             with self.alone:  # the peer may have handed it on
@@ -315,15 +313,32 @@ class _Send:
 
     def _is_ours(self, name, state):
         """
-        Tell whether a peer's state is one of those that it was sent when that was interrupted: what was sent may have
-        changed since, or be gone.
-
-        Of a file its state does not tell all: unless the content is the same as here, it counts for some time only.
+        Tell whether a peer's state is one in which it was sent what stood here, which may have changed since.
         """
-        fresh = self.interrupted.younger(name, COMPLETED_WITHIN)
-        same = state.text in self.interrupted.names[name] and (state.text in fresh or state.is_certain)
-        begun = any(state.is_begun(_fields(text)) for text in fresh)
-        return same or begun or state.is_half_made(bool(fresh))
+        begun = self.sent.begun(name, COMPLETED_WITHIN)
+        if state.is_half_made(bool(begun)) and self.sent.begun(name):
+            return True
+        if any(state.is_begun(_fields(text)) for text in begun):
+            return True
+        same = {sent for sent in self.sent.states(name) if _as_told(sent) == state.told}
+        return bool(same) and (not any(map(_has_time, same)) or self._recorded(state.path) in same)
+
+    def _recorded(self, path):
+        """
+        The state that csync2 on the peer has recorded of a path, None if it does not say.
+
+        It tells a file's time, which the states that it is asked for do not; and it is what stands there, because
+        csync2 looks before it refuses something.
+        """
+        own = csync2.decode(self.own).decode()
+        try:
+            output = csync2run.run(
+                self.group, "-v", "-v", "-T", own, self.peer, path, peer=self.peer, fine=(0, 2), hopeless=lambda: True
+            )
+        except csync2run.CommandError:
+            return None
+        found = re.search(rb"^Fetched tuple from peer: " + re.escape(path) + rb" \[(\S+)\]$", output, re.MULTILINE)
+        return found and found.group(1)
 
     def _waits(self, copy, entries):
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
@@ -331,13 +346,13 @@ class _Send:
             waiting = sent.dirty_names()
         states = self._ask([entry for entry in entries if entry.name in waiting and _is_file(entry.name)])
         blocked = [name for name, state in states.items() if state.is_directory]
-        self.blocked.add(dict.fromkeys(blocked, b""))
+        self.blocked.add(blocked)
         if blocked:
             log.warning("csyncsync: %s has directories in place of %d files", self.peer, len(blocked))
         return bool(blocked)
 
     def _is_blocked(self, name):
-        return name in self.blocked.names and _is_file(name)
+        return name in self.blocked and _is_file(name)
 
     def _ask(self, entries):
         """``{name: _State}``: what the peer has where these entries go, as far as it says (a dry run)."""
@@ -361,14 +376,15 @@ class _Send:
         if not asked:
             return
         self._copy(self.directory, asked)
-        before, why = self._note(asked), None  # it may take them now
+        why = None
+        self._note(asked)  # it may take them now
         try:
             # With three -v csync2 tells what the peer answers; and the key, so this output goes nowhere.
             output = self._run(self.directory, "-v", "-v")
         except csync2run.CommandError as err:
             output, why = err.output, err
         told = _Told(output, self.peer)
-        self._note_outcome(before, (), told.sent if why or told.is_cut_off else ())
+        self._note_outcome(asked, (), told.sent if why or told.is_cut_off else ())
         if problem := re.search(_CANNOT_WRITE, output):
             raise csync2run.CommandError(f"{self.peer} cannot write: {problem.group(1).decode()}")
 
@@ -472,14 +488,14 @@ class _State:
         return self.fields.get(b"type") == b"dir"
 
     @property
-    def is_certain(self):
-        """Tell whether its text tells all of it: that of a file does not tell its content, unless that is as here."""
-        if b":type=reg:" not in self.text:
-            return True
+    def told(self):
+        """Its text; without one that of what stands here."""
+        if self.text:
+            return self.text
         try:
-            return self.same_content and self.text == _as_told(csync2.check_text(self.path, os.lstat(self.path)))
+            return _as_told(csync2.check_text(self.path, os.lstat(self.path)))
         except OSError:
-            return False
+            return _GONE
 
     def is_half_made(self, fresh):
         """
@@ -514,9 +530,17 @@ def _fields(text):
     return dict(field.partition(b"=")[::2] for field in text.split(b":"))
 
 
+#: A state with a time, as csync2 records it of all but directories and links (checktxt.c).
+_TIME = re.compile(rb"^v1:mtime=-?[0-9]+:")
+
+
+def _has_time(record):
+    return _TIME.match(record) is not None
+
+
 def _as_told(record):
-    """Given a recorded state, or None, return it as a peer tells of its own: without a time (checktxt.c)."""
-    return re.sub(rb"^v1:mtime=-?[0-9]+:", b"v1:mtime=0:", record) if record else b"---"
+    """Given a recorded state, return it as a peer tells of its own: without a time."""
+    return _TIME.sub(b"v1:mtime=0:", record)
 
 
 def _what(fields):
@@ -524,39 +548,31 @@ def _what(fields):
 
 
 #: What a peer says of a place where it has nothing.
-_NOTHING = _fields(b"---")
+_GONE = b"---"
+_NOTHING = _fields(_GONE)
 
 
-class _Names:
-    """Encoded names, each with texts without white space, that a file remembers for so many seconds."""
+class _Blocked:
+    """Encoded names, as a set, that a file remembers for some time."""
 
-    def __init__(self, path, seconds):
-        #: {name: {text: when it came}}
+    def __init__(self, path):
+        #: {name: when it came}
         self.path, self.names = path, {}
         with contextlib.suppress(OSError), open(path, "rb") as file:
-            for name, *words in (line.split(b" ") for line in file.read().splitlines()):
-                texts = {text: float(when) for when, text in zip(words[::2], words[1::2])}
-                # Others are old, or the clock was set back.
-                if texts := {text: when for text, when in texts.items() if 0 <= time.time() - when <= seconds}:
-                    self.names[name] = texts
+            for when, name in (line.split(b" ") for line in file.read().splitlines()):
+                if 0 <= time.time() - float(when) <= BLOCKED_FOR:  # others are old, or the clock was set back
+                    self.names[name] = float(when)
 
-    def younger(self, name, seconds):
-        """The texts, as a set, that came to a name within the last seconds."""
-        return {text for text, when in self.names.get(name, {}).items() if time.time() - when < seconds}
+    def __contains__(self, name):
+        return name in self.names
 
     def add(self, names):
-        """Take in ``{name: text}``, beside the texts that are there."""
-        now = time.time()
-        self.replace({**self.names, **{name: {**self.names.get(name, {}), text: now} for name, text in names.items()}})
-
-    def replace(self, names):
-        """Have these, as in ``names``, and no others."""
-        if names == self.names:
+        """Take in names, from now on."""
+        if not names:
             return
-        self.names = names
+        self.names.update(dict.fromkeys(names, time.time()))
         with open(f"{self.path}.new", "wb") as file:
-            for name, texts in names.items():
-                file.write(name + b"".join(b" %a %s" % (when, text) for text, when in texts.items()) + b"\n")
+            file.writelines(b"%a %s\n" % (when, name) for name, when in self.names.items())
         os.replace(f"{self.path}.new", self.path)
 
 

@@ -10,8 +10,9 @@ DATABASE = "/var/lib/csync2/{host}_wwwshared.db3"
 LOCK = """
 import sqlite3, sys, time
 database = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-database.execute("BEGIN EXCLUSIVE")
-time.sleep(float(sys.argv[2]))
+database.execute("BEGIN " + sys.argv[2])
+database.execute("SELECT count(*) FROM file").fetchall()
+time.sleep(float(sys.argv[3]))
 """
 
 #: Fires 1,000 events a second on the master's bus, each for a reactor of csyncsync.
@@ -32,6 +33,14 @@ def python(hosts, host, script, *arguments):
     hosts.exec(
         host, "systemd-run", "--quiet", "--collect", "/opt/salt/bin/python", "-W", "ignore", "-c", script, *arguments
     )
+
+
+def lock(hosts, host, mode, seconds):
+    """
+    Lock csync2's database on a host for so long: nobody reads (EXCLUSIVE), nobody writes (IMMEDIATE), or nobody commits
+    (DEFERRED).
+    """
+    python(hosts, host, LOCK, DATABASE.format(host=host), mode, str(seconds))
 
 
 @contextlib.contextmanager
@@ -146,7 +155,7 @@ def database_truncated(hosts, host):
 
 @contextlib.contextmanager
 def database_locked(hosts, host):
-    python(hosts, host, LOCK, DATABASE.format(host=host), "20")
+    lock(hosts, host, "EXCLUSIVE", 20)
     yield 20
 
 

@@ -8,18 +8,10 @@ import shutil
 import time
 
 import pytest
+from chaos import lock
 
 HOSTS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
-
-
-#: Keeps everybody else from writing into a database, for so many seconds.
-LOCK = """
-import sqlite3, sys, time
-database = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-database.execute("BEGIN IMMEDIATE")
-time.sleep(float(sys.argv[2]))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -93,8 +85,7 @@ def test_what_a_host_could_not_record_is_not_its_own(hosts):
     hosts.write("web1", old, "x\n")
     hosts.everywhere(old, "x\n")
     hosts.settled("wwwshared")
-    script = ["/opt/salt/bin/python", "-c", LOCK, "/var/lib/csync2/web2_wwwshared.db3", "25"]
-    hosts.exec("web2", "systemd-run", "--quiet", "--collect", *script)
+    lock(hosts, "web2", "IMMEDIATE", 25)
     time.sleep(1)
     hosts.write("web1", path, "new\n")
     hosts.everywhere(path, "new\n", hosts=["web2"], seconds=20)
@@ -105,6 +96,58 @@ def test_what_a_host_could_not_record_is_not_its_own(hosts):
     hosts.everywhere(old, None, seconds=30)
     hosts.equal(seconds=30)
     hosts.settled("wwwshared", seconds=60)
+
+
+def test_what_a_host_took_and_did_not_commit_is_not_its_own(hosts):
+    """Its csync2 says that all is well, and is killed before the commit: what is changed and deleted next arrives."""
+    top = f"{SHARED}/uncommitted"
+    hosts.write("web1", f"{top}/replaced", "x\n")
+    hosts.equal()
+    hosts.settled("wwwshared")
+    lock(hosts, "web2", "DEFERRED", 12)
+    time.sleep(1)
+    for name in ("same-size", "deleted", "with its mode", "dir/file"):
+        hosts.write("web1", f"{top}/{name}", "1\n")
+    hosts.path("web1", f"{top}/replaced").unlink()
+    hosts.path("web1", f"{top}/link").symlink_to("dir")
+    hosts.everywhere(f"{top}/replaced", None, hosts=["web2", "web3"])
+    hosts.equal(top, hosts=["web1", "web2"])
+    hosts.eventually(lambda: not hosts.status("web1", "wwwshared")["dirty"], 20, "csync2 has said that all is well")
+    hosts.exec("web2", "pkill", "-KILL", "-x", "csync2", check=False)
+    hosts.write("web1", f"{top}/same-size", "2\n")
+    hosts.path("web1", f"{top}/deleted").unlink()
+    hosts.path("web1", f"{top}/with its mode").chmod(0o600)
+    hosts.write("web1", f"{top}/replaced/by a directory", "x\n")
+    shutil.rmtree(hosts.path("web1", f"{top}/dir"))
+    hosts.path("web1", f"{top}/link").unlink()
+    hosts.path("web1", f"{top}/link").symlink_to("same-size")
+    hosts.equal(seconds=90)
+    assert hosts.read("web3", f"{top}/same-size") == "2\n"
+    hosts.settled("wwwshared", seconds=60)
+
+
+def test_what_somebody_changed_there_is_a_conflict_all_the_same(hosts):
+    """Also of a file that the host took and did not commit."""
+    path = f"{SHARED}/uncommitted-and-changed"
+    lock(hosts, "web2", "DEFERRED", 12)
+    time.sleep(1)
+    hosts.write("web1", path, "sent\n")
+    hosts.everywhere(path, "sent\n", hosts=["web2"])
+    hosts.eventually(lambda: not hosts.status("web1", "wwwshared")["dirty"], 20, "csync2 has said that all is well")
+    hosts.bed.cut("web2")
+    try:
+        hosts.exec("web2", "pkill", "-KILL", "-x", "csync2", check=False)
+        time.sleep(1)  # the time of the file, as csync2 records it, tells
+        hosts.write("web2", path, "web2\n")
+        hosts.write("web1", path, "web1\n")
+    finally:
+        hosts.bed.heal("web2")
+    try:
+        hosts.eventually(lambda: hosts.status("web1", "wwwshared")["refused"].get("web2"), 60, "it is a conflict")
+        assert (hosts.read("web1", path), hosts.read("web2", path)) == ("web1\n", "web2\n")
+    finally:
+        hosts.run("csyncsync.resolve", "wwwshared", path, "winner=web2")
+    hosts.everywhere(path, "web2\n")
 
 
 def test_a_change_arrives_without_the_master(hosts):

@@ -83,7 +83,20 @@ def test_the_package_holds_every_room(installed, tree):
     there = {str(path.relative_to(installed)) for path in installed.glob("csyncsync/*/*.py")}
     assert there == wanted
     # What the modules import: Salt puts no package's utils on the path.
-    needed = ("cert", "conflict", "gate", "inotify", "journal", "left", "metrics", "report", "run", "send", "status")
+    needed = (
+        "cert",
+        "conflict",
+        "gate",
+        "inotify",
+        "journal",
+        "left",
+        "metrics",
+        "report",
+        "run",
+        "send",
+        "sent",
+        "status",
+    )
     imported = {f"csync2{name}.py" for name in ("", "action", "backup", "key", "verify", *needed)}
     assert {path.name for path in installed.glob("*.py")} == imported
 

@@ -129,17 +129,6 @@ def test_what_was_begun_of_something_that_is_here_no_more():
     assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir", csync2send._fields(b"---"))
 
 
-def test_only_the_content_that_is_here_makes_a_files_state_certain(tmp_path):
-    path = os.fsencode(tmp_path / "file")
-    (tmp_path / "file").write_text("x")
-    text = csync2send._as_told(csync2.check_text(path, os.lstat(path)))
-    assert csync2send._State(path, text, True).is_certain
-    assert not csync2send._State(path, text, False).is_certain
-    assert not csync2send._State(path, text.replace(b"size=1", b"size=2"), True).is_certain
-    assert not csync2send._State(path + b"-gone", text, True).is_certain
-    assert csync2send._State(path, b"v1:mode=16877:uid=0:gid=0:type=dir", False).is_certain
-
-
 def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
     (tmp_path / "dir").mkdir()
     path = os.fsencode(tmp_path / "dir")
@@ -158,33 +147,32 @@ def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
     }
 
 
-def test_names_are_remembered_for_a_while(tmp_path, monkeypatch):
+def test_blocked_names_are_remembered_for_a_while(tmp_path, monkeypatch):
     path, now = str(tmp_path / "names"), time.time()
-    names = csync2send._Names(path, 30)
-    assert names.names == {}
-    names.add({b"/a%20b": b"", b"/\xff": b"v1:mode=16877"})
+    assert b"/c" not in csync2send._Blocked(path)
+    csync2send._Blocked(path).add([b"/a%20b"])
     monkeypatch.setattr(csync2send.time, "time", lambda: now + 20)
-    names = csync2send._Names(path, 30)
-    names.add({b"/c": b"---", b"/\xff": b"---"})
-    names = csync2send._Names(path, 30)
-    assert {name: set(texts) for name, texts in names.names.items()} == {
-        b"/a%20b": {b""},
-        b"/\xff": {b"v1:mode=16877", b"---"},
-        b"/c": {b"---"},
-    }
-    assert names.younger(b"/c", 10) == names.younger(b"/\xff", 10) == {b"---"}
-    assert names.younger(b"/a%20b", 25) == {b""}
-    assert not names.younger(b"/a%20b", 10) and not names.younger(b"/gone", 10)
-    assert set(csync2send._Names(path, 10).names) == {b"/c", b"/\xff"}
-    names.replace({})
-    assert csync2send._Names(path, 30).names == {}
+    csync2send._Blocked(path).add([b"/c"])
+    assert set(csync2send._Blocked(path).names) == {b"/a%20b", b"/c"}
+    monkeypatch.setattr(csync2send.time, "time", lambda: now + 40)
+    assert set(csync2send._Blocked(path).names) == {b"/c"}
+    monkeypatch.setattr(csync2send.time, "time", lambda: now - 40)  # the clock was set back
+    assert not csync2send._Blocked(path).names
 
 
 def test_a_peer_tells_of_states_without_their_time():
     reg = b"v1:mtime=1700000000:mode=33188:uid=0:gid=0:type=reg:size=5"
     assert csync2send._as_told(reg) == reg.replace(b"1700000000", b"0")
     assert csync2send._as_told(b"v1:mode=16877:uid=0:gid=0:type=dir") == b"v1:mode=16877:uid=0:gid=0:type=dir"
-    assert csync2send._as_told(None) == b"---"
+    assert csync2send._as_told(b"---") == b"---"
+
+
+def test_a_peer_that_names_no_state_has_what_stands_here(tmp_path):
+    path = os.fsencode(tmp_path / "file")
+    assert csync2send._State(path, None, False).told == b"---"
+    (tmp_path / "file").write_text("x")
+    assert csync2send._State(path, None, False).told == csync2send._as_told(csync2.check_text(path, os.lstat(path)))
+    assert csync2send._State(path, b"---", False).told == b"---"
 
 
 def test_what_stands_above_a_path_and_is_no_directory(tmp_path):

@@ -1,0 +1,84 @@
+"""
+The log of what a peer was sent last, and in which state.
+
+csync2 on the peer takes what it has not committed when it dies for changes of its own host, and refuses what comes
+next. This tells such a state, which this host has sent, from a change that somebody made there. May call the standard
+library; knows nothing of csync2 but its encoded names and states, which hold no white space.
+"""
+
+import os
+import time
+
+#: Bytes of a log until it becomes the old one, which is kept until the next one is full: some 10,000 entries each.
+MOST = 1_500_000
+#: Seconds for which an entry counts: a host that loses power may be off for hours.
+KEPT = 86400.0
+
+_BEGUN, _TAKEN, _NOT_SENT = b"+", b"=", b"-"
+
+
+class Sent:
+    """
+    The log of one peer: a file with a line when an entry begins to be sent, and one with what came of it.
+
+    It only grows, and is read only once the peer refuses something, so it costs a push two short writes. A line that
+    was cut off, by a full disk or a loss of power, is none.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self._read = None
+
+    def begin(self, states):
+        """Note ``{encoded name: state as csync2 writes it}`` before it is sent."""
+        self._append((_BEGUN, name, state) for name, state in states.items())
+
+    def end(self, taken, not_sent):
+        """Note which of the names that have begun the peer has taken, and which it was not sent, or has refused."""
+        self._append([(_TAKEN, name) for name in taken] + [(_NOT_SENT, name) for name in not_sent])
+
+    def states(self, name):
+        """In which states, as a set, the peer may have a name from this host: what it took last, or was sent since."""
+        taken, begun = self._entries().get(name, (None, ()))
+        return {state for state, _ in begun} | ({taken} if taken else set())
+
+    def begun(self, name, seconds=KEPT):
+        """The states, as a set, in which a name began to be sent within the last seconds, to an end that is unknown."""
+        _, begun = self._entries().get(name, (None, ()))
+        return {state for state, when in begun if time.time() - when < seconds}
+
+    def _append(self, entries):
+        now = b"%d" % time.time()
+        text = b"".join(b"\n" + b" ".join((now, *entry)) for entry in entries)
+        if not text:
+            return
+        self._read = None
+        with open(self.path, "ab") as file:
+            file.write(text)
+            full = file.tell() > MOST
+        if full:
+            os.replace(self.path, f"{self.path}.old")
+
+    def _entries(self):
+        """``{encoded name: (state that the peer took last or None, [(state, when it began to be sent), …])}``."""
+        if self._read is None:
+            self._read = {}
+            for path in (f"{self.path}.old", self.path):
+                try:
+                    with open(path, "rb") as file:
+                        lines = file.read().split(b"\n")
+                except FileNotFoundError:
+                    continue
+                for line in lines:
+                    self._take(line.split(b" "))
+        return self._read
+
+    def _take(self, words):
+        if len(words) < 3 or not words[0].isdigit() or not 0 <= time.time() - int(words[0]) < KEPT:
+            return
+        when, what, name, *state = words
+        taken, begun = self._read.get(name, (None, []))
+        if what == _BEGUN and len(state) == 1:
+            self._read[name] = (taken, [*begun, (state[0], int(when))])
+        elif begun and not state:
+            self._read[name] = (begun[-1][0], []) if what == _TAKEN else (taken, begun[:-1])
