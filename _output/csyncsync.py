@@ -17,7 +17,8 @@ def __virtual__():
 
 def output(data, **kwargs):  # pylint: disable=unused-argument
     """
-    The text to print for ``{"groups": {GROUP: {minion id: row}}}``, as ``csyncsync.status`` of the runner returns it.
+    The text to print for ``{"groups": {GROUP: {minion id: row}}}``, as ``csyncsync.status`` of the runner returns it,
+    or for ``{"problem": text}``, which any of its commands returns that cannot be done.
 
     CLI Example:
 
@@ -30,6 +31,8 @@ def output(data, **kwargs):  # pylint: disable=unused-argument
     def color(text, problem):
         return f"{colors['LIGHT_RED' if problem else 'GREEN']}{text}{colors['ENDC']}"
 
+    if isinstance(data, dict) and "problem" in data:
+        return color(data["problem"], True)
     if not isinstance(data, dict) or "groups" not in data:
         return str(data)
     if not data["groups"]:

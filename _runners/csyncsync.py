@@ -12,9 +12,11 @@ The lease is for speed. No promise hangs on it: a host that nobody calls asks ag
 What events say is a hint: whoever is in a group is what the master's pillar and its accepted keys say.
 """
 
+import concurrent.futures
 import contextlib
 import contextvars
 import fcntl
+import functools
 import itertools
 import json
 import logging
@@ -62,6 +64,8 @@ PILLAR_AGE_WITHOUT = 1
 #: Seconds of silence after which a minion is asked whether its job still runs, and to wait for the answer; while it
 #: does, it is waited for. The same for the status, which takes no time and is looked at by somebody.
 ANSWER, STATUS_ANSWER = 10, 5
+#: Groups that are paused at once.
+PAUSED_AT_ONCE = 8
 #: What is said of a host that did not answer.
 SILENT = "did not answer: is its minion up? (salt-run manage.down)"
 #: In the place of a host, in what is paused: the whole group.
@@ -72,6 +76,8 @@ VERIFY_RATE, VERIFY_STEP, VERIFY_AGAIN, VERIFY_SHOWN = 50_000_000, 10, 10, 1000
 #: Seconds to wait until a version that wins a conflict is on all hosts, and until it is sent once more.
 RESOLVE_WAIT, RESOLVE_AGAIN = 120, 6
 
+#: In the place of a path, in a list of paths: what is said of hosts that did not tell.
+UNKNOWN = "… unknown"
 #: Files whose old versions are listed.
 BACKUPS_SHOWN = 50
 #: Seconds between two lines in the log about one minion that asks for groups it is not in.
@@ -156,15 +162,30 @@ def _all_groups():
 
 
 def _known(group):
-    """``({GROUP: options}, "")`` of one group or all, or ``({}, what is wrong)``. No exception: Salt would print it
-    with a traceback."""
+    """``{GROUP: options}`` of one group, or all. Raises CommandExecutionError."""
     groups = _all_groups()
     if group is None:
-        return groups, ""
+        return groups
     if group not in groups:
         there = ", ".join(sorted(groups)) or "none (run: salt '*' state.apply csyncsync)"
-        return {}, f"there is no group {group!r}; there are: {there}"
-    return {group: groups[group]}, ""
+        raise CommandExecutionError(f"there is no group {group!r}; there are: {there}")
+    return {group: groups[group]}
+
+
+def _command(function):
+    """
+    Have what is called from the command line end with one line, and exit code 1, where it raises CommandExecutionError:
+    Salt would print a traceback, and the exit code of a text is 0.
+    """
+
+    @functools.wraps(function)
+    def command(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except CommandExecutionError as err:
+            return {"outputter": "csyncsync", "data": {"problem": str(err), "retcode": 1}}
+
+    return command
 
 
 @contextlib.contextmanager
@@ -206,6 +227,7 @@ def _client():
 # --- Flow 2: one pusher at a time ------------------------------------------------------------------------
 
 
+@_command
 def sync(group=None, host=None, test=False):
     """
     Have a group pushed: by the host that asks for it, or (from the command line) by every member in turn, after a check
@@ -231,16 +253,15 @@ def sync(group=None, host=None, test=False):
     """
     if host is not None:
         return _ask(group, host)
-    groups, problem = _known(group)
     result = {}
-    for name, options in sorted(groups.items()):
+    for name, options in sorted(_known(group).items()):
         result[name], members = {}, _members(options)
         for number, minion in enumerate(members, 1):
             with contextlib.nullcontext() if test else _leased(name, minion):
                 answer = _call([minion], "csyncsync.push", [name, "test=True" if test else "full=True"])
             result[name][minion] = answer.get(minion, SILENT)
             _progress(f"{name} {minion} ({number} of {len(members)}): {_short(result[name][minion])}")
-    return problem or result
+    return result
 
 
 @contextlib.contextmanager
@@ -637,6 +658,7 @@ def _call(minions, function, arguments, seconds=ANSWER, **kwarg):
 # --- Flow 1: facts ---------------------------------------------------------------------------------------
 
 
+@_command
 def apply(group=None, host=None, reporter=None):
     """
     Have the hosts of a group read pillar and mine again: ``csyncsync.refresh``, without waiting.
@@ -662,16 +684,15 @@ def apply(group=None, host=None, reporter=None):
     if (group, host, reporter) == (None, None, None):
         _forget_deleted()
     published = __salt__["mine.get"]("*", "csyncsync.member")
-    problem = ""
     if host is not None:
         groups = _groups(host) if host in published and host in _accepted([host], "list") else {}
     else:
-        groups, problem = _known(group)
+        groups = _known(group)
     accepted = {name: _members(options) for name, options in groups.items()}
     minions = sorted({m for members in accepted.values() for m in members if m in published and host in (None, m)})
     if minions:
         _client().run_job(minions, "csyncsync.refresh", [], tgt_type="list", kwarg={"accepted": accepted}, ret="")
-    return problem or minions
+    return minions
 
 
 def _forget_deleted():
@@ -689,6 +710,7 @@ def _forget_deleted():
             cache.store("mine", minion, facts)
 
 
+@_command
 def release(group, host=None):
     """
     Let a push through that a host holds back because most of the group vanished there, or a disk was exchanged.
@@ -704,10 +726,7 @@ def release(group, host=None):
 
         salt-run csyncsync.release wwwdata
     """
-    groups, problem = _known(group)
-    if problem:
-        return problem
-    members = _members(groups[group])
+    members = _members(_known(group)[group])
     states = _call(members if host is None else [host], "csyncsync.status", [group])
     held = [m for m, answer in states.items() if isinstance(answer, dict) and (answer.get(group) or {}).get("held")]
     return {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m) for m in sorted(held)}
@@ -716,6 +735,7 @@ def release(group, host=None):
 # --- Keys and certificates that change -------------------------------------------------------------------
 
 
+@_command
 def rotate_key(group):
     """
     Give a group a new key, which all members take at once, and end the connections that began with the old one.
@@ -732,12 +752,8 @@ def rotate_key(group):
 
         salt-run csyncsync.rotate_key wwwdata
     """
-    groups, problem = _known(group)
-    if problem:
-        return problem
-    members, file = _members(groups[group]), csync2key.path(__opts__["pki_dir"], group)
-    if problem := _not_ours(members[0], group, file):
-        return problem
+    members, file = _members(_known(group)[group]), csync2key.path(__opts__["pki_dir"], group)
+    _require_ours(members[0], group, file)
     question = secrets.token_hex(16)
     present = _call(members, "csyncsync.key_proof", [group, question])
 
@@ -754,22 +770,22 @@ def rotate_key(group):
         return _have_read_anew({group: members}, present, have_it, "the new key")
 
 
-def _not_ours(minion, group, file):
-    """Why the key that a minion has of a group is not the one in this file, which the ext_pillar made ("" if it is)."""
+def _require_ours(minion, group, file):
+    """Raise CommandExecutionError unless the key that a minion has is that of this file, which the ext_pillar made."""
     pillar = __salt__["pillar.show_pillar"](minion)
     key = (((pillar.get("csyncsync") or {}).get("groups") or {}).get(group) or {}).get("key")
     if not key:
-        return (
+        raise CommandExecutionError(
             f"the pillar of {minion} has no key of {group}; see: salt {minion} state.apply csyncsync.groups test=True"
         )
-    if key == csync2key.read(file):
-        return ""
-    return (
-        f"the key of {group} is not made by the csyncsync ext_pillar: change csyncsync:groups:{group}:key in your"
-        f" pillar, then run: salt-run csyncsync.apply {group}"
-    )
+    if key != csync2key.read(file):
+        raise CommandExecutionError(
+            f"the key of {group} is not made by the csyncsync ext_pillar: change csyncsync:groups:{group}:key in your"
+            f" pillar, then run: salt-run csyncsync.apply {group}"
+        )
 
 
+@_command
 def rotate_certificate(host):
     """
     Give a host a new private key and certificate. The other hosts accept them at once, and the old ones no longer.
@@ -788,15 +804,18 @@ def rotate_certificate(host):
     there = __salt__["mine.get"]("*", "csyncsync.member")
     groups = _groups(host) if host in there and host in _accepted([host], "list") else {}
     if not groups:
-        return f"there is no host {host!r} in any group; there are: {', '.join(sorted(there)) or 'none'}"
+        there = ", ".join(sorted(there)) or "none"
+        raise CommandExecutionError(f"there is no host {host!r} in any group; there are: {there}")
     members = {group: _members(options) for group, options in groups.items()}
     present = _call(_all_of(members), "csyncsync.certificate", [])
     if host not in present:
-        return f"{host} does not answer; nothing was changed"
+        raise CommandExecutionError(f"{host} does not answer; nothing was changed")
     with _undisturbed(members):
         new = _call([host], "csyncsync.renew_certificate", []).get(host)
         if not isinstance(new, dict):
-            return f"{host}: {new or 'did not answer'}; to try again: salt-run csyncsync.rotate_certificate {host}"
+            raise CommandExecutionError(
+                f"{host}: {new or 'did not answer'}; to try again: salt-run csyncsync.rotate_certificate {host}"
+            )
 
         def have_it(minions):
             lack = set()
@@ -888,6 +907,7 @@ def _refresh_behind(group, minions):
 # --- Pauses ----------------------------------------------------------------------------------------------
 
 
+@_command
 def pause(group=None, host=None, minutes=None, comment=""):
     """
     Pause a group, or a host: it sends nothing and gets nothing, and all changes are kept until it is resumed.
@@ -912,11 +932,12 @@ def pause(group=None, host=None, minutes=None, comment=""):
         salt-run csyncsync.pause host=web2 comment='new disk'
     """
     if minutes is not None and (isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0):
-        return f"minutes={minutes!r} is no number above 0"
+        raise CommandExecutionError(f"minutes={minutes!r} is no number above 0")
     until = None if minutes is None else round(time.time() + 60 * minutes)
     return _set_pause(group, host, {"until": until, "comment": str(comment)})
 
 
+@_command
 def resume(group=None, host=None):
     """
     End what ``csyncsync.pause`` began; what has changed meanwhile is sent at once.
@@ -934,7 +955,7 @@ def resume(group=None, host=None):
         salt-run csyncsync.resume host=web2
     """
     result = _set_pause(group, host, None)
-    for name in result if isinstance(result, dict) else ():
+    for name in result:
         for minion in result[name]:
             _ask(name, minion)
     return result
@@ -943,22 +964,26 @@ def resume(group=None, host=None):
 def _set_pause(group, host, pause_):
     """Note a pause, or that there is none, and tell all members. Returns what each of them says."""
     if group is None and host is None:
-        return "name a group, or a host: salt-run csyncsync.pause wwwdata, salt-run csyncsync.pause host=web2"
-    groups, problem = _known(group)
-    members = {name: _members(options) for name, options in groups.items()}
-    chosen = sorted(name for name in members if host is None or host in members[name])
-    if problem or not chosen:
-        return problem or f"{host} is no member of {group or 'any group'}"
-    result = {}
-    for name in chosen:
+        raise CommandExecutionError(
+            "name a group, or a host: salt-run csyncsync.pause wwwdata, salt-run csyncsync.pause host=web2"
+        )
+    members = {name: _members(options) for name, options in _known(group).items()}
+    chosen = {name: hosts for name, hosts in sorted(members.items()) if host is None or host in hosts}
+    if not chosen:
+        raise CommandExecutionError(f"{host} is no member of {group or 'any group'}")
+
+    def tell(name):
         with _record(name) as record:
             pauses = {key: value for key, value in record.get("paused", {}).items() if _lasts(value)}
             pauses.pop(host or ALL_HOSTS, None)
             record["paused"] = {**pauses, **({host or ALL_HOSTS: pause_} if pause_ else {})}
             pauses = dict(record["paused"])
-        answers = _call(members[name], "csyncsync.paused", [name, pauses])
-        result[name] = {minion: _paused_text(minion, answers.get(minion)) for minion in members[name]}
-    return result
+        answers = _call(chosen[name], "csyncsync.paused", [name, pauses], STATUS_ANSWER)
+        return {minion: _paused_text(minion, answers.get(minion)) for minion in chosen[name]}
+
+    # Side by side: a host that is silent would be waited for once for each group.
+    with concurrent.futures.ThreadPoolExecutor(PAUSED_AT_ONCE) as pool:
+        return dict(zip(chosen, pool.map(tell, chosen)))
 
 
 def _lasts(pause_):
@@ -980,6 +1005,7 @@ def _paused_text(minion, pauses):
 # --- Contents --------------------------------------------------------------------------------------------
 
 
+@_command
 def verify(group, rate=VERIFY_RATE // 1_000_000):
     """
     Compare what a group's files really are on all its hosts: type, content, mode, owner and link target, read from the
@@ -1002,15 +1028,10 @@ def verify(group, rate=VERIFY_RATE // 1_000_000):
         salt-run csyncsync.verify wwwdata
         salt-run csyncsync.verify wwwdata rate=200
     """
-    groups, problem = _known(group)
-    if problem:
-        return problem
+    options = _known(group)[group]
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0:
-        return f"rate={rate!r} is no number of megabytes in a second"
-    try:
-        return _verify(group, _members(groups[group]), int(rate * 1_000_000))
-    except CommandExecutionError as err:  # as an exception, Salt would print it with a traceback
-        return str(err)
+        raise CommandExecutionError(f"rate={rate!r} is no number of megabytes in a second")
+    return _verify(group, _members(options), int(rate * 1_000_000))
 
 
 def _verify(group, members, rate):
@@ -1066,6 +1087,7 @@ def _mappings(answers):
     return {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
 
 
+@_command
 def reset(group, source, test=False):
     """
     Rebuild every database of a group; one host's content wins: what others have differently is replaced, and what they
@@ -1086,22 +1108,18 @@ def reset(group, source, test=False):
         salt-run csyncsync.reset wwwdata source=web1 test=True
         salt-run csyncsync.reset wwwdata source=web1
     """
-    groups, problem = _known(group)
-    if problem:
-        return problem
-    options = groups[group]
+    options = _known(group)[group]
     members = _members(options)
     if source not in members or csync2.receives_only(options, source):
-        return f"source= is to be a host that sends: one of {', '.join(members)}"
+        raise CommandExecutionError(f"source= is to be a host that sends: one of {', '.join(members)}")
     if test:
-        try:
-            return _would_reset(group, members, source)
-        except CommandExecutionError as err:
-            return str(err)
+        return _would_reset(group, members, source)
     answers = _statuses(group, members)
     silent = [minion for minion in members if minion not in answers]
     if silent:
-        return f"{', '.join(silent)} did not answer; start it, or take it out of csyncsync:groups:{group}:members"
+        raise CommandExecutionError(
+            f"{', '.join(silent)} did not answer; start it, or take it out of csyncsync:groups:{group}:members"
+        )
     with _leased(group, source):
         return _reset(group, [source, *(minion for minion in members if minion != source)])
 
@@ -1154,6 +1172,7 @@ def _would_reset(group, members, source):
 # --- Conflicts -------------------------------------------------------------------------------------------
 
 
+@_command
 def conflicts(group=None, diff=False):
     """
     Which files several hosts have changed while they did not see each other, and what each of them has.
@@ -1161,7 +1180,8 @@ def conflicts(group=None, diff=False):
     diff
         Also show how their texts differ, as a unified diff.
 
-    Returns ``{GROUP: {path: {minion id: {"type", "size", "time", "mode", "owner", "sha256"}, "diff": text}}}``.
+    Returns ``{GROUP: {path: {minion id: {"type", "size", "time", "mode", "owner", "sha256"}, "diff": text}}}``; under
+    ``"… unknown"`` stand the hosts that did not answer.
 
     CLI Example:
 
@@ -1170,18 +1190,18 @@ def conflicts(group=None, diff=False):
         salt-run csyncsync.conflicts
         salt-run csyncsync.conflicts wwwdata diff=True
     """
-    groups, problem = _known(group)
     result = {}
-    for name, options in sorted(groups.items()):
+    for name, options in sorted(_known(group).items()):
         members = _members(options)
         found, marked = _find_conflicts(name, members)
-        if silent := [minion for minion in members if minion not in marked]:
-            _progress(f"{name}: {', '.join(silent)} did not answer, so there may be more")
         seen = _versions(name, members, found, diff) if found else {}
         result[name] = {_readable(path): _shown(seen[path], diff) for path in found}
-    return problem or result
+        if silent := [minion for minion in members if minion not in marked]:
+            result[name][UNKNOWN] = dict.fromkeys(silent, SILENT)
+    return result
 
 
+@_command
 def resolve(group, *paths, **kwargs):
     """
     End conflicts: one host's version replaces that of all others, on all hosts.
@@ -1200,17 +1220,16 @@ def resolve(group, *paths, **kwargs):
         salt-run csyncsync.resolve wwwdata /var/www/data/index.html winner=web1
         salt-run csyncsync.resolve wwwdata winner=younger
     """
-    winner, (groups, problem) = kwargs.get("winner"), _known(group)
-    if problem:
-        return problem
-    members = _members(groups[group])
+    winner, members = kwargs.get("winner"), _members(_known(group)[group])
     if winner not in members and winner not in csync2conflict.POLICIES:
-        return f"winner= is to be one of {', '.join([*members, *csync2conflict.POLICIES])}"
+        raise CommandExecutionError(f"winner= is to be one of {', '.join([*members, *csync2conflict.POLICIES])}")
     found, marked = _find_conflicts(group, members)
     chosen = [path for path in found if not paths or _readable(path) in paths or path in paths]
     missing = sorted({*paths} - {*chosen} - {_readable(path) for path in chosen})
     if missing:
-        return f"no conflict at {', '.join(missing)}; what there is: salt-run csyncsync.conflicts {group}"
+        raise CommandExecutionError(
+            f"no conflict at {', '.join(missing)}; what there is: salt-run csyncsync.conflicts {group}"
+        )
     winners, result = {}, {}
     seen = _versions(group, members, chosen) if winner not in members else {}
     for path in chosen:
@@ -1273,13 +1292,15 @@ def _have_win(group, host, names):
 
 
 def _readable(path):
-    """A percent-encoded path as people read it."""
-    return urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace")
+    """A percent-encoded path as people read it; what cannot be printed, as a newline, as ``\\x0a``."""
+    text = urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode()) for char in text)
 
 
 # --- Backups ---------------------------------------------------------------------------------------------
 
 
+@_command
 def backups(group, *paths):
     """
     Which old versions there are of files that were overwritten or deleted, and on which hosts: a host keeps what others
@@ -1298,10 +1319,7 @@ def backups(group, *paths):
         salt-run csyncsync.backups wwwdata
         salt-run csyncsync.backups wwwdata /var/www/data/ini /var/www/data/index.html
     """
-    options, problem = _with_backups(group)
-    if problem:
-        return problem
-    members, names = _members(options), [_encoded(path) for path in paths]
+    members, names = _members(_with_backups(group)), [_encoded(path) for path in paths]
     found, failed = _find_backups(group, members, names, bool(names))
     shown = sorted({name for there in found.values() for name in there["paths"]}, key=_newest(found))[:BACKUPS_SHOWN]
     more = {minion: there["more"] + len(there["paths"].keys() - shown) for minion, there in found.items()}
@@ -1316,12 +1334,13 @@ def backups(group, *paths):
         for name in shown
     }
     if failed and not found:
-        return "; ".join(sorted({*failed.values()}))
+        raise CommandExecutionError("; ".join(sorted({*failed.values()})))
     others = {minion: f"{n:,} more; name a directory or a file to see them" for minion, n in more.items() if n}
-    told.update({"… and more": others} if others else {}, **({"… unknown": failed} if failed else {}))
+    told.update({"… and more": others} if others else {}, **({UNKNOWN: failed} if failed else {}))
     return told or f"{group}: no host has an old version of {', '.join(map(str, paths)) or 'any file'}"
 
 
+@_command
 def restore(group, path, host=None, generation=0):
     """
     Put an old version of a file back, on the host that has it; the host then sends it to all others, as any change.
@@ -1343,16 +1362,13 @@ def restore(group, path, host=None, generation=0):
         salt-run csyncsync.restore wwwdata /var/www/data/index.html host=web2
         salt-run csyncsync.restore wwwdata /var/www/data/index.html host=web2 generation=2
     """
-    options, problem = _with_backups(group)
-    if problem:
-        return problem
-    members, name = _members(options), _encoded(path)
+    members, name = _members(_with_backups(group)), _encoded(path)
     if host not in members:
-        return f"host= is to be one of {', '.join(members)}: whose version it is"
+        raise CommandExecutionError(f"host= is to be one of {', '.join(members)}: whose version it is")
     try:
         done = _step(host, "csyncsync.restore", [group, name, generation])
     except CommandExecutionError as err:
-        return {_readable(name): f"not restored: {err}"}
+        raise CommandExecutionError(f"{_readable(name)} is not restored: {err}") from err
     what = f"generation {generation} of {host}, {done['size']:,} bytes,"
     if not done["changed"]:
         return {_readable(name): f"{what} is what is there already"}
@@ -1363,11 +1379,11 @@ def restore(group, path, host=None, generation=0):
 
 
 def _with_backups(group):
-    """(the group's options, "") of a group that keeps old versions, or (None, what is wrong)."""
-    groups, problem = _known(group)
-    if not problem and not groups[group]["backup_directory"]:
-        problem = f"csyncsync:groups:{group}:backup_directory is not set: no old versions are kept"
-    return (None, problem) if problem else (groups[group], "")
+    """The options of a group that keeps old versions. Raises CommandExecutionError."""
+    options = _known(group)[group]
+    if not options["backup_directory"]:
+        raise CommandExecutionError(f"csyncsync:groups:{group}:backup_directory is not set: no old versions are kept")
+    return options
 
 
 def _find_backups(group, members, names, content):
@@ -1409,13 +1425,14 @@ def _await_version(group, members, name, digest):
 def _encoded(path):
     """The reverse of _readable(): percent-encoded."""
     raw = str(path).encode("utf-8", "surrogateescape")
-    raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda byte: bytes.fromhex(byte[1].decode()), raw)
+    raw = re.sub(rb"\\x([0189a-f][0-9a-f]|7f)", lambda byte: bytes.fromhex(byte[1].decode()), raw)
     return urllib.parse.quote_from_bytes(raw.rstrip(b"/"))
 
 
 # --- Status ----------------------------------------------------------------------------------------------
 
 
+@_command
 def status(group=None):
     """
     A table of hosts and groups: what needs somebody, and what to do then; in sync, or how far behind.
@@ -1431,10 +1448,7 @@ def status(group=None):
         salt-run csyncsync.status
         salt-run csyncsync.status wwwdata --out=json
     """
-    groups, problem = _known(group)
-    if problem:
-        return problem
-    members = {name: _members(options) for name, options in sorted(groups.items())}
+    members = {name: _members(options) for name, options in sorted(_known(group).items())}
     minions = sorted({minion for hosts in members.values() for minion in hosts})
     answers = _call(minions, "csyncsync.status", ["size=True"], STATUS_ANSWER) if minions else {}
     rows = {name: csync2report.report(name, hosts, answers, time.time()) for name, hosts in members.items()}

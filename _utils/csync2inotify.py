@@ -346,6 +346,7 @@ class Tree:
             self.remove_root(group, path)
         group.roots[path] = None
         if identity is None:
+            group.whole = group.whole or root is not None  # a push finds, and tells, that it has to be held
             return
         root = group.roots[path] = Root(group, path, only, identity)
         root.excluded = group.excludes.match(path, os.path.basename(path))

@@ -118,8 +118,13 @@ class Hosts:
         return answers[host]
 
     def run(self, *arguments):
-        """What a runner returns; its exit code tells of problems."""
-        return json.loads(self.bed.salt_run("--out=json", *arguments, check=False).stdout)
+        """What a runner returns, or the one line in which it says why it cannot; then its exit code tells so, too."""
+        done = self.bed.salt_run("--out=json", *arguments, check=False)
+        answer = json.loads(done.stdout)
+        if isinstance(answer, dict) and "problem" in answer:
+            assert done.returncode == 1, answer
+            return answer["problem"]
+        return answer
 
     def states(self, group):
         """``{host: what salt-run csyncsync.status says of its state in a group}``."""

@@ -82,9 +82,15 @@ def groups(hosts):
 
 @pytest.fixture(scope="module")
 def broken(hosts, groups):
-    """All faults at once on web1, a forced full push of each group, and ten more seconds; what the pushes returned."""
-    for group, fault in FAULTS.items():
-        fault.break_(hosts, TOPS[group])
+    """
+    All faults at once on web1: told by themselves, though nobody writes anything. A forced full push of each group, and
+    ten more seconds; what the pushes returned.
+    """
+    with hosts.bus() as bus:
+        for group, fault in FAULTS.items():
+            fault.break_(hosts, TOPS[group])
+        told = {f"csyncsync/{group}/held" for group in FAULTS}
+        hosts.eventually(lambda: told <= {tag for tag, _, _ in bus.all()}, 60, "each is told")
     pushes = {group: hosts.push_wholly("web1", group) for group in FAULTS}
     time.sleep(10)  # nothing is to happen by itself either
     return pushes
