@@ -32,6 +32,7 @@ import csync2action
 import csync2backup
 import csync2cert
 import csync2conflict
+import csync2echo
 import csync2inotify
 import csync2journal
 import csync2key
@@ -60,6 +61,8 @@ LET_THROUGH = "let_through"
 MOST_UNSENT = 5000
 #: Seconds that the watcher may take to judge a change, while a peer sends.
 WATCHER_JUDGES = 2.0
+#: Seconds that a check of whole trees waits for peers that send: one at a time does, unless no master is there.
+SILENCE_WAIT = 3.0
 #: Seconds until the watcher has seen that a group's config is gone.
 WATCHER_LETS_GO = 3.0
 #: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
@@ -1028,6 +1031,8 @@ def _check_journal(group, config, full):
     with contextlib.suppress(sqlite3.OperationalError), _open_database(group, write=True) as database:
         database.await_writer()  # the one who pushed before may only just have hung up
     check, trees, mark = _sort_paths(group, config, entries)
+    if full or trees:
+        csync2echo.await_silence(SILENCE_WAIT)
     known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
     if full:
         if top := _rules(config).get("backup_directory"):

@@ -62,6 +62,13 @@ def is_pushing(directory):
     return False
 
 
+def await_silence(seconds):
+    """Wait until nobody sends to this host, up to so many seconds: what csync2 has half made here is no change."""
+    until = time.monotonic() + seconds
+    while is_connected() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 class Filter:
     """What is known of csync2's work on this host, for all groups."""
 
@@ -119,6 +126,7 @@ class Filter:
             self.landing.setdefault(entry.path, now)  # its rename may have come before there was a watch
         if renamed:
             self.landing[entry.path] = now
+            entry.received = True
         elif writing and entry.path in self.landing:
             # rsync.c, csync_rs_patch(): the file gets its name before its buffers are written and it is closed.
             if mask & IN_CLOSE_WRITE:
@@ -159,7 +167,7 @@ class Filter:
         """Tell whether a peer's csync2 is connected; looked up again before the next path can have settled."""
         now = time.monotonic()
         if now - self.receiving_at > min(0.05, settle / 2):
-            self.receiving_at, self.receiving = now, _is_connected()
+            self.receiving_at, self.receiving = now, is_connected()
         return self.receiving
 
 
@@ -216,19 +224,22 @@ class Look:
         """
         if entry.commits is None:
             entry.commits = self.commits
-        verdict = self._judge(entry)
-        if verdict in (GO, ALONE) and (self.receiving or self.died) and self._may_be_csync2s(entry, verdict):
-            return WAIT
-        return verdict
-
-    def _judge(self, entry):
-        """Return GO, ALONE, DROP, or WAIT if the database is locked. When in doubt it goes."""
         try:
             status = os.lstat(entry.path)
         except (FileNotFoundError, NotADirectoryError):
             status = None
         except OSError:
             return GO
+        verdict = self._judge(entry, status)
+        if verdict in (GO, ALONE) and (self.receiving or self.died) and self._may_be_csync2s(entry, status, verdict):
+            return WAIT
+        return verdict
+
+    def _judge(self, entry, status):
+        """
+        Given an entry and its lstat, None if it is gone, return GO, ALONE, DROP, or WAIT if the database is locked.
+        When in doubt it goes.
+        """
         if status is None or not stat.S_ISREG(status.st_mode):
             entry.own = False
         elif entry.csync2s and csync2left.is_unfinished(status):
@@ -327,7 +338,7 @@ class Look:
             return DROP if time.monotonic() - entry.judged >= PUSH_ENDS else WAIT
         return DROP if os.path.exists(os.path.join(entry.group.directory, "left")) else GO
 
-    def _may_be_csync2s(self, entry, verdict):
+    def _may_be_csync2s(self, entry, status, verdict):
         """
         While a peer sends: tell whether csync2's daemon may still be about to write down, commit, or finish what it
         did to this path. It takes several steps: content, owner, mode, time.
@@ -339,6 +350,8 @@ class Look:
             return not entry.compare and age < (OWN_WAIT if entry.own else COMMIT_WAIT)
         if entry.own or age >= COMMIT_WAIT:
             return False
+        if self.receiving and (entry.received or _is_new_directory(status)):
+            return True  # on a busy host seconds pass between two of the steps
         if self.died:
             return age < DIED_WAIT
         uncommitted = os.path.exists(self.path or "") and os.path.exists(f"{self.path}-journal")
@@ -346,7 +359,12 @@ class Look:
         return age < RECORD_WAIT or (uncommitted and self.commits - entry.commits < 2)
 
 
-def _is_connected():
+def _is_new_directory(status):
+    """Tell whether it is a directory with the mode that csync2 gives it first (daemon.c, A_MKDIR)."""
+    return status is not None and stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700
+
+
+def is_connected():
     """
     Tell whether somebody is connected to csync2's port here (also if that cannot be known).
 

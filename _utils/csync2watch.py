@@ -97,6 +97,7 @@ class Entry:
         "own",
         "path",
         "queued",
+        "received",
         "temporary",
         "tree",
         "writing",
@@ -122,8 +123,8 @@ class Entry:
         self.came = False
         #: something below it was not noted on its own, because this entry stands for it
         self.covers = False
-        #: a temporary file that was made as only csync2 does
-        self.csync2s = False
+        #: a temporary file that was made as only csync2 does; a file that had the name of such a one until now
+        self.csync2s = self.received = False
         self.temporary = csync2left.is_temporary(os.path.basename(path))
         #: when it was first found ready, and the number of the database's commit then
         self.judged = None

@@ -396,7 +396,8 @@ def _difference(first, second):
 
 @pytest.fixture(scope="session")
 def _bed():
-    os.environ.setdefault("TESTBED_NAME", "test")
+    # Tests that run beside these have a testbed of their own.
+    os.environ["TESTBED_NAME"] = os.environ.get("TESTBED_NAME", "test") + os.environ.get("PYTEST_XDIST_WORKER", "")
     keep = bool(os.environ.get("TESTBED_KEEP"))  # for work on a test: neither begin anew nor clean up
     bed = Testbed()
     if not keep:

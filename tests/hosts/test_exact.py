@@ -643,6 +643,7 @@ def log_of(hosts, host):
     return hosts.path(host, "/var/log/salt/minion").read_text(errors="replace")
 
 
+@pytest.mark.machine
 def test_an_overflow_checks_the_whole_group(hosts, place):
     """The size of the queue is taken when the descriptor is made, by the minion that starts."""
     host = place.origin
@@ -667,6 +668,7 @@ def test_an_overflow_checks_the_whole_group(hosts, place):
         restart_minion(hosts, host)
 
 
+@pytest.mark.machine
 def test_too_few_watches_are_an_error_that_everybody_sees(hosts, place):
     host = place.origin
     fill(place.top)

@@ -119,6 +119,39 @@ async def test_a_users_write_does_not_wait_for_csync2(host):
 
 
 @on_loop
+async def test_what_is_half_made_is_waited_for_as_long_as_the_peer_is_connected(host):
+    """csync2's daemon may wait for the database, which others write into, between two of its steps."""
+    host.make_database()
+    host.config()
+    await host.start()
+    with a_peer_sends(host):
+        csync2_writes(host, "echo", half=True)
+        (host.tree / "dir").mkdir(0o700)
+        (host.tree / "mine").mkdir(0o755)
+        await host.quiet(3)
+        assert host.lines() == [b"mine/"]
+        (host.tree / "echo").chmod(0o640)
+        os.utime(host.tree / "echo", (1700000000, 1700000000))
+        (host.tree / "dir").chmod(0o755)
+        host.record(host.tree / "echo", host.tree / "dir")
+        await host.quiet(1.5)
+    await host.quiet(1.5)
+    assert host.lines() == [b"mine/"]
+
+
+@on_loop
+async def test_what_is_half_made_goes_out_when_the_peer_has_hung_up(host):
+    host.make_database()
+    host.config()
+    await host.start()
+    with a_peer_sends(host):
+        csync2_writes(host, "echo", half=True)
+        await host.quiet(2.0)
+        assert not host.lines()
+    await host.until(lambda: host.lines() == [b"echo"], 3)
+
+
+@on_loop
 async def test_two_commits_later_a_difference_is_a_users(host):
     host.make_database()
     host.config()

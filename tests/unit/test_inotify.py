@@ -133,6 +133,7 @@ async def test_names_that_are_no_utf8(host):
     await host.until(lambda: host.lines() == [b"d\xe4/" + name])
 
 
+@pytest.mark.machine
 @on_loop
 async def test_overflow(host):
     limit = pathlib.Path("/proc/sys/fs/inotify/max_queued_events")
@@ -155,6 +156,7 @@ async def test_overflow(host):
     await host.until(lambda: host.lines() == [b"d299/x"])
 
 
+@pytest.mark.machine
 @on_loop
 async def test_too_few_watches(host):
     limit = pathlib.Path("/proc/sys/fs/inotify/max_user_watches")
