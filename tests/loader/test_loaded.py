@@ -64,6 +64,7 @@ UTILS = {
     "csync2action.told",
     "csync2cert.judge",
     "csync2conflict.find",
+    "csync2echo.is_connected",
     "csync2inotify.watch_limit",
     "csync2journal.write",
     "csync2key.proof",

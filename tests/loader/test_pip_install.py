@@ -86,6 +86,7 @@ def test_the_package_holds_every_room(installed, tree):
     needed = (
         "cert",
         "conflict",
+        "echo",
         "gate",
         "inotify",
         "journal",
