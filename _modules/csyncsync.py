@@ -1419,10 +1419,24 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         found, before = _compare(group, config, peer), _read_json(_group_path(group, "alone"), {})
         # What is here alone only by now was deleted by the source meanwhile; or made here, and then the check finds it.
         alone = found.only_here & {os.fsencode(path) for path in before.get("paths", map(os.fsdecode, found.only_here))}
-        deleted = {path for path in found.only_there if csync2journal.is_among(unsent, path)}
+        there = found.only_there | _only_elsewhere(group, config, peer, unsent)
+        deleted = {path for path in there if csync2journal.is_among(unsent, path)}
         _csync2_paths(group, ["-m"], sorted(alone | deleted))
         _establish(group, None)
     return {"group": group, "state": "established", "unsent": _as_text(unsent)}
+
+
+def _only_elsewhere(group, config, source, unsent):
+    """
+    What hosts beside the source have, and this one does not, as a set of paths: with unsent changes, some may not have
+    got the deletions that the source got.
+    """
+    others = {host["address"] for host in config["hosts"].values()} - {config["address"], source}
+    there = set()
+    for peer in sorted(others if unsent else ()):
+        with contextlib.suppress(CommandExecutionError):  # it does not answer: what it has stays there
+            there |= _compare(group, config, peer).only_there
+    return there
 
 
 def reset(group):

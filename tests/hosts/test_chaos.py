@@ -96,7 +96,10 @@ def test_all_trees_are_as_their_writers_made_them_after(hosts, parts, seed, faul
 
 def all_established(hosts):
     """Tell whether each host answers, and has a database that says that it is a member."""
-    answers = hosts.call(HOSTS, "csyncsync.status", "wwwshared", seconds=10)
+    try:
+        answers = hosts.call(HOSTS, "csyncsync.status", "wwwshared", seconds=10)
+    except AssertionError:  # the master has just been killed
+        return False
     found = [answer["wwwshared"]["state"] for answer in answers.values() if isinstance(answer, dict)]
     return found == ["established"] * len(HOSTS)
 

@@ -113,6 +113,27 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
     hosts.equal(hosts=ALL)
 
 
+def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_away(hosts, joined):
+    """Nothing is left of the database; another host had got the deletions already."""
+    gone = [f"{SHARED}/lost/deleted-before/{name}" for name in ("a", "b/c", "d")]
+    for path in gone:
+        hosts.write("web1", path, "x\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.bed.cut("web3")
+    try:
+        hosts.shell("web1", f"rm -r {SHARED}/lost/deleted-before")
+        hosts.everywhere(gone[0], None, hosts=("web1", "web2", "web4"), seconds=30)
+    finally:
+        hosts.bed.heal("web3")
+    with open(hosts.path("web1", "/var/lib/csync2/web1_wwwshared.db3"), "r+b") as file:
+        file.truncate(5000)
+    for path in gone:
+        hosts.everywhere(path, None, hosts=ALL, seconds=120)
+    hosts.settled("wwwshared", hosts=ALL, seconds=90)
+    hosts.equal(hosts=ALL)
+
+
 def test_a_host_taken_out_of_the_members_leaves(hosts, joined):
     """The others no longer name it, the group is taken off it, and its files stay; it can come back."""
     tree = hosts.equal(hosts=ALL)
