@@ -1031,6 +1031,7 @@ def _check_journal(group, config, full):
     with contextlib.suppress(sqlite3.OperationalError), _open_database(group, write=True) as database:
         database.await_writer()  # the one who pushed before may only just have hung up
     check, trees, mark = _sort_paths(group, config, entries)
+    csync2send.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
     if full or trees:
         csync2echo.await_silence(SILENCE_WAIT)
     known = _known_temporaries(group, check + mark, [b"/"] if full else trees)

@@ -64,6 +64,8 @@ PILLAR_AGE_WITHOUT = 1
 #: Seconds of silence after which a minion is asked whether its job still runs, and to wait for the answer; while it
 #: does, it is waited for. The same for the status, which takes no time and is looked at by somebody.
 ANSWER, STATUS_ANSWER = 10, 5
+#: What is said of a host that did not answer when something was paused or resumed.
+LATER = "; it hears of this when it next asks to push"
 #: Groups that are paused at once.
 PAUSED_AT_ONCE = 8
 #: What is said of a host that did not answer.
@@ -394,7 +396,8 @@ def _holds(lease):
     if lease.get("pid"):  # a process here, of a join for example
         return _is_runner(lease["pid"])
     running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
-    return bool(running.get(lease["host"]))
+    # Of a dead minion Salt returns a text that says so.
+    return bool(_mappings(running).get(lease["host"]))
 
 
 def _is_runner(pid):
@@ -726,10 +729,23 @@ def release(group, host=None):
 
         salt-run csyncsync.release wwwdata
     """
-    members = _members(_known(group)[group])
-    states = _call(members if host is None else [host], "csyncsync.status", [group])
+    members = _chosen(group, host)
+    states = _call(members, "csyncsync.status", [group])
     held = [m for m, answer in states.items() if isinstance(answer, dict) and (answer.get(group) or {}).get("held")]
+    if not held:
+        silent = [minion for minion in members if minion not in states]
+        raise CommandExecutionError(
+            f"no push of {group} is held" + (f"; {', '.join(silent)} did not answer" if silent else "")
+        )
     return {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m) for m in sorted(held)}
+
+
+def _chosen(group, host):
+    """The members of a group, or the one that is named. Raises CommandExecutionError."""
+    members = _members(_known(group)[group])
+    if host is not None and host not in members:
+        raise CommandExecutionError(f"{host} is no member of {group}; there are: {', '.join(members)}")
+    return members if host is None else [host]
 
 
 # --- Keys and certificates that change -------------------------------------------------------------------
@@ -955,18 +971,17 @@ def resume(group=None, host=None):
         salt-run csyncsync.resume host=web2
     """
     result = _set_pause(group, host, None)
-    for name in result:
-        for minion in result[name]:
-            _ask(name, minion)
+    for name, told in result.items():
+        for minion in told:
+            if not told[minion].endswith(LATER):  # a host that does not answer would be waited for
+                _ask(name, minion)
     return result
 
 
 def _set_pause(group, host, pause_):
     """Note a pause, or that there is none, and tell all members. Returns what each of them says."""
     if group is None and host is None:
-        raise CommandExecutionError(
-            "name a group, or a host: salt-run csyncsync.pause wwwdata, salt-run csyncsync.pause host=web2"
-        )
+        raise CommandExecutionError("name a group, or a host, as in: wwwdata; host=web2")
     members = {name: _members(options) for name, options in _known(group).items()}
     chosen = {name: hosts for name, hosts in sorted(members.items()) if host is None or host in hosts}
     if not chosen:
@@ -993,7 +1008,7 @@ def _lasts(pause_):
 def _paused_text(minion, pauses):
     """What a member's answer says of itself."""
     if not isinstance(pauses, dict):
-        return f"{pauses or 'did not answer'}; it hears of this when it next asks to push"
+        return f"{pauses or 'did not answer'}{LATER}"
     found = pauses.get(ALL_HOSTS) or pauses.get(minion)
     if not found:
         others = ", ".join(sorted(pauses))
@@ -1230,7 +1245,11 @@ def resolve(group, *paths, **kwargs):
         raise CommandExecutionError(
             f"no conflict at {', '.join(missing)}; what there is: salt-run csyncsync.conflicts {group}"
         )
+    silent = {minion for minion in members if minion not in marked}
+    if silent and not chosen:
+        raise CommandExecutionError(f"no conflict is known: {', '.join(sorted(silent))} did not answer")
     winners, result = {}, {}
+    where = f"on all hosts that answer, and gets to {', '.join(sorted(silent))} later" if silent else "on all hosts"
     seen = _versions(group, members, chosen) if winner not in members else {}
     for path in chosen:
         try:
@@ -1241,8 +1260,8 @@ def resolve(group, *paths, **kwargs):
     for host, names in sorted(winners.items()):
         wins = [_readable(path) for path in sorted(names.intersection(chosen))]
         try:
-            left = _have_win(group, host, names)
-            result.update(dict.fromkeys(wins, f"{host}'s version is on all hosts"))
+            left = _have_win(group, host, names, silent)
+            result.update(dict.fromkeys(wins, f"{host}'s version is {where}"))
             result.update({_readable(path): f"{host}'s version is still to be sent" for path in left & {*chosen}})
         except CommandExecutionError as err:
             result.update(dict.fromkeys(wins, f"not resolved: {err}"))
@@ -1275,17 +1294,23 @@ def _best(policy, versions, hosts):
     return csync2conflict.winner(policy, {host: versions[host] for host in hosts if host in versions})
 
 
-def _have_win(group, host, names):
-    """Have a host's version of paths win, and wait for it. Returns what it still has to send, as a set."""
-    until, left = time.monotonic() + RESOLVE_WAIT, set(names)
+def _have_win(group, host, names, silent):
+    """
+    Have a host's version of paths win, and wait until it is on all hosts but the silent ones. Returns what it still has
+    to send, as a set.
+    """
+    until, left, told = time.monotonic() + RESOLVE_WAIT, set(names), None
     while left and time.monotonic() < until:
         # Again and again: csync2 forgets that a mark is forced when the other host tries to send its own version.
         _step(host, "csyncsync.win", [group, sorted(left)], kind=int)
         _ask(group, host)
         for _ in range(RESOLVE_AGAIN):
             time.sleep(1)
-            left = names & {*_step(host, "csyncsync.marked", [group])}
-            _progress(f"{group}: {host} has {len(left)} of {len(names)} entries to send")
+            marked = _step(host, "csyncsync.marked", [group])
+            left = {path for path in names & marked.keys() if not silent.issuperset(marked[path])}
+            if told != len(left):
+                told = len(left)
+                _progress(f"{group}: {host} has {told} of {len(names)} entries to send")
             if not left:
                 break
     return left
@@ -1293,8 +1318,7 @@ def _have_win(group, host, names):
 
 def _readable(path):
     """A percent-encoded path as people read it; what cannot be printed, as a newline, as ``\\x0a``."""
-    text = urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode()) for char in text)
+    return csync2report.one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
 
 
 # --- Backups ---------------------------------------------------------------------------------------------

@@ -290,7 +290,9 @@ class Look:
         # csync2's own check cannot see a change that leaves size, second, mode and owner as they were recorded.
         if entry.own or entry.compare:
             return ALONE
-        return DROP if status.st_mtime_ns % 10**9 == 0 or csync2left.is_unfinished(status) else ALONE
+        if status.st_mtime_ns % 10**9 == 0:
+            return self._drop(entry)
+        return DROP if csync2left.is_unfinished(status) else ALONE
 
     def _compare_with_before(self, entry, status):
         """

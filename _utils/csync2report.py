@@ -159,9 +159,9 @@ def table(groups, color=lambda text, problem: text):
     lines = []
     for group, minion, row in rows:
         for what, remedy in row["problems"]:
-            lines += [color(f"{group} on {minion}: {_one_line(what)}", True), f"    {_one_line(remedy)}"]
+            lines += [color(f"{group} on {minion}: {one_line(what)}", True), f"    {one_line(remedy)}"]
     lines += [
-        f"note: {group} on {minion}: {_one_line(note)}" for group, minion, row in rows for note in row.get("notes", ())
+        f"note: {group} on {minion}: {one_line(note)}" for group, minion, row in rows for note in row.get("notes", ())
     ]
     lines += [f"note: {told}" for told in versions(groups)]
     cells = [HEADER, *(_cells(*item) for item in rows)]
@@ -177,7 +177,7 @@ STATE = 40
 
 
 def _cells(group, minion, row):
-    state = _one_line(row["state"])
+    state = one_line(row["state"])
     state = state if len(state) <= STATE else state[: STATE - 1] + "…"
     if "to_send" not in row:
         return (group, minion, state, *[""] * (len(HEADER) - 3))
@@ -205,9 +205,15 @@ def _room(row):
     return f"{_bytes(row['free'])} of {_bytes(row['disk'])}" + (" (smallest)" if row.get("smallest_disk") else "")
 
 
-def _one_line(text):
-    """Names of files come from whoever may write in a group: none of them is to make lines, or colors, of its own."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def one_line(text):
+    """
+    Names of files come from whoever may write in a group: none of them is to make lines, or colors, of its own. What
+    cannot be printed, as a newline, is shown as ``\\x0a``.
+    """
+    return "".join(
+        char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+        for char in text
+    )
 
 
 def _bytes(number):

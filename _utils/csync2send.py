@@ -52,6 +52,10 @@ CLOCK_REALTIME_COARSE = 5
 #: Seconds after an interruption for which a peer's file counts as half made, if it has the content of the one here, or
 #: the size of what was sent. Hosts boot for minutes.
 COMPLETED_WITHIN = 600.0
+#: The log of states before changes; paths of one check that it takes, and rows that are read at once.
+BEFORE, NOTED, ROWS = "before", 5000, 200
+#: Seconds from the note that an entry is to be sent until csync2 has read it, in a part of many.
+SENT_WITHIN = 60.0
 
 
 #: What a peer answers that cannot write a file (daemon.c: strerror(errno)), as csync2 tells it with three -v.
@@ -111,7 +115,10 @@ class _Send:
         self.seen = {}
         #: directories that the peer lacks, those that were marked because of that, and this host's own encoded address
         self.lacking, self.marked, self.own = set(), set(), b""
-        self.sent = csync2sent.Sent(os.path.join(notes, peer))
+        #: the logs of what was sent, and of what stood here before it was changed; and the states in which the entries
+        #: of the last run stand in the first one
+        self.sent, self.before = (csync2sent.Log(os.path.join(notes, name)) for name in (peer, BEFORE))
+        self.noted = {}
 
     def all(self):
         """Send all that is marked."""
@@ -236,12 +243,17 @@ class _Send:
         done, also after it has said that all is well: it takes that for changes of its own host.
         """
         with self._shared() as shared:
-            self.sent.begin({entry.name: shared.record(csync2.decode(entry.name)) or _GONE for entry in entries})
+            self.noted = {entry.name: shared.record(csync2.decode(entry.name)) or _GONE for entry in entries}
+        self.sent.begin(self.noted)
 
     def _note_outcome(self, entries, done, interrupted):
-        """Given names, note what the peer has taken, and what it has not been sent: neither done nor interrupted."""
+        """
+        Given names, note what the peer has taken, and what it has not been sent: neither done nor interrupted. In which
+        state it took what has changed meanwhile is unknown.
+        """
         names = {entry.name for entry in entries}
-        self.sent.end(names & set(done), names - set(done) - set(interrupted))
+        taken = {name for name in names & set(done) if _stands(name) == self.noted[name]}
+        self.sent.end(taken, names - set(done) - set(interrupted))
 
     def _discharge(self, entries, deleted):
         """Discharge entries, but for those that csync2 has recorded otherwise than they were sent."""
@@ -295,37 +307,60 @@ class _Send:
 
     def _complete(self, entries):
         """
-        Send once more, whatever the peer says of it, what it has as it was sent, or half made: its csync2 has died
-        since and takes that for changes of its own, but nobody has made them. Returns the other entries.
+        Send once more, whatever the peer says of it, what it has as both hosts had it, or half made: nobody has changed
+        that there. It has a mark for a third host, or its csync2 has died. Returns the other entries.
         """
-        doubtful = [entry for entry in entries if self.sent.states(entry.name)]
+        doubtful = [entry for entry in entries if self._common(entry.name)]
         if not doubtful:
             return entries
         states = self._ask(doubtful)
         ours = {entry for entry in doubtful if entry.name in states and self._is_ours(entry.name, states[entry.name])}
         if ours:
-            log.info("csyncsync: csync2 on %s has died at %d paths; they are sent again", self.peer, len(ours))
+            log.info(
+                "csyncsync: %s refuses %d paths that nobody has changed there; they are sent again",
+                self.peer,
+                len(ours),
+            )
             kept, _, _ = self._once([entry._replace(forced=1) for entry in ours])
             ours = {entry for entry in ours if entry.name not in kept}
-            with self.alone:  # the peer may have handed it on
-                csync2run.run_paths(self.group, ["-m"], [csync2.decode(entry.name) for entry in ours])
+            paths = [csync2.decode(entry.name) for entry in ours]
+            with self.alone:  # the peer, which has it by now, may have handed on what it had
+                csync2run.run_paths(self.group, ["-m"], paths)
+                with csync2.Database(self.database, timeout=20, write=True) as shared:
+                    shared.unmark(paths, self.peer)
         return [entry for entry in entries if entry not in ours]
+
+    def _common(self, name):
+        """
+        The states, as a set, in which the peer may have a name if nobody has changed it there: what it took last from
+        here, or what stood here when it was changed after that; and what it was sent since.
+        """
+        (sent, when), (before, changed) = self.sent.taken(name), self.before.taken(name)
+        last = sent if when >= changed else before
+        return {state for state, _ in self.sent.begun(name)} | ({last} if last else set())
 
     def _is_ours(self, name, state):
         """
-        Tell whether a peer's state is one in which it was sent what stood here, which may have changed since.
+        Tell whether a peer's state is one that both hosts had, which may have changed here since.
         """
         begun = self.sent.begun(name, COMPLETED_WITHIN)
         if state.is_half_made(bool(begun)) and self.sent.begun(name):
             return True
-        if any(state.is_begun(_fields(text)) for text in begun):
+        if any(state.is_begun(_fields(text)) for text, _ in begun):
             return True
-        same = {sent for sent in self.sent.states(name) if _as_told(sent) == state.told}
-        return bool(same) and (not any(map(_has_time, same)) or self._recorded(state.path) in same)
+        same = {sent for sent in self._common(name) if _as_told(sent) == state.told}
+        if not same or None in map(_time, same):
+            return bool(same)
+        recorded = self._recorded(state.path)
+        # What is written to while it is sent may have been sent in a later state than the one that was noted.
+        later = any(
+            _time(text) <= (_time(recorded) or -1) <= when + SENT_WITHIN for text, when in begun if text in same
+        )
+        return recorded in same or later
 
     def _recorded(self, path):
         """
-        The state that csync2 on the peer has recorded of a path, None if it does not say.
+        The state that csync2 on the peer has recorded of a path, empty if it does not say.
 
         It tells a file's time, which the states that it is asked for do not; and it is what stands there, because
         csync2 looks before it refuses something.
@@ -336,9 +371,9 @@ class _Send:
                 self.group, "-v", "-v", "-T", own, self.peer, path, peer=self.peer, fine=(0, 2), hopeless=lambda: True
             )
         except csync2run.CommandError:
-            return None
+            return b""
         found = re.search(rb"^Fetched tuple from peer: " + re.escape(path) + rb" \[(\S+)\]$", output, re.MULTILINE)
-        return found and found.group(1)
+        return found.group(1) if found else b""
 
     def _waits(self, copy, entries):
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
@@ -406,6 +441,25 @@ class _Send:
         with self._shared() as shared:
             shared.copy(path, entries)
         return path
+
+
+def note_before(database, notes, paths, trees):
+    """
+    Note in which state a check is about to find changed these paths, and all that is recorded below these trees: all
+    hosts have it so, unless it is marked already.
+    """
+    names = [*paths]
+    with csync2.Database(database, timeout=20) as shared:
+        for tree in trees:
+            names += {tree, *shared.below(tree)}
+        records, dirty = {}, set()
+        for start in range(0, min(len(names), NOTED), ROWS):
+            found, marked = shared.records(names[start : start + ROWS])
+            records.update(found)
+            dirty |= marked
+    common = {csync2.encode(path): records.get(path, _GONE) for path in names[:NOTED] if path not in dirty}
+    os.makedirs(notes, mode=0o700, exist_ok=True)
+    csync2sent.Log(os.path.join(notes, BEFORE)).take(common)
 
 
 def now():
@@ -490,12 +544,7 @@ class _State:
     @property
     def told(self):
         """Its text; without one that of what stands here."""
-        if self.text:
-            return self.text
-        try:
-            return _as_told(csync2.check_text(self.path, os.lstat(self.path)))
-        except OSError:
-            return _GONE
+        return self.text or _as_told(_stands(csync2.encode(self.path)))
 
     def is_half_made(self, fresh):
         """
@@ -531,11 +580,13 @@ def _fields(text):
 
 
 #: A state with a time, as csync2 records it of all but directories and links (checktxt.c).
-_TIME = re.compile(rb"^v1:mtime=-?[0-9]+:")
+_TIME = re.compile(rb"^v1:mtime=(-?[0-9]+):")
 
 
-def _has_time(record):
-    return _TIME.match(record) is not None
+def _time(record):
+    """The time in a recorded state, in seconds since the epoch; None if it has none."""
+    found = _TIME.match(record)
+    return int(found.group(1)) if found else None
 
 
 def _as_told(record):
@@ -584,6 +635,15 @@ def _above(path):
     while len(path) > 1:
         path = os.path.dirname(path)
         yield path
+
+
+def _stands(name):
+    """Given an encoded name, return the state of what is there, as csync2 would record it."""
+    path = csync2.decode(name)
+    try:
+        return csync2.check_text(path, os.lstat(path))
+    except OSError:
+        return _GONE
 
 
 def _is_directory(path):

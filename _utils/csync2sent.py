@@ -1,9 +1,11 @@
 """
-The log of what a peer was sent last, and in which state.
+Logs of the states of files that this host and others had in common: what a peer was sent last, and what stood here
+before a change.
 
-csync2 on the peer takes what it has not committed when it dies for changes of its own host, and refuses what comes
-next. This tells such a state, which this host has sent, from a change that somebody made there. May call the standard
-library; knows nothing of csync2 but its encoded names and states, which hold no white space.
+csync2 refuses what is sent to a peer that has a mark on the path: also if the mark is there for a third host that is
+away, or because csync2 died there before it had committed what it got. A state that was common tells that nobody has
+changed the file there. May call the standard library; knows nothing of csync2 but its encoded names and states, which
+hold no white space.
 """
 
 import os
@@ -17,12 +19,12 @@ KEPT = 86400.0
 _BEGUN, _TAKEN, _NOT_SENT = b"+", b"=", b"-"
 
 
-class Sent:
+class Log:
     """
-    The log of one peer: a file with a line when an entry begins to be sent, and one with what came of it.
+    A file with a line when an entry begins to be sent, and one with what came of it.
 
-    It only grows, and is read only once the peer refuses something, so it costs a push two short writes. A line that
-    was cut off, by a full disk or a loss of power, is none.
+    It only grows, and is read only once a peer refuses something, so it costs a push two short writes. A line that was
+    cut off, by a full disk or a loss of power, is none.
     """
 
     def __init__(self, path):
@@ -37,15 +39,21 @@ class Sent:
         """Note which of the names that have begun the peer has taken, and which it was not sent, or has refused."""
         self._append([(_TAKEN, name) for name in taken] + [(_NOT_SENT, name) for name in not_sent])
 
-    def states(self, name):
-        """In which states, as a set, the peer may have a name from this host: what it took last, or was sent since."""
-        taken, begun = self._entries().get(name, (None, ()))
-        return {state for state, _ in begun} | ({taken} if taken else set())
+    def take(self, states):
+        """Note ``{encoded name: state}`` that was common."""
+        self._append(line for name, state in states.items() for line in ((_BEGUN, name, state), (_TAKEN, name)))
+
+    def taken(self, name):
+        """``(state, when)`` that was common last, (None, 0) if that is not known."""
+        return self._entries().get(name, ((None, 0), ()))[0]
 
     def begun(self, name, seconds=KEPT):
-        """The states, as a set, in which a name began to be sent within the last seconds, to an end that is unknown."""
+        """
+        ``[(state, when, in seconds since the epoch), …]`` in which a name began to be sent within the last seconds, to
+        an end that is unknown.
+        """
         _, begun = self._entries().get(name, (None, ()))
-        return {state for state, when in begun if time.time() - when < seconds}
+        return [(state, when) for state, when in begun if time.time() - when < seconds]
 
     def _append(self, entries):
         now = b"%d" % time.time()
@@ -60,7 +68,7 @@ class Sent:
             os.replace(self.path, f"{self.path}.old")
 
     def _entries(self):
-        """``{encoded name: (state that the peer took last or None, [(state, when it began to be sent), …])}``."""
+        """``{encoded name: ((state that was taken last or None, when), [(state, when it began to be sent), …])}``."""
         if self._read is None:
             self._read = {}
             for path in (f"{self.path}.old", self.path):
@@ -77,8 +85,8 @@ class Sent:
         if len(words) < 3 or not words[0].isdigit() or not 0 <= time.time() - int(words[0]) < KEPT:
             return
         when, what, name, *state = words
-        taken, begun = self._read.get(name, (None, []))
+        taken, begun = self._read.get(name, ((None, 0), []))
         if what == _BEGUN and len(state) == 1:
             self._read[name] = (taken, [*begun, (state[0], int(when))])
         elif begun and not state:
-            self._read[name] = (begun[-1][0], []) if what == _TAKEN else (taken, begun[:-1])
+            self._read[name] = (begun[-1], []) if what == _TAKEN else (taken, begun[:-1])

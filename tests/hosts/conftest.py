@@ -417,3 +417,10 @@ def hosts(_bed):
     hosts = Hosts(_bed, ["web1", "web2", "web3"])
     yield hosts
     hosts.close()
+
+
+@pytest.fixture
+def in_sync(hosts):
+    """A test begins when what the one before did is over, everywhere."""
+    hosts.equal(seconds=120)
+    hosts.settled(seconds=120)

@@ -11,10 +11,7 @@ HOSTS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
 
 
-@pytest.fixture(autouse=True)
-def _in_sync(hosts):
-    hosts.equal(seconds=90)
-    hosts.settled(seconds=90)
+pytestmark = pytest.mark.usefixtures("in_sync")
 
 
 @contextlib.contextmanager

@@ -11,10 +11,7 @@ HOSTS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
 
 
-@pytest.fixture(autouse=True)
-def _in_sync(hosts):
-    hosts.equal(seconds=90)
-    hosts.settled(seconds=90)
+pytestmark = pytest.mark.usefixtures("in_sync")
 
 
 def behind(hosts, path, seconds=4):
@@ -114,7 +111,7 @@ def test_a_test_of_sync_tells_what_would_be_sent_and_does_nothing(hosts):
 
 
 def test_verify_finds_what_the_databases_do_not_know(hosts):
-    path = f"{SHARED}/verify/einé\nLüge%"
+    path, shown = (f"{SHARED}/verify/einé{end}Lüge%" for end in ("\n", "\\x0a"))
     hosts.write("web1", path, "content\n")
     hosts.everywhere(path, "content\n")
     hosts.settled("wwwshared")
@@ -133,9 +130,9 @@ def test_verify_finds_what_the_databases_do_not_know(hosts):
         done = hosts.bed.salt_run("--out=json", "csyncsync.verify", "wwwshared", "rate=1", check=False)
         assert done.returncode == 1
         found = json.loads(done.stdout)["differences"]
-        assert set(found) == {path, f"{SHARED}/verify"}
+        assert set(found) == {shown, f"{SHARED}/verify"}
         digests = [hashlib.sha256(content).hexdigest() for content in (b"content\n", b"contenT\n", b"content\n")]
-        assert [found[path][host]["sha256"] for host in HOSTS] == digests
+        assert [found[shown][host]["sha256"] for host in HOSTS] == digests
         assert [found[f"{SHARED}/verify"][host]["mode"] for host in HOSTS] == ["0755", "0755", "0711"]
     finally:
         hosts.run("csyncsync.resume", "wwwshared")

@@ -13,11 +13,7 @@ from chaos import lock
 HOSTS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
 
-
-@pytest.fixture(autouse=True)
-def _in_sync(hosts):
-    hosts.equal(seconds=90)
-    hosts.settled(seconds=90)
+pytestmark = pytest.mark.usefixtures("in_sync")
 
 
 def test_a_dead_host_delays_nobody_else(hosts):
@@ -33,6 +29,51 @@ def test_a_dead_host_delays_nobody_else(hosts):
         hosts.bed.boot("web3")
     hosts.equal(seconds=60)
     hosts.settled(seconds=90)
+
+
+def test_a_host_that_died_when_it_was_its_turn_holds_nobody_up(hosts):
+    """The master is told by Salt, in words, that the host is not connected: that is no sign of life."""
+    hosts.bed.kill("web3")
+    try:
+        hosts.bed.salt_run("csyncsync.sync", "wwwshared", "host=web3", check=False)
+        for number in range(2):
+            hosts.write("web1", f"{SHARED}/not-its-turn-{number}", "x\n")
+            hosts.everywhere(f"{SHARED}/not-its-turn-{number}", "x\n", hosts=["web1", "web2"], seconds=45 - 40 * number)
+    finally:
+        hosts.bed.boot("web3")
+    hosts.equal(seconds=60)
+
+
+def test_others_change_each_others_files_while_a_host_is_dead(hosts):
+    """What waits for it on one host is no reason to refuse what another host makes of the same file."""
+    top, living = f"{SHARED}/by-turns", ["web1", "web2"]
+    for name in ("deleted", "dir/a", "dir/b", "mode"):
+        hosts.write("web1", f"{top}/{name}", "0\n")
+    hosts.equal()
+    hosts.settled("wwwshared")
+    hosts.bed.kill("web3")
+    try:
+        for turn in range(1, 7):
+            host = living[turn % 2]
+            hosts.write(host, f"{top}/file", f"turn {turn}\n")
+            hosts.write(host, f"{top}/{turn % 3}/made", f"turn {turn}\n")
+            hosts.path(host, f"{top}/mode").chmod(0o600 + turn)
+            hosts.everywhere(f"{top}/file", f"turn {turn}\n", hosts=living, seconds=15)
+            hosts.equal(top, hosts=living, seconds=15)
+        hosts.write("web1", f"{top}/deleted", "1\n")
+        hosts.write("web1", f"{top}/dir/a", "1\n")
+        hosts.equal(top, hosts=living, seconds=15)
+        hosts.path("web2", f"{top}/deleted").unlink()
+        shutil.rmtree(hosts.path("web2", f"{top}/dir"))
+        hosts.equal(top, hosts=living, seconds=15)
+        hosts.write("web1", f"{top}/deleted", "made again\n")
+        hosts.write("web1", f"{top}/dir", "a file now\n")
+        hosts.equal(top, hosts=living, seconds=15)
+    finally:
+        hosts.bed.boot("web3")
+    hosts.equal(seconds=90)
+    hosts.settled("wwwshared", seconds=90)
+    assert hosts.read("web3", f"{top}/file") == "turn 6\n"
 
 
 def test_a_host_that_was_off_catches_up_both_ways(hosts):

@@ -41,10 +41,7 @@ for line in itertools.chain(first, iter(sys.stdin.buffer.readline, b"")):
 """
 
 
-@pytest.fixture(autouse=True)
-def _in_sync(hosts):
-    hosts.equal(seconds=120)
-    hosts.settled(seconds=120)
+pytestmark = pytest.mark.usefixtures("in_sync")
 
 
 def key(hosts, host):

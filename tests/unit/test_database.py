@@ -494,8 +494,11 @@ def test_marked_paths_are_marked_for_one_peer(tree):
         database.mark([path], "10.0.0.1", "fd00::3")
         database.mark([path], "10.0.0.1", "fd00::3")
     assert tree.csync2("data", "-M").stdout.split("\t")[1:3] == ["10.0.0.1", "fd00::3"]
-    with tree.database() as database:
+    with tree.database(write=True) as database:
         assert database.dirty() == [(path, "fd00::3", False)]
+        database.mark([path], "10.0.0.1", "10.0.0.2")
+        database.unmark([path], "fd00::3")
+        assert database.dirty() == [(path, "10.0.0.2", False)]
 
 
 def test_a_failed_change_leaves_everything_as_it_was(tree):

@@ -50,7 +50,7 @@ def test_a_name_makes_no_line_and_no_color_of_its_own():
     name = "/d/x\nwww on web1: in sync\x1b[2J\u202e"
     found = rows(web1=status(refused={"web2": [name]}), web2=status(refused={"web1": [name]}))
     lines = csync2report.table({"g": found})
-    assert lines[0] == "g on web1: CONFLICT with web2: /d/x\\nwww on web1: in sync\\x1b[2J\\u202e"
+    assert lines[0] == "g on web1: CONFLICT with web2: /d/x\\x0awww on web1: in sync\\x1b[2J\\xe2\\x80\\xae"
     assert all(char.isprintable() for line in lines for char in line)
     assert name in found["web1"]["problems"][0][0], "programs get it as it is"
 

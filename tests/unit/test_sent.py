@@ -13,67 +13,71 @@ def path(tmp_path):
 
 
 def test_nothing_was_sent(path):
-    sent = csync2sent.Sent(path)
-    assert sent.states(NAME) == sent.begun(NAME) == set()
+    sent = csync2sent.Log(path)
+    assert sent.taken(NAME) == (None, 0) and not sent.begun(NAME)
     sent.begin({})
     sent.end([], [])
-    assert sent.states(NAME) == set()
+    sent.take({})
+    assert sent.taken(NAME) == (None, 0)
 
 
 def test_what_the_peer_took_last_and_what_was_sent_since(path):
     for state in (GONE, OTHER, REG):
-        csync2sent.Sent(path).begin({NAME: state, b"/b": state})
+        csync2sent.Log(path).begin({NAME: state, b"/b": state})
         if state == OTHER:
-            csync2sent.Sent(path).end([NAME], [])
-    sent = csync2sent.Sent(path)
-    assert sent.states(NAME) == {OTHER, REG}, "what came before is history"
-    assert sent.begun(NAME) == {REG}
-    assert sent.states(b"/b") == sent.begun(b"/b") == {GONE, OTHER, REG}
+            csync2sent.Log(path).end([NAME], [])
+    sent = csync2sent.Log(path)
+    assert sent.taken(NAME)[0] == OTHER, "what came before is history"
+    assert [state for state, _ in sent.begun(NAME)] == [REG]
+    assert [state for state, _ in sent.begun(b"/b")] == [GONE, OTHER, REG]
     sent.end([NAME, b"/b"], [])
-    assert sent.states(NAME) == sent.states(b"/b") == {REG}
+    assert sent.taken(NAME)[0] == sent.taken(b"/b")[0] == REG
     assert not sent.begun(NAME)
+    sent.take({NAME: GONE})
+    assert sent.taken(NAME)[0] == GONE
 
 
 def test_what_was_not_sent_after_all(path):
-    sent = csync2sent.Sent(path)
+    sent = csync2sent.Log(path)
     sent.begin({NAME: REG})
     for _ in range(3):
         sent.begin({NAME: REG})
         sent.end([], [NAME])
-    assert sent.begun(NAME) == {REG}, "the first time it was interrupted"
+    assert len(sent.begun(NAME)) == 1, "the first time it was interrupted"
     sent.end([], [NAME])
-    assert sent.states(NAME) == set()
+    assert not sent.begun(NAME)
 
 
 def test_it_is_forgotten_one_day(path, monkeypatch):
-    sent, now = csync2sent.Sent(path), csync2sent.time.time()
+    sent, now = csync2sent.Log(path), csync2sent.time.time()
+    sent.take({NAME: OTHER})
     sent.begin({NAME: REG})
-    for later, states, fresh in ((500, {REG}, {REG}), (700, {REG}, set()), (90000, set(), set())):
+    for later, taken, fresh in ((500, OTHER, 1), (700, OTHER, 0), (90000, None, 0)):
         monkeypatch.setattr(csync2sent.time, "time", lambda later=later: now + later)
-        sent = csync2sent.Sent(path)
-        assert (sent.states(NAME), sent.begun(NAME, 600)) == (states, fresh)
+        sent = csync2sent.Log(path)
+        assert (sent.taken(NAME)[0], len(sent.begun(NAME, 600))) == (taken, fresh)
 
 
 def test_a_line_that_was_cut_off_is_none(path):
-    csync2sent.Sent(path).begin({NAME: REG})
+    csync2sent.Log(path).begin({NAME: REG})
     with open(path, "rb") as file:
         whole = file.read()
     for end in range(len(whole)):
         with open(path, "wb") as file:
             file.write(whole[:end])
-        sent = csync2sent.Sent(path)
+        sent = csync2sent.Log(path)
         sent.begin({b"/b": OTHER})
-        assert sent.states(b"/b") == {OTHER}
-        assert all(REG.startswith(state) for state in sent.states(NAME))
+        assert [state for state, _ in sent.begun(b"/b")] == [OTHER]
+        assert all(REG.startswith(state) for state, _ in sent.begun(NAME))
 
 
 def test_a_log_does_not_grow_for_ever(path, tmp_path, monkeypatch):
     monkeypatch.setattr(csync2sent, "MOST", 1000)
-    sent = csync2sent.Sent(path)
+    sent = csync2sent.Log(path)
     for number in range(100):
         sent.begin({b"/%d" % number: REG})
-        assert sent.states(b"/%d" % number) == {REG}
-        assert sent.states(b"/%d" % max(0, number - 10)) == {REG}
         sent.end([b"/%d" % number], [])
-    assert sent.states(b"/0") == set()
+        assert sent.taken(b"/%d" % number)[0] == REG
+        assert sent.taken(b"/%d" % max(0, number - 9))[0] == REG
+    assert sent.taken(b"/0") == (None, 0)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2500
