@@ -457,9 +457,22 @@ def note_before(database, notes, paths, trees):
             found, marked = shared.records(names[start : start + ROWS])
             records.update(found)
             dirty |= marked
-    common = {csync2.encode(path): records.get(path, _GONE) for path in names[:NOTED] if path not in dirty}
+    clean = [path for path in names[:NOTED] if path not in dirty and (path in records or _is_new(path))]
+    common = {csync2.encode(path): records.get(path, _GONE) for path in clean}
     os.makedirs(notes, mode=0o700, exist_ok=True)
     csync2sent.Log(os.path.join(notes, BEFORE)).take(common)
+
+
+def _is_new(path):
+    """
+    Tell whether what is not recorded was surely made here: csync2 may have written it, and died before the commit. The
+    time that it gives to a file is a whole second.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 != 0
 
 
 def now():
