@@ -252,7 +252,7 @@ class _Send:
         state it took what has changed meanwhile is unknown.
         """
         names = {entry.name for entry in entries}
-        taken = {name for name in names & set(done) if _stands(name) == self.noted[name]}
+        taken = {name for name in names & set(done) if _stands(csync2.decode(name)) == self.noted[name]}
         self.sent.end(taken, names - set(done) - set(interrupted))
 
     def _discharge(self, entries, deleted):
@@ -557,7 +557,7 @@ class _State:
     @property
     def told(self):
         """Its text; without one that of what stands here."""
-        return self.text or _as_told(_stands(csync2.encode(self.path)))
+        return self.text or _as_told(_stands(self.path))
 
     def is_half_made(self, fresh):
         """
@@ -567,9 +567,8 @@ class _State:
         fresh
             Also if it has other ones: a file that is replaced keeps those of the old one until then (rsync.c).
         """
-        try:
-            here = _fields(csync2.check_text(self.path, os.lstat(self.path)))
-        except OSError:
+        here = _fields(_stands(self.path))
+        if here == _NOTHING:
             return False
         if self.fields == _NOTHING:
             return fresh  # to make something else of it, csync2 first deletes what is there
@@ -650,9 +649,8 @@ def _above(path):
         yield path
 
 
-def _stands(name):
-    """Given an encoded name, return the state of what is there, as csync2 would record it."""
-    path = csync2.decode(name)
+def _stands(path):
+    """The state of what is there, as csync2 would record it."""
     try:
         return csync2.check_text(path, os.lstat(path))
     except OSError:
