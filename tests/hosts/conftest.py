@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "testbed"))
 from bed.cluster import Testbed
 from bed.install import install
 
-#: What changes least comes first; what boots, kills and adds hosts comes last.
+#: What changes least comes first; what boots, kills and adds hosts comes later, and what is short last: two testbeds
+#: share the files.
 ORDER = ["flow", "exact", "calm", "hot", "monitoring", "states", "mine", "tls", "secrets", "first_content", "guards"]
-ORDER += ["pushers", "hostile", "faults", "conflicts", "actions", "backups", "day_two", "chaos", "rotate", "join"]
+ORDER += ["pushers", "hostile", "rotate", "join", "faults", "conflicts", "day_two", "actions", "backups", "chaos"]
 
 SHARED = "/var/www/shared"
 PILLAR = "/srv/pillar/csyncsync.sls"
