@@ -383,7 +383,7 @@ def paths(group):
     }
 
 
-def install(group, test=False, new_key=False):
+def install(group, test=False, new_key=False, found=None):
     """
     Write down a group for the beacon and for ``push``, note its include roots, and pin its hosts' certificates.
 
@@ -395,6 +395,8 @@ def install(group, test=False, new_key=False):
 
     new_key
         The group's key is another one than before.
+    found
+        What ``csyncsync.groups`` said of the group; without it, that is asked: the mine is on the master.
 
     Returns ``{"changes": {…}, "problems": [message, …]}``. With ``test=True`` nothing is written.
 
@@ -404,12 +406,7 @@ def install(group, test=False, new_key=False):
 
         salt web1 csyncsync.install wwwdata test=True
     """
-    wanted = groups(group)
-    if group not in wanted["groups"]:
-        raise CommandExecutionError(
-            "; ".join(m for ms in wanted["errors"].values() for m in ms) or f"no member of {group}"
-        )
-    found = wanted["groups"][group]
+    found = found or _found(group)
     changes, old = {}, _config(group) or {}
     new = {
         "group": group,
@@ -450,6 +447,16 @@ def install(group, test=False, new_key=False):
     if not test and not problems and not all(_is_empty_directory(root) for root in new["include"]):
         _begin(group)
     return {"changes": changes, "problems": problems}
+
+
+def _found(group):
+    """What groups() says of one of them. Raises CommandExecutionError."""
+    wanted = groups(group)
+    if group not in wanted["groups"]:
+        raise CommandExecutionError(
+            "; ".join(m for ms in wanted["errors"].values() for m in ms) or f"no member of {group}"
+        )
+    return wanted["groups"][group]
 
 
 def _make_backup_directory(group, path, changes, test):
@@ -1938,7 +1945,6 @@ def status(group=None, size=False):
             **status_,
             "held": status_["held"] or "; ".join(_root_problems(name)),
             "paused": _why_paused(name),
-            "actions": csync2action.results(_group_path(name), _rules(_config(name) or {}).get("commands", ())),
             **(_size(name) if size else {}),
             **facts,
         }

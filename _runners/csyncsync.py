@@ -190,6 +190,11 @@ def _command(function):
     return command
 
 
+def _with_exit_code(result, failed):
+    """What a command returns that could do its work only in part: Salt takes the exit code from what it shows."""
+    return {**result, "retcode": 1} if failed else result
+
+
 @contextlib.contextmanager
 def _record(group):
     """
@@ -243,7 +248,8 @@ def sync(group=None, host=None, test=False):
         Minion id of a host that has something to push. The reactor gives it. It is called as soon as no other host
         of the group pushes, and this function does not wait.
 
-    Returns, without ``host``, ``{GROUP: {minion id: what csyncsync.push returned}}``.
+    Returns, without ``host``, ``{GROUP: {minion id: what csyncsync.push returned}}``, and ``"retcode": 1`` if a host
+    did not answer, or has something left to send.
 
     CLI Example:
 
@@ -263,7 +269,12 @@ def sync(group=None, host=None, test=False):
                 answer = _call([minion], "csyncsync.push", [name, "test=True" if test else "full=True"])
             result[name][minion] = answer.get(minion, SILENT)
             _progress(f"{name} {minion} ({number} of {len(members)}): {_short(result[name][minion])}")
-    return result
+    return _with_exit_code(result, not all(_is_done(answer) for hosts in result.values() for answer in hosts.values()))
+
+
+def _is_done(answer):
+    """Tell whether a push, or its test, has done all."""
+    return isinstance(answer, dict) and answer["state"] in ("pushed", "test") and not answer.get("left")
 
 
 @contextlib.contextmanager
@@ -721,7 +732,7 @@ def release(group, host=None):
     host
         Only on this minion; without it, on every member that holds one.
 
-    Returns ``{minion id: what csyncsync.push returned}``.
+    Returns ``{minion id: what csyncsync.push returned}``, and ``"retcode": 1`` if one of them was not let through.
 
     CLI Example:
 
@@ -737,7 +748,8 @@ def release(group, host=None):
         raise CommandExecutionError(
             f"no push of {group} is held" + (f"; {', '.join(silent)} did not answer" if silent else "")
         )
-    return {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m) for m in sorted(held)}
+    result = {m: _call([m], "csyncsync.push", [group, "release=True"]).get(m, SILENT) for m in sorted(held)}
+    return _with_exit_code(result, not all(isinstance(it, dict) and it["state"] == "pushed" for it in result.values()))
 
 
 def _chosen(group, host):
@@ -1114,7 +1126,7 @@ def reset(group, source, test=False):
         Only tell what would be replaced and deleted, on which host; all files are read for that.
 
     All members have to answer. Nobody else pushes meanwhile; what changes then on the source is sent afterwards.
-    Returns ``{minion id: what was done}``.
+    Returns ``{minion id: what was done}``, and ``"retcode": 1`` if it was not done everywhere.
 
     CLI Example:
 
@@ -1141,7 +1153,7 @@ def reset(group, source, test=False):
 
 def _reset(group, hosts):
     """Rebuild the databases of hosts; the first one's content wins."""
-    source, result = hosts[0], {}
+    source, result, failed = hosts[0], {}, False
     with _record(group) as record:
         # Nobody is a founder, whose files count; nobody is waited for.
         record.update(founders=[], admitted=[], returning={}, refused={}, conflicts=[])
@@ -1156,9 +1168,10 @@ def _reset(group, hosts):
                 record["admitted"] = sorted({*record["admitted"], host})
         except CommandExecutionError as err:
             result[host] = f"not done: {err}; it joins by itself and keeps what it alone has, or run this again"
+            failed = True
             if host == source:
                 break
-    return result
+    return _with_exit_code(result, failed)
 
 
 def _take_content(group, source, host):
@@ -1181,7 +1194,7 @@ def _would_reset(group, members, source):
                 kind = {"nothing": "deleted"}.get(wanted["type"], "made" if there["type"] == "nothing" else "replaced")
                 told[kind].append(path)
         result[minion] = "its content wins" if minion == source else {k: v for k, v in told.items() if v} or "the same"
-    return result
+    return _with_exit_code(result, found["silent"])
 
 
 # --- Conflicts -------------------------------------------------------------------------------------------
@@ -1196,7 +1209,7 @@ def conflicts(group=None, diff=False):
         Also show how their texts differ, as a unified diff.
 
     Returns ``{GROUP: {path: {minion id: {"type", "size", "time", "mode", "owner", "sha256"}, "diff": text}}}``; under
-    ``"… unknown"`` stand the hosts that did not answer.
+    ``"… unknown"`` stand the hosts that did not answer (``"retcode": 1`` then).
 
     CLI Example:
 
@@ -1209,11 +1222,11 @@ def conflicts(group=None, diff=False):
     for name, options in sorted(_known(group).items()):
         members = _members(options)
         found, marked = _find_conflicts(name, members)
-        seen = _versions(name, members, found, diff) if found else {}
+        seen = _versions(name, sorted(marked), found, diff) if found else {}
         result[name] = {_readable(path): _shown(seen[path], diff) for path in found}
         if silent := [minion for minion in members if minion not in marked]:
             result[name][UNKNOWN] = dict.fromkeys(silent, SILENT)
-    return result
+    return _with_exit_code(result, any(UNKNOWN in found for found in result.values()))
 
 
 @_command
@@ -1226,7 +1239,8 @@ def resolve(group, *paths, **kwargs):
     winner
         A minion id, or ``younger``, ``older``, ``bigger`` or ``smaller``: the host whose file is that.
 
-    Waits until the others have it, at most two minutes. Returns ``{path: what became of it}``.
+    Waits until the others have it, at most two minutes. Returns ``{path: what became of it}``, and ``"retcode": 1`` if
+    one of them is not over on all hosts that answer.
 
     CLI Example:
 
@@ -1248,24 +1262,26 @@ def resolve(group, *paths, **kwargs):
     silent = {minion for minion in members if minion not in marked}
     if silent and not chosen:
         raise CommandExecutionError(f"no conflict is known: {', '.join(sorted(silent))} did not answer")
-    winners, result = {}, {}
+    winners, result, failed = {}, {}, False
     where = f"on all hosts that answer, and gets to {', '.join(sorted(silent))} later" if silent else "on all hosts"
-    seen = _versions(group, members, chosen) if winner not in members else {}
+    seen = _versions(group, sorted(marked), chosen) if winner not in members else {}
     for path in chosen:
         try:
             host = winner if winner in members else _best(winner, seen[path], found[path])
             winners.setdefault(host, set()).update({path}, csync2conflict.below(marked, path))
         except ValueError as err:
-            result[_readable(path)] = f"not resolved: {err}; name a host as winner="
+            result[_readable(path)], failed = f"not resolved: {err}; name a host as winner=", True
     for host, names in sorted(winners.items()):
         wins = [_readable(path) for path in sorted(names.intersection(chosen))]
         try:
             left = _have_win(group, host, names, silent)
             result.update(dict.fromkeys(wins, f"{host}'s version is {where}"))
             result.update({_readable(path): f"{host}'s version is still to be sent" for path in left & {*chosen}})
+            failed = failed or bool(left)
         except CommandExecutionError as err:
             result.update(dict.fromkeys(wins, f"not resolved: {err}"))
-    return result
+            failed = True
+    return _with_exit_code(result, failed)
 
 
 def _find_conflicts(group, members):
@@ -1377,7 +1393,8 @@ def restore(group, path, host=None, generation=0):
         As ``csyncsync.backups`` shows it. What is at the path by now is generation 0 afterwards, and what was
         generation 0 is this one: a second call puts the first one's work back.
 
-    Waits until all have it, at most two minutes. Returns ``{path: what became of it}``.
+    Waits until all have it, at most two minutes. Returns ``{path: what became of it}``, and ``"retcode": 1`` if a host
+    does not have it by then.
 
     CLI Example:
 
@@ -1399,7 +1416,7 @@ def restore(group, path, host=None, generation=0):
     late = _await_version(group, members, name, done["sha256"])
     where = f"is back on {host}, and not yet seen on {', '.join(sorted(late))}" if late else "is back on all hosts"
     kept = "" if done["kept"] is None else f"; what was there is generation {done['kept']} now"
-    return {_readable(name): f"{what} {where}{kept}"}
+    return _with_exit_code({_readable(name): f"{what} {where}{kept}"}, late)
 
 
 def _with_backups(group):

@@ -121,7 +121,7 @@ def group_present(name):
         )
     changes, comments, had_key = {}, [], os.path.exists(where["key"])
     try:
-        __salt__["csyncsync.install"](name, test=True)  # what it refuses must not get into csync2's config
+        __salt__["csyncsync.install"](name, test=True, found=group)  # what it refuses must not get into csync2's config
     except CommandExecutionError as err:
         return _result(name, False, str(err))
     for what, result in (("key", _key_file(where["key"], key)), ("config", _config_file(where["config"], group))):
@@ -130,7 +130,8 @@ def group_present(name):
         if result["changes"]:
             changes[what] = "changed (not shown)" if what == "key" else result["changes"]
     try:
-        done = __salt__["csyncsync.install"](name, test=__opts__["test"], new_key=had_key and "key" in changes)
+        new_key = had_key and "key" in changes
+        done = __salt__["csyncsync.install"](name, test=__opts__["test"], new_key=new_key, found=group)
     except CommandExecutionError as err:
         return _result(name, False, str(err), changes)
     changes.update(done["changes"])

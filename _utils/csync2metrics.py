@@ -1,11 +1,13 @@
 """
 The status of a host as metrics for Prometheus: their text, and the file that its node exporter reads them from.
 
-The text is that of Prometheus' exposition format, version 0.0.4. May call the standard library alone.
+The text is that of Prometheus' exposition format, version 0.0.4. May call ``csync2action`` and the standard library.
 """
 
 import contextlib
 import os
+
+import csync2action
 
 #: The states of a host in a group.
 STATES = ("new", "recorded", "established", "unknown")
@@ -24,6 +26,7 @@ METRICS = {
     "csyncsync_journal_files": ("gauge", "Flushes of changes that csync2 has not checked yet."),
     "csyncsync_unfinished_files": ("gauge", "Files held back that csync2 may have left unfinished."),
     "csyncsync_hot_files": ("gauge", "Files that keep changing, at most 10."),
+    "csyncsync_action_problems": ("gauge", "Actions that failed last time, or do not end, or do not begin."),
     "csyncsync_held": ("gauge", "1: a guard holds the push; salt-run csyncsync.status says why."),
     "csyncsync_paused": ("gauge", "1: the group, or this host in it, is paused."),
     "csyncsync_pushes_total": ("counter", "Pushes of this host, also those that sent nothing."),
@@ -91,6 +94,7 @@ def _of_group(status, now):
         "journal_files": status["journal"],
         "unfinished_files": len(status["unfinished"]),
         "hot_files": len(status["watch"].get("hot") or ()),
+        "action_problems": len(csync2action.told(status["actions"])),
         "held": bool(status["held"]),
         "paused": bool(status["paused"]),
         "pushes_total": last.get("pushes", 0),

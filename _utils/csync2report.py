@@ -17,6 +17,8 @@ CERTIFICATE_DAYS, DISK_FREE = 30, 0.05
 SMALLEST = 0.95
 #: Seconds for which a host may be unreachable before somebody is asked to see to it.
 UNREACHABLE = 60
+#: Seconds for which a change may wait, for no other reason that is known. A push of many files may take as long.
+LATE = 600
 
 
 def report(group, members, answers, now):
@@ -45,7 +47,7 @@ def _row(group, minion, answer, found, now):
     status = found.get(minion)
     if not status:
         return {"state": "not set up", "problems": [["not set up", f"salt {minion} state.apply csyncsync"]]}
-    problems = list(_problems(group, minion, status, found, now))
+    problems = list(_problems(group, minion, status, found, now)) or list(_late(group, status, now))
     going_on = list(_under_way(status))
     state = problems[0][0] if problems else status["paused"] or ", ".join(going_on) or "in sync"
     notes = [f"hot: {path}" for path in status["watch"].get("hot") or []]
@@ -83,6 +85,13 @@ def _problems(group, minion, status, found, now):
     for disk in status.get("disks", ()):
         if disk["free"] < DISK_FREE * disk["total"]:
             yield [f"disk of {disk['path']} is nearly full: {_bytes(disk['free'])} free", f"make room on {minion}"]
+
+
+def _late(group, status, now):
+    waits = now - (status.get("waiting_since") or now)
+    if waits > LATE and status["state"] == "established" and not status["paused"]:
+        what = ", ".join(_under_way(status)) or "a change"
+        yield [f"{what}: waits for {_seconds(waits)}", f"salt-run csyncsync.sync {group}"]
 
 
 def _under_way(status):
@@ -148,8 +157,8 @@ def versions(groups):
 
 def table(groups, color=lambda text, problem: text):
     """
-    Given ``{GROUP: {minion id: row}}``, return lines: first the problems, with what to do, then one line for each host
-    and group, those with problems first.
+    Given ``{GROUP: {minion id: row}}``, return lines: first the problems, with what to do (once for several that have
+    it in common), then one line for each host and group, those with problems first.
 
     color
         Called with a cell's text and whether it tells of a problem; returns the text to be shown.
@@ -158,8 +167,10 @@ def table(groups, color=lambda text, problem: text):
     rows.sort(key=lambda item: not item[2]["problems"])
     lines = []
     for group, minion, row in rows:
-        for what, remedy in row["problems"]:
-            lines += [color(f"{group} on {minion}: {one_line(what)}", True), f"    {one_line(remedy)}"]
+        remedies = [remedy for _, remedy in row["problems"]]
+        for (what, remedy), following in zip(row["problems"], [*remedies[1:], None]):
+            lines.append(color(f"{group} on {minion}: {one_line(what)}", True))
+            lines += [f"    {one_line(remedy)}"] if remedy != following else []
     lines += [
         f"note: {group} on {minion}: {one_line(note)}" for group, minion, row in rows for note in row.get("notes", ())
     ]

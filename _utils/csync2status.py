@@ -1,8 +1,9 @@
 """
 How far a host is in a group, as its files and csync2's database say.
 
-For the module (``csyncsync.status``) and for the watcher, which writes it down as metrics. May call ``csync2journal``
-and the standard library; who calls it brings ``csync2.Database`` along, because the watcher has a copy of its own.
+For the module (``csyncsync.status``) and for the watcher, which writes it down as metrics. May call ``csync2action``,
+``csync2journal`` and the standard library; who calls it brings ``csync2.Database`` along, because the watcher has a
+copy of its own.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import sqlite3
 import time
 
+import csync2action
 import csync2journal
 
 #: In the place of a host, in what is paused: the whole group.
@@ -64,6 +66,7 @@ def read(directory, database, path, minion):
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
         "database_bytes": _size(path),
         "in_sync": in_sync,
+        "actions": csync2action.results(directory, (config.get("rules") or {}).get("commands", ())),
     }
 
 

@@ -150,7 +150,7 @@ class Hosts:
     def apply(self, *hosts, sls="csyncsync", test=False, may_fail=False):
         """state.apply on these hosts (all); {host: {state's id: what it returned}}."""
         hosts = hosts or self.names
-        answers = self.call(hosts, "state.apply", sls, "queue=True", f"test={test}", seconds=60)
+        answers = self.call(hosts, "state.apply", sls, "queue=True", f"test={test}", seconds=180)
         result = {}
         for host in hosts:
             assert isinstance(answers.get(host), dict), f"{host}: {answers.get(host, 'no answer')}"

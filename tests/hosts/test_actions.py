@@ -82,6 +82,7 @@ def test_a_failure_is_shown_until_the_command_succeeds_or_is_gone(hosts, group):
     hosts.eventually(lambda: "action failed" in told(hosts, "web2"), 30)
     log = result(hosts, "web2", RELOAD)["log"]
     assert told(hosts, "web2") == f"action failed: '{RELOAD}' exit 1, see {log}"
+    assert 'csyncsync_action_problems{group="wwwact"} 1\n' in hosts.ask("web2", "csyncsync.metrics")
     hosts.settled(group)
     assert [told(hosts, host) for host in ("web1", "web3")] == ["in sync"] * 2
     hosts.path("web2", "/run/act-fails").unlink()

@@ -172,9 +172,17 @@ def test_reset_makes_one_hosts_content_win(hosts):
     hosts.remove("web1", top)
 
 
-def test_reset_asks_for_all_members(hosts):
+def test_a_host_that_is_silent_is_told_and_makes_the_exit_code_1(hosts):
+    """Also where a reset would have to have all."""
     hosts.shell("web3", "systemctl stop salt-minion")
     try:
+        done = hosts.bed.salt_run("--out=json", "csyncsync.sync", "wwwshared", check=False)
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["retcode"]) == (1, 1)
+        assert [found["wwwshared"][host]["state"] for host in ("web1", "web2")] == ["pushed"] * 2
+        assert found["wwwshared"]["web3"].startswith("did not answer")
+        found = hosts.run("csyncsync.conflicts", "wwwshared")
+        assert (found["retcode"], [*found["wwwshared"]["… unknown"]]) == (1, ["web3"])
         done = hosts.run("csyncsync.reset", "wwwshared", "source=web1")
         assert done == "web3 did not answer; start it, or take it out of csyncsync:groups:wwwshared:members"
     finally:

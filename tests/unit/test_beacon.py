@@ -458,6 +458,7 @@ async def test_a_changed_util_takes_over(host):
         assert host.watcher is not old
         host.discharge()
     code = {**host.code, "csync2conflict": host.code["csync2backup"].csync2conflict}
+    code["csync2action"] = host.code["csync2status"].csync2action
     changed = [code[name].CHANGED for name in host.module.CODE[:-1]]
     assert [*changed, host.code["CHANGED"]] == list(range(len(host.module.CODE)))
 

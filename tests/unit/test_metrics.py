@@ -19,6 +19,8 @@ from watching import on_loop
 
 MONITORING = Path(__file__).resolve().parents[2] / "docs/monitoring"
 NOW = 1_800_000_000.5
+#: How an action ended that did well (csync2action.results()).
+ACTION = {"exec": "reload", "exit": 0, "why": "", "time": 1, "log": "/l", "running": None, "waiting": None}
 
 
 def status(**changes):
@@ -41,6 +43,7 @@ def status(**changes):
         "hosts": {"web1": "web1@10.0.0.1", "web2": "web2@10.0.0.2", "web3": "web3@10.0.0.3"},
         "database_bytes": 4096,
         "in_sync": False,
+        "actions": [ACTION, {**ACTION, "why": "exit 1"}, {**ACTION, "running": 90.0}],
         **changes,
     }
 
@@ -90,6 +93,7 @@ def test_the_status_is_told_in_seconds_and_bytes():
         "journal_files": 2,
         "unfinished_files": 1,
         "hot_files": 1,
+        "action_problems": 2,
         "held": 0,
         "paused": 0,
         "pushes_total": 12,

@@ -55,6 +55,16 @@ def test_a_name_makes_no_line_and_no_color_of_its_own():
     assert name in found["web1"]["problems"][0][0], "programs get it as it is"
 
 
+def test_what_waits_for_long_is_a_problem_if_nothing_says_why():
+    late = {"waiting_since": NOW - 720, "journal": 2}
+    assert rows(web1=status(**late), web2=status())["web1"]["problems"] == [
+        ["2 flushes to check: waits for 12 min", "salt-run csyncsync.sync g"]
+    ]
+    for why in ({"paused": "paused"}, {"state": "recorded"}, {"waiting_since": NOW - 500}):
+        assert not rows(web1=status(**{**late, **why}), web2=status())["web1"]["problems"]
+    assert len(rows(web1=status(**late, held="why"), web2=status())["web1"]["problems"]) == 1
+
+
 def test_a_disk_that_is_not_there_has_no_room():
     found = rows(web1=status(disks=[]), web2=status())
     assert " of " not in csync2report.table({"g": {"web1": found["web1"]}})[-1]
@@ -102,6 +112,8 @@ def test_a_conflict_is_one_if_both_refuse_it():
     found = rows(web1=status(refused={"web2": [*paths, "/srv/mine"]}), web2=status(refused={"web1": paths}))
     told = [what for what, _ in found["web1"]["problems"]]
     assert told == [*(f"CONFLICT with web2: {path}" for path in paths[:5]), "2 more CONFLICTS"]
+    lines = csync2report.table({"g": {"web1": found["web1"]}})
+    assert lines[5:8] == ["g on web1: 2 more CONFLICTS", "    salt-run csyncsync.conflicts g diff=True", ""]
     assert rows(web1=status(refused={"web2": paths}), web2=status())["web1"]["problems"] == []
 
 
