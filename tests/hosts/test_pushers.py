@@ -208,12 +208,12 @@ def test_a_slow_push_holds_up_no_other_group_and_is_not_started_twice(hosts):
     assert not alone(hosts, began)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def many(hosts):
     """Groups with nothing in them yet."""
     with hosts.pillar({group: {"members": "web*", "include": [f"/srv/{group}"]} for group in MANY}):
         hosts.apply(sls="csyncsync.groups")
-        hosts.settled(*MANY, seconds=120)
+        hosts.settled(*MANY, seconds=240)
         yield MANY
     for group in MANY:
         assert set(hosts.call(HOSTS, "csyncsync.remove", group)) == set(HOSTS)
@@ -221,6 +221,7 @@ def many(hosts):
             shutil.rmtree(hosts.path(host, f"/srv/{group}"))
 
 
+@pytest.mark.machine
 def test_more_than_ten_busy_groups_and_a_slow_push(hosts, many):
     """All are written to at once, and one group is slow: the others converge, and the master answers."""
     slow, tops = many[0], [SHARED, DATA, *(f"/srv/{group}" for group in many)]
