@@ -296,6 +296,7 @@ def number_of_jobs(hosts):
     return int(hosts.shell("master", "find /var/cache/salt/master/jobs -name jid | wc -l"))
 
 
+@pytest.mark.machine  # a flood, and a test beside it that is as busy, are too much for two cores
 @pytest.mark.parametrize("flood", FLOODS)
 def test_a_thousand_events_a_second_stop_nothing(hosts, flood):
     """Changes arrive and minions answer meanwhile, jobs and log stay few and short, and nothing is left behind."""
