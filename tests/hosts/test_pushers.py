@@ -213,7 +213,7 @@ def many(hosts):
     """Groups with nothing in them yet."""
     with hosts.pillar({group: {"members": "web*", "include": [f"/srv/{group}"]} for group in MANY}):
         hosts.apply(sls="csyncsync.groups")
-        hosts.settled(*MANY, seconds=240)
+        hosts.settled(*MANY, seconds=120)
         yield MANY
     for group in MANY:
         assert set(hosts.call(HOSTS, "csyncsync.remove", group)) == set(HOSTS)
