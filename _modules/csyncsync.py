@@ -1135,11 +1135,18 @@ def _known_temporaries(group, paths, trees):
     """
     What has the name of a temporary file, and stands in csync2's database before the check: those that are recorded, of
     these paths and of all below these trees, and all that are to be sent.
+
+    What is to be sent is noted until _hold_back() has judged what the check finds: if that is killed in between, what
+    it has added is not known.
     """
-    paths = list(filter(_is_temporary, paths))
+    paths, note = list(filter(_is_temporary, paths)), _group_path(group, "known")
     with _open_database(group) as database:
+        to_send = set(filter(_is_temporary, database.hidden()))
         known = {path for path in paths if database.record(path) is not None}
-        return known | set(filter(_is_temporary, database.hidden(trees) | database.hidden()))
+        known |= set(filter(_is_temporary, database.hidden(trees)))
+    unjudged = to_send - _read_names(note) if os.path.exists(note) else set()
+    _write(note, b"\0".join(sorted(to_send - unjudged)), durable=False)
+    return (known | to_send) - unjudged
 
 
 def _is_temporary(path):
@@ -1171,6 +1178,7 @@ def _hold_back(group, known, held):
             _write_json(_group_path(group, "held.json"), {os.fsdecode(path): why for path, why in hold.items()})
         if gone or hold:
             database.forget([*gone, *hold])
+    os.unlink(_group_path(group, "known"))
 
 
 def _sort_paths(group, config, entries):
@@ -1416,6 +1424,8 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         problems = _root_problems(group)
         if problems:
             raise CommandExecutionError("; ".join(problems))
+        if _database_state(group) == csync2.Database.ESTABLISHED:  # its marks are on changes that others are to get
+            return {"group": group, "state": "established", "unsent": []}
         _record(group)
         if source is None:
             _establish(group, lambda path, peer: False)

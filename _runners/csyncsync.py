@@ -448,16 +448,14 @@ def pushed(group, host, jid=None, state=None, refused=None):
     with _record(group) as record:
         ours = record["lease"] and (record["lease"]["jid"], record["lease"]["host"]) == (jid, host)
         if ours and state == "joining":
-            # The join goes on under this lease, as a process of its own: it waits for hosts. It notes its pid
-            # itself: if it never comes to that, the lease is found stale.
-            record["lease"].update(checked=time.time())
+            # The join goes on under this lease, as a process of its own: it waits for hosts.
+            record["lease"].update(checked=time.time(), pid=_start_join(group, host, jid))
         elif ours and state == "pushed":  # only then: whose files count at first is not for any event to say
             record["admitted"] = sorted({*record["admitted"], host})
             record.get("returning", {}).pop(host, None)
             if record["founders"] is not None:
                 record["founders"] = [minion for minion in record["founders"] if minion != host]
     if ours and state == "joining":
-        _start_join(group, host, jid)
         return True
     _release(group, jid, host)
     _call_behind(group)
@@ -500,18 +498,13 @@ def _checked_refusals(refused):
 
 
 def _start_join(group, host, jid):
-    """As a program of its own: a fork of the reactor, which has threads, may hang before it begins."""
+    """As a program of its own: a fork of the reactor, which has threads, may hang before it begins. Returns its pid."""
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "salt-run")
     command = [beside if os.path.exists(beside) else "salt-run", "-c", os.path.dirname(__opts__["conf_file"])]
     # As JSON, because the command line is read as YAML, and a job id is no number.
     arguments = [f"{name}={json.dumps(value)}" for name, value in (("group", group), ("host", host), ("jid", jid))]
-    subprocess.run(
-        ["setsid", "--fork", *command, "csyncsync.join", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
+    nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.Popen([*command, "csyncsync.join", *arguments], start_new_session=True, **nowhere).pid
 
 
 # --- Hosts that join -------------------------------------------------------------------------------------
@@ -538,24 +531,35 @@ def join(group, host, jid=None):
         if jid:
             _release(group, jid)
         return f"{host} is no member of {group}"
-    if jid:
-        with _record(group) as record:
-            if record["lease"] and record["lease"]["jid"] == jid:
-                record["lease"].update(checked=time.time(), pid=os.getpid())
     done = "failed"
-    try:
-        with _turn():
-            done = _join(group, host, options)
-    except (CommandExecutionError, SaltException) as err:
-        done = f"not yet: {err}"
-    finally:
-        log.info("csyncsync: %s joins %s: %s", host, group, done)
-        if jid:
+    with contextlib.ExitStack() as lease:
+        # Two joins of a group at once would each find no host that is established, and take theirs for the first one.
+        if jid is None:
+            lease.enter_context(_leased(group, host))
+        elif _keep_lease(group, jid):
+            lease.callback(_release, group, jid)
+        else:
+            return f"its turn is over; {host} asks again"
+        try:
+            with _turn():
+                done = _join(group, host, options)
+        except (CommandExecutionError, SaltException) as err:
+            done = f"not yet: {err}"
+        finally:
+            log.info("csyncsync: %s joins %s: %s", host, group, done)
             with _record(group) as record:
                 if done == "joined" and host not in record["waiting"]:
                     record["waiting"].insert(0, host)
-            _release(group, jid)
     return done
+
+
+def _keep_lease(group, jid):
+    """Tell whether a lease is still there; this process has it then."""
+    with _record(group) as record:
+        held = record["lease"] is not None and record["lease"]["jid"] == jid
+        if held:
+            record["lease"].update(checked=time.time(), pid=os.getpid())
+    return held
 
 
 @contextlib.contextmanager
@@ -600,6 +604,8 @@ def _join(group, host, options):
         if options["seed"] in members and host != options["seed"]:
             raise CommandExecutionError(f"waits for the seed, {options['seed']}")
         founders = members  # of a group that begins anew, too
+        with _record(group) as record:  # its answer may get lost: nobody else is to be the first one, too
+            record["admitted"] = sorted({*record["admitted"], host})
         _step(host, "csyncsync.join", [group])
     else:
         source = options["seed"] if options["seed"] in established else established[0]

@@ -7,6 +7,7 @@ It asks the master for the pillar once more when a group's key has changed.
 """
 
 import os
+import time
 
 import salt.pillar
 import salt.utils.files
@@ -72,11 +73,21 @@ def member_published(name):
     if __opts__["test"]:
         return _result(name, None, "The facts would be published.", changes)
     __salt__["mine.send"]("csyncsync.member")
-    if (__salt__["mine.get"](minion, "csyncsync.member") or {}).get(minion) != facts:
+    if not _is_published(minion, facts):
         return _result(name, False, "The mine did not take the facts: does the master answer, and allow the mine?")
     for group in __salt__["csyncsync.groups"]()["groups"]:
         __salt__["event.send"](f"csyncsync/{group}/facts", {"group": group})
     return _result(name, comment="The facts were published.", changes=changes)
+
+
+def _is_published(minion, facts, seconds=20):
+    """Wait until the mine holds these facts; Salt hands them on to the master without waiting for it."""
+    until = time.monotonic() + seconds
+    while (__salt__["mine.get"](minion, "csyncsync.member") or {}).get(minion) != facts:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def _shown(facts):
