@@ -26,6 +26,9 @@ ORDER += ["pushers", "hostile", "rotate", "join", "faults", "conflicts", "day_tw
 SHARED = "/var/www/shared"
 PILLAR = "/srv/pillar/csyncsync.sls"
 
+#: How much longer everything may take when another testbed works beside this one.
+PATIENCE = 3 if "PYTEST_XDIST_WORKER" in os.environ else 1
+
 #: Runs on the master: prints each event of its bus as a line of JSON, with the time of its arrival.
 LISTEN = """
 import json, sys, time
@@ -320,9 +323,10 @@ class Hosts:
         """
         Call the probe until it neither raises AssertionError nor returns False; what it returned.
 
-        A probe that does not come true in time fails the test, with the last objection and the state of the hosts.
+        A probe that does not come true in time fails the test, with the last objection and the state of the hosts. The
+        seconds are those of a machine that has nothing else to do.
         """
-        until = time.monotonic() + seconds
+        until = time.monotonic() + seconds * PATIENCE
         while True:
             try:
                 result = probe()
@@ -332,7 +336,7 @@ class Hosts:
             except (AssertionError, OSError) as err:
                 objection = str(err)
             if time.monotonic() > until:
-                pytest.fail(f"not within {seconds} s: {what} {objection}\n{self.diagnosis()}", pytrace=True)
+                pytest.fail(f"not within {seconds * PATIENCE} s: {what} {objection}\n{self.diagnosis()}", pytrace=True)
             time.sleep(0.05)
 
     def diagnosis(self):
