@@ -426,6 +426,7 @@ def install(group, test=False, new_key=False, found=None):
     if not test:
         for directory in ("journal", "due", "output"):
             os.makedirs(_group_path(group, directory), mode=0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(new["database"]), exist_ok=True)
     _make_backup_directory(group, found["options"]["backup_directory"], changes, test)
     problems = _note_roots(group, new["include"], changes, test)
     for kind, added, gone in _differences(old, new):

@@ -340,7 +340,7 @@ def _ask(group, host):
 
 
 def _aside(function, *arguments):
-    """In a thread, because a host that died answers late: the reactor has ten threads for all groups."""
+    """In a thread, because it takes its time: the reactor has ten threads for all groups."""
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(function, *arguments), daemon=True).start()
 
@@ -504,12 +504,15 @@ def _start_join(group, host, jid):
     # As JSON, because the command line is read as YAML, and a job id is no number.
     arguments = [f"{name}={json.dumps(value)}" for name, value in (("group", group), ("host", host), ("jid", jid))]
     nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    return subprocess.Popen([*command, "csyncsync.join", *arguments], start_new_session=True, **nowhere).pid
+    process = subprocess.Popen([*command, "csyncsync.join", *arguments], start_new_session=True, **nowhere)
+    _aside(process.wait)
+    return process.pid
 
 
 # --- Hosts that join -------------------------------------------------------------------------------------
 
 
+@_command
 def join(group, host, jid=None):
     """
     Have a host that has recorded its files admitted to its group. Started by ``pushed``; waits for the hosts.
@@ -518,7 +521,8 @@ def join(group, host, jid=None):
     when the group was made keeps its files: what differs becomes a conflict. Any other receives what the group has, and
     pushes only after that.
 
-    Returns what was done, in words.
+    Returns what was done, in words. It waits until nobody else of the group pushes; without its turn any more (of a job
+    id) it does nothing, because the host asks again.
 
     CLI Example:
 
@@ -530,7 +534,7 @@ def join(group, host, jid=None):
     if options is None:
         if jid:
             _release(group, jid)
-        return f"{host} is no member of {group}"
+        raise CommandExecutionError(f"{host} is no member of {group}: salt-run csyncsync.status tells who is")
     done = "failed"
     with contextlib.ExitStack() as lease:
         # Two joins of a group at once would each find no host that is established, and take theirs for the first one.
@@ -550,6 +554,8 @@ def join(group, host, jid=None):
             with _record(group) as record:
                 if done == "joined" and host not in record["waiting"]:
                     record["waiting"].insert(0, host)
+    if done != "joined":
+        raise CommandExecutionError(f"{host} has not joined {group}, {done}")
     return done
 
 

@@ -146,7 +146,7 @@ def test_an_administrators_slip_is_told_and_does_nothing(run, published, master)
     for group in ("nosuch", "../x", LONG, 5):
         for function in ("status", "sync", "apply", "release", "rotate_key"):
             assert "there is no group" in str(run(function, group=group))
-        assert "web1 is no member of" in run("join", group=group, host="web1")
+        assert "web1 is no member of" in str(run("join", group=group, host="web1"))
     assert (published(), _files(master)) == ([], before)
 
 
