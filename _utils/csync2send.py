@@ -237,23 +237,25 @@ class _Send:
 
     def _note(self, entries):
         """
-        Note what is sent before it is sent, and in which state.
+        Note what is sent before it is sent, and in which state: csync2 sends what stands here, as recorded or not.
 
         Should csync2 die, here or there, or this process, then csync2 there may not know what it has done, or half
         done, also after it has said that all is well: it takes that for changes of its own host.
         """
-        with self._shared() as shared:
-            self.noted = {entry.name: shared.record(csync2.decode(entry.name)) or _GONE for entry in entries}
+        self.noted = {entry.name: _stands(csync2.decode(entry.name)) for entry in entries}
         self.sent.begin(self.noted)
 
     def _note_outcome(self, entries, done, interrupted):
         """
         Given names, note what the peer has taken, and what it has not been sent: neither done nor interrupted. In which
-        state it took what has changed meanwhile is unknown.
+        state it took what has changed meanwhile is unknown; what was interrupted may have gone as it is by now.
         """
         names = {entry.name for entry in entries}
-        taken = {name for name in names & set(done) if _stands(csync2.decode(name)) == self.noted[name]}
-        self.sent.end(taken, names - set(done) - set(interrupted))
+        stands = {name: _stands(csync2.decode(name)) for name in names & {*done, *interrupted}}
+        taken = {name for name in stands if name in done and stands[name] == self.noted[name]}
+        self.sent.end(taken, names - stands.keys())
+        changed = {name for name in stands if name not in done and stands[name] != self.noted[name]}
+        self.sent.begin({name: stands[name] for name in changed})
 
     def _discharge(self, entries, deleted):
         """Discharge entries, but for those that csync2 has recorded otherwise than they were sent."""
@@ -349,14 +351,18 @@ class _Send:
         if any(state.is_begun(_fields(text)) for text, _ in begun):
             return True
         same = {sent for sent in self._common(name) if _as_told(sent) == state.told}
-        if not same or None in map(_time, same):
+        replaced = [when for text, when in begun if self._has_old_mode(name, state, text)]
+        if not replaced and (not same or None in map(_time, same)):
             return bool(same)
         recorded = self._recorded(state.path)
+        written = _time(recorded) or -1
         # What is written to while it is sent may have been sent in a later state than the one that was noted.
-        later = any(
-            _time(text) <= (_time(recorded) or -1) <= when + SENT_WITHIN for text, when in begun if text in same
-        )
-        return recorded in same or later
+        later = any(_time(text) <= written <= when + SENT_WITHIN for text, when in begun if text in same)
+        return recorded in same or later or any(when <= written <= when + SENT_WITHIN for when in replaced)
+
+    def _has_old_mode(self, name, state, sent):
+        """Tell whether a peer may have the content that it was sent, with an older state's owner or mode."""
+        return any(state.is_replaced(_fields(sent), _fields(text)) for text in self._common(name) - {sent})
 
     def _recorded(self, path):
         """
@@ -582,8 +588,18 @@ class _State:
         if not there or not kind or _what(there) != _what(wanted) or there.get(b"size") != wanted.get(b"size"):
             return False
         made = {b"lnk": 0o777, b"reg": 0o600}.get(kind, 0o700)
-        owner, owners = ((fields.get(b"uid"), fields.get(b"gid")) for fields in (there, wanted))
-        return owner in ((b"0", b"0"), owners) and int(there[b"mode"]) & 0o7777 == made
+        return _owner(there) in ((b"0", b"0"), _owner(wanted)) and int(there[b"mode"]) & 0o7777 == made
+
+    def is_replaced(self, wanted, old):
+        """
+        Tell whether it may be what csync2 makes of these fields in place of an old file: it has that one's owner and
+        mode until it is given its own, one after the other (rsync.c).
+        """
+        there = self.fields
+        if not there or not _what(there) == _what(wanted) == _what(old) or there.get(b"type") != b"reg":
+            return False
+        same = there.get(b"size") == wanted.get(b"size") and there.get(b"mode") == old.get(b"mode")
+        return same and _owner(there) in (_owner(old), _owner(wanted))
 
 
 def _fields(text):
@@ -608,6 +624,10 @@ def _as_told(record):
 
 def _what(fields):
     return fields.get(b"type"), fields.get(b"target")
+
+
+def _owner(fields):
+    return fields.get(b"uid"), fields.get(b"gid")
 
 
 #: What a peer says of a place where it has nothing.

@@ -129,6 +129,25 @@ def test_what_was_begun_of_something_that_is_here_no_more():
     assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir", csync2send._fields(b"---"))
 
 
+def test_what_was_begun_in_place_of_an_old_file():
+    """csync2 gives the new one the old one's owner and mode, then its owner, then its mode."""
+    text = b"v1:mtime=%d:mode=%d:uid=%d:gid=%d:type=%s:size=%d"
+    old, sent = (
+        csync2send._fields(text % fields) for fields in ((1, 33188, 0, 0, b"reg", 0), (2, 33261, 33, 33, b"reg", 5))
+    )
+
+    def is_replaced(*fields):
+        return csync2send._State(b"/x", text % (0, *fields), False).is_replaced(sent, old)
+
+    assert is_replaced(33188, 0, 0, b"reg", 5)
+    assert is_replaced(33188, 33, 33, b"reg", 5)
+    assert not is_replaced(33188, 1000, 1000, b"reg", 5), "somebody has given it away"
+    assert not is_replaced(33184, 0, 0, b"reg", 5), "somebody has set its mode"
+    assert not is_replaced(33188, 0, 0, b"reg", 0), "it is the old one"
+    assert not is_replaced(33188, 0, 0, b"dir", 5)
+    assert not csync2send._State(b"/x", None, True).is_replaced(sent, old)
+
+
 def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
     (tmp_path / "dir").mkdir()
     path = os.fsencode(tmp_path / "dir")
