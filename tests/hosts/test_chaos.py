@@ -65,7 +65,12 @@ def healed(hosts, parts, seconds):
                     wrong += [f"    {change}" for change in parts[owner].history if path in change[2]]
         assert not wrong, "\n".join(wrong)
 
-    hosts.eventually(all_there, seconds)
+    try:
+        hosts.eventually(all_there, seconds)
+    except pytest.fail.Exception:
+        for host in HOSTS:  # what tells why is gone with the testbed
+            print(f"{host} is to send:\n{hosts.shell(host, 'csync2 -C wwwshared -M; true')}")
+        raise
     took = time.monotonic() - began
     for host in HOSTS:
         left = [path for path in hosts.tree(host) if TEMPORARY.search(path)]
