@@ -328,8 +328,9 @@ class _Send:
             paths = [csync2.decode(entry.name) for entry in ours]
             with self.alone:  # the peer, which has it by now, may have handed on what it had
                 csync2run.run_paths(self.group, ["-m"], paths)
-                with csync2.Database(self.database, timeout=20, write=True) as shared:  # what came and went stays marked
-                    shared.unmark([path for path in paths if path not in self.changed], self.peer)
+                unchanged = [path for path in paths if path not in self.changed]  # others are still to be sent
+                with csync2.Database(self.database, timeout=20, write=True) as shared:
+                    shared.unmark(unchanged, self.peer)
         return [entry for entry in entries if entry not in ours]
 
     def _common(self, name):
