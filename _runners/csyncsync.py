@@ -450,13 +450,12 @@ def pushed(group, host, jid=None, state=None, refused=None):
         if ours and state == "joining":
             # The join goes on under this lease, as a process of its own: it waits for hosts.
             record["lease"].update(checked=time.time(), pid=_start_join(group, host, jid))
-        elif ours and state == "pushed":  # only then: whose files count at first is not for any event to say
+            return True
+        if ours and state == "pushed":  # only then: whose files count at first is not for any event to say
             record["admitted"] = sorted({*record["admitted"], host})
             record.get("returning", {}).pop(host, None)
             if record["founders"] is not None:
                 record["founders"] = [minion for minion in record["founders"] if minion != host]
-    if ours and state == "joining":
-        return True
     _release(group, jid, host)
     _call_behind(group)
     if state == "pushed" and refused is not None:

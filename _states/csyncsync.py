@@ -66,24 +66,32 @@ def member_published(name):
             return _result(name, None, "The facts would be published.", {"mine": {"new": "csyncsync.member"}})
         return _result(name, False, str(err))
     minion = __opts__["id"]
-    old = (__salt__["mine.get"](minion, "csyncsync.member") or {}).get(minion)
+    old = _published(minion)
     if old == facts:
         return _result(name, comment="The mine holds this host's facts.")
     changes = {"mine": {"old": _shown(old), "new": _shown(facts)}}
     if __opts__["test"]:
         return _result(name, None, "The facts would be published.", changes)
     __salt__["mine.send"]("csyncsync.member")
-    if not _is_published(minion, facts):
+    if not _await_published(minion, facts):
         return _result(name, False, "The mine did not take the facts: does the master answer, and allow the mine?")
     for group in __salt__["csyncsync.groups"]()["groups"]:
         __salt__["event.send"](f"csyncsync/{group}/facts", {"group": group})
     return _result(name, comment="The facts were published.", changes=changes)
 
 
-def _is_published(minion, facts, seconds=20):
-    """Wait until the mine holds these facts; Salt hands them on to the master without waiting for it."""
+def _published(minion):
+    """A host's facts as the mine has them, None if it has none."""
+    return (__salt__["mine.get"](minion, "csyncsync.member") or {}).get(minion)
+
+
+def _await_published(minion, facts, seconds=20):
+    """
+    Tell whether the mine holds these facts, within so many seconds: Salt hands them on to the master without waiting
+    for it.
+    """
     until = time.monotonic() + seconds
-    while (__salt__["mine.get"](minion, "csyncsync.member") or {}).get(minion) != facts:
+    while _published(minion) != facts:
         if time.monotonic() > until:
             return False
         time.sleep(0.5)

@@ -254,8 +254,8 @@ class _Send:
         stands = {name: _stands(csync2.decode(name)) for name in names & {*done, *interrupted}}
         taken = {name for name in stands if name in done and stands[name] == self.noted[name]}
         self.sent.end(taken, names - stands.keys())
-        changed = {name for name in stands if name not in done and stands[name] != self.noted[name]}
-        self.sent.begin({name: stands[name] for name in changed})
+        changed = {name: now for name, now in stands.items() if name not in done and now != self.noted[name]}
+        self.sent.begin(changed)
 
     def _discharge(self, entries, deleted):
         """Discharge entries, but for those that csync2 has recorded otherwise than they were sent."""
@@ -351,8 +351,13 @@ class _Send:
             return True
         if any(state.is_begun(_fields(text)) for text, _ in begun):
             return True
-        same = {sent for sent in self._common(name) if _as_told(sent) == state.told}
-        replaced = [when for text, when in begun if self._has_old_mode(name, state, text)]
+        common = self._common(name)
+        same = {sent for sent in common if _as_told(sent) == state.told}
+        replaced = [
+            when
+            for text, when in begun
+            if any(state.is_replaced(_fields(text), _fields(old)) for old in common - {text})
+        ]
         if not replaced and (not same or None in map(_time, same)):
             return bool(same)
         recorded = self._recorded(state.path)
@@ -360,10 +365,6 @@ class _Send:
         # What is written to while it is sent may have been sent in a later state than the one that was noted.
         later = any(_time(text) <= written <= when + SENT_WITHIN for text, when in begun if text in same)
         return recorded in same or later or any(when <= written <= when + SENT_WITHIN for when in replaced)
-
-    def _has_old_mode(self, name, state, sent):
-        """Tell whether a peer may have the content that it was sent, with an older state's owner or mode."""
-        return any(state.is_replaced(_fields(sent), _fields(text)) for text in self._common(name) - {sent})
 
     def _recorded(self, path):
         """
