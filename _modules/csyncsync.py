@@ -15,7 +15,6 @@ import fcntl
 import hashlib
 import importlib.util
 import ipaddress
-import json
 import logging
 import os
 import shutil
@@ -33,6 +32,8 @@ import csync2backup
 import csync2cert
 import csync2conflict
 import csync2echo
+import csync2file
+import csync2guard
 import csync2inotify
 import csync2journal
 import csync2key
@@ -53,10 +54,6 @@ STATE_DIR = "/var/lib/csyncsync"
 DATABASE_DIR = "/var/lib/csync2"
 #: Seconds until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
-#: An include root that is empty now, and from which more than this number of files have vanished, holds a push.
-EMPTIED = 10
-#: In a group's directory: the deletions that are let through, and not sent to all others yet.
-LET_THROUGH = "let_through"
 #: Changes of its own that a host that lost its database names to the host that admits it.
 MOST_UNSENT = 5000
 #: Seconds that the watcher may take to judge a change, while a peer sends.
@@ -94,7 +91,7 @@ def member():
 
         salt '*' csyncsync.member
     """
-    certificate = _read(_certificate_path())
+    certificate = csync2file.read(_certificate_path())
     if not certificate:
         raise CommandExecutionError(f"{_certificate_path()} is missing: run state.apply csyncsync.certificate first")
     addresses = {"": _primary_address()}
@@ -237,49 +234,11 @@ def _group_path(group, *names):
     return os.path.join(STATE_DIR, group, *names)
 
 
-def _read(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
-def _read_json(path, default=None):
-    try:
-        return json.loads(_read(path) or "null") or default
-    except ValueError:
-        log.warning("%s is damaged; it is made anew", path)
-        return default
-
-
-def _write(path, content, mode=0o600, durable=True):
-    """Write a file of text or bytes whole or not at all; durable: also when the power fails."""
-    temporary = f"{path}.tmp{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        with open(fd, "wb") as file:
-            os.fchmod(fd, mode)
-            file.write(content if isinstance(content, bytes) else content.encode())
-            file.flush()
-            if durable:
-                os.fsync(fd)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _write_json(path, value, durable=True):
-    _write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", durable=durable)
-
-
 def _config(group):
     """What group_present wrote down last, None if the group is not on this host."""
     if not csync2.is_group_name(group):
         return None
-    return _read_json(_group_path(group, "config.json"))
+    return csync2file.read_json(_group_path(group, "config.json"))
 
 
 def installed():
@@ -428,11 +387,14 @@ def install(group, test=False, new_key=False, found=None):
             os.makedirs(_group_path(group, directory), mode=0o700, exist_ok=True)
         os.makedirs(os.path.dirname(new["database"]), exist_ok=True)
     _make_backup_directory(group, found["options"]["backup_directory"], changes, test)
-    problems = _note_roots(group, new["include"], changes, test)
+    with _salts_errors():
+        made, problems = _guard(group).note_roots(new["include"], test)
+    if made:
+        changes.setdefault("made", []).extend(made)
     for kind, added, gone in _differences(old, new):
         changes[kind] = {**({"added": added} if added else {}), **({"removed": gone} if gone else {})}
     if old != new and not test:
-        _write_json(_group_path(group, "config.json"), new)
+        csync2file.write_json(_group_path(group, "config.json"), new)
         if old and old["rules"] != new["rules"]:
             csync2journal.mark_whole(_group_path(group, "journal"))
             if os.path.exists(new["database"]):
@@ -445,7 +407,7 @@ def install(group, test=False, new_key=False, found=None):
         _meet_anew(group)
     changes.update(_unit(group, "timer", True, test))
     changes.update(_unit(group, "actions", bool(new["rules"]["commands"]), test))
-    if not test and not problems and not all(_is_empty_directory(root) for root in new["include"]):
+    if not test and not problems and not all(csync2guard.is_empty_directory(root) for root in new["include"]):
         _begin(group)
     return {"changes": changes, "problems": problems}
 
@@ -697,7 +659,7 @@ def renew_certificate():
 
 def _check_certificate():
     result = {"valid": False, "reason": "", "fingerprint": None, "not_after": None}
-    pem, key = _read(_certificate_path()), _read(_private_key_path())
+    pem, key = csync2file.read(_certificate_path()), csync2file.read(_private_key_path())
     if not pem or not key:
         return {**result, "reason": f"there is no {_certificate_path() if not pem else _private_key_path()}"}
     problem, fingerprint, end = csync2cert.judge(pem, key)
@@ -713,104 +675,8 @@ def _make_certificate(keep=True):
         if keep and os.path.exists(path):
             os.replace(path, path + ".old")
     certificate_, key = csync2cert.make()
-    _write(_private_key_path(), key)
-    _write(_certificate_path(), certificate_, 0o644)
-
-
-# --- Include roots: is the disk there? -------------------------------------------------------------------
-
-
-def _root_identity(path):
-    """
-    What an include root stands on: the mount it is in, and its device while this boot lasts.
-
-    Device numbers of many file systems differ from boot to boot, the mount point and its source do not.
-    Raises CommandExecutionError if the root is missing or reached through a symlink.
-    """
-    real = os.path.realpath(path)
-    if not os.path.lexists(path):
-        raise CommandExecutionError(f"include root {path} is missing: is its disk unmounted?")
-    if real != path:
-        raise CommandExecutionError(
-            f"include root {path} is, or lies below, a symlink to {real}: csync2 would ignore it"
-        )
-    best = ("", "", "", "")
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            left, _, right = line.partition(" - ")
-            fields, (kind, source) = left.split(), right.split()[:2]
-            point = fields[4].encode().decode("unicode_escape", "replace") if "\\" in fields[4] else fields[4]
-            if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
-                best = (point, kind, source, fields[3])
-    boot = (_read("/proc/sys/kernel/random/boot_id") or "").strip()
-    status = os.lstat(path)
-    return {"mount": list(best), "device": status.st_dev, "inode": status.st_ino, "boot": boot}
-
-
-def _root_problem(group, root, noted):
-    """Why an include root is not the one that was noted ("" if it is)."""
-    try:
-        now = _root_identity(root)
-    except CommandExecutionError as err:
-        return str(err)
-    if noted["mount"] != now["mount"] or (noted["boot"] == now["boot"] and noted["device"] != now["device"]):
-        return f"include root {root} is on another file system than before: is its disk unmounted?"
-    if noted.get("inode") != now["inode"] and _is_empty_directory(root) and _has_records_below(group, root):
-        return f"include root {root} was replaced by an empty directory: was its content moved away?"
-    return ""
-
-
-def _has_records_below(group, root):
-    """A database that cannot be read says nothing: then nothing is pushed either."""
-    if not os.path.exists(_database_path(group)):
-        return False
-    try:
-        with _open_database(group) as database:
-            return database.state() != csync2.Database.NEW and database.has_below(os.fsencode(root))
-    except sqlite3.Error as err:
-        raise CommandExecutionError(f"{_database_path(group)}: {err}") from err
-
-
-def _note_roots(group, includes, changes, test):
-    """Note the identity of roots that are new, forget those that left. Returns what is wrong with the others."""
-    path = _group_path(group, "roots.json")
-    noted = _read_json(path, {})
-    now = {root: identity for root, identity in noted.items() if root in includes}
-    for root in includes:
-        if root in noted:
-            continue
-        if os.path.realpath(root) != root:
-            raise CommandExecutionError(
-                f"csyncsync:groups:{group}:include {root} is, or lies below, a symlink to"
-                f" {os.path.realpath(root)}: csync2 ignores such paths; name the real directory"
-            )
-        if not os.path.lexists(root):
-            changes.setdefault("made", []).append(root)
-            if test:
-                continue
-            os.makedirs(root, mode=0o755, exist_ok=True)
-        now[root] = _root_identity(root)
-    problems = _root_problems(group, now)
-    if now != noted and not test:
-        _write_json(path, now)
-    return problems
-
-
-def _root_problems(group, noted=None):
-    """What is wrong with the include roots, in words; nothing is pushed while there is anything."""
-    if noted is None:
-        noted = _read_json(_group_path(group, "roots.json"), {})
-    problems = [_root_problem(group, root, identity) for root, identity in sorted(noted.items())]
-    return [problem for problem in problems if problem]
-
-
-def _renew_roots(group):
-    """Note what the roots stand on today: after a reboot device numbers may differ, and a release accepts the rest."""
-    path = _group_path(group, "roots.json")
-    noted = _read_json(path, {})
-    now = {root: _root_identity(root) for root in noted}
-    if now != noted:
-        _write_json(path, now)
+    csync2file.write(_private_key_path(), key)
+    csync2file.write(_certificate_path(), certificate_, 0o644)
 
 
 # --- Push ------------------------------------------------------------------------------------------------
@@ -861,7 +727,7 @@ def push(group, full=False, release=False, test=False, paused=None, **kwargs):
         _take_pauses(group, paused)
     began = time.monotonic()
     with _locked(group, wait=LOCK_PROBE) as mine:
-        before = _read_json(_group_path(group, "push.json"), {})
+        before = csync2file.read_json(_group_path(group, "push.json"), {})
         refused = before.get("refused") or {}
         result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
         if not mine:
@@ -893,7 +759,7 @@ def wait(group):
         salt web1 csyncsync.wait wwwdata
     """
     _require(group)
-    _write(_group_path(group, "waits"), "")
+    csync2file.write(_group_path(group, "waits"), "")
     return True
 
 
@@ -953,15 +819,26 @@ def _held(path, wait=0.0):
         yield True
 
 
+def _guard(group):
+    return csync2guard.Guard(group, _group_path(group), _database_path(group))
+
+
+def _root_problems(group):
+    """What is wrong with the include roots, in words; nothing is pushed while there is anything."""
+    with _salts_errors():
+        return _guard(group).root_problems()
+
+
 def _push(group, config, full, release, result):
     if why := _why_paused(group):
         result.update(state="paused", comment=why)
         return
-    problems = _root_problems(group)
+    guard, problems = _guard(group), _root_problems(group)
     if problems and not release:
         result.update(state="held", comment="; ".join(problems))
         return
-    _renew_roots(group)
+    with _salts_errors():
+        guard.renew_roots()
     if _database_state(group) != csync2.Database.ESTABLISHED:
         _record(group)
         result.update(state="joining", comment="waits for the master to have an established host admit it")
@@ -970,11 +847,12 @@ def _push(group, config, full, release, result):
     since = csync2send.now()
     result["checked"] = _check_journal(group, config, full)
     peers = _peers_to_serve(group, config)
-    vanished = _vanished(group, config)
-    if (held := _looks_lost(group, config, vanished)) and not release:
+    vanished = guard.vanished([host["address"] for host in config["hosts"].values()])
+    held = guard.looks_lost(vanished, config["include"], config.get("hold") or csync2.HOLD)
+    if held and not release:
         result.update(state="held", comment=held)
         return
-    _let_through(group, vanished)
+    guard.let_through(vanished)
     result["left"] = _send(group, config, peers, since)
     result["refused"] = _refused(group, config, result["refused"])
 
@@ -985,7 +863,7 @@ def _refused(group, config, before, most=20):
 
     What a host refused before stays refused while it does not answer.
     """
-    unreachable = _read_json(_group_path(group, "peers.json"), {})
+    unreachable = csync2file.read_json(_group_path(group, "peers.json"), {})
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
     refused = {}
     with _open_database(group) as database:
@@ -1009,18 +887,18 @@ def _ascii(text):
 def _note_push(group, result):
     """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
     left, path = _group_path(group, "left"), _group_path(group, "push.json")
-    before, now, since = _read_json(path, {}), time.time(), None
+    before, now, since = csync2file.read_json(path, {}), time.time(), None
     errors = before.get("errors", 0) + (result["state"] == "error")
     try:
         if result["left"] or result["state"] not in ("pushed",) or _held_back(group):
             since = csync2status.waiting_since(_group_path(group), before) or now - result["seconds"]
-            _write(left, "")
+            csync2file.write(left, "")
         else:
             csync2journal.forget(_group_path(group, "journal"))
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(left)
         counted = {"pushes": before.get("pushes", 0) + 1, "errors": errors, "since": since}
-        _write_json(path, {**result, "time": now, **counted}, durable=False)
+        csync2file.write_json(path, {**result, "time": now, **counted}, durable=False)
     except OSError as err:
         log.error("csyncsync: cannot note the push of group %s: %s", group, err)
 
@@ -1101,8 +979,8 @@ def paused(group, pauses=None):
 
 def _take_pauses(group, pauses):
     path = _group_path(group, "paused.json")
-    if pauses != _read_json(path, {}):
-        _write_json(path, pauses)
+    if pauses != csync2file.read_json(path, {}):
+        csync2file.write_json(path, pauses)
 
 
 def _pauses(group):
@@ -1128,7 +1006,7 @@ def _held_back(group):
     What may be csync2's unfinished files, and is not sent yet: ``{path in bytes: [since when, has a suffix that chance
     has made]}``.
     """
-    held = _read_json(_group_path(group, "held.json"), {})
+    held = csync2file.read_json(_group_path(group, "held.json"), {})
     return {os.fsencode(path): why for path, why in held.items()}
 
 
@@ -1145,8 +1023,8 @@ def _known_temporaries(group, paths, trees):
         to_send = set(filter(_is_temporary, database.hidden()))
         known = {path for path in paths if database.record(path) is not None}
         known |= set(filter(_is_temporary, database.hidden(trees)))
-    unjudged = to_send - _read_names(note) if os.path.exists(note) else set()
-    _write(note, b"\0".join(sorted(to_send - unjudged)), durable=False)
+    unjudged = to_send - csync2file.read_names(note) if os.path.exists(note) else set()
+    csync2file.write_names(note, to_send - unjudged)
     return (known | to_send) - unjudged
 
 
@@ -1176,7 +1054,9 @@ def _hold_back(group, known, held):
         hold = {path: [held.get(path, [now])[0], path in chance] for path in new - gone}
         hold = {path: why for path, why in hold.items() if csync2left.is_to_be_held(path, *why)}
         if hold != held:
-            _write_json(_group_path(group, "held.json"), {os.fsdecode(path): why for path, why in hold.items()})
+            csync2file.write_json(
+                _group_path(group, "held.json"), {os.fsdecode(path): why for path, why in hold.items()}
+            )
         if gone or hold:
             database.forget([*gone, *hold])
     os.unlink(_group_path(group, "known"))
@@ -1223,64 +1103,22 @@ def _parents(path, roots):
     return reversed(result) if path in roots else []
 
 
-def _vanished(group, config):
-    """The paths, as a set of bytes, that are to be sent to any host, and are here no more."""
-    peers = [host["address"] for host in config["hosts"].values()]
-    with _open_database(group) as database:
-        return {path for path, _, _ in database.dirty(peers) if not os.path.lexists(path)}
-
-
-def _looks_lost(group, config, vanished):
-    """
-    Why what has vanished since the last push looks like a lost disk ("" if it does not).
-
-    What was let through does not count any more: while a host is away, the deletions of days wait for it.
-    """
-    new = vanished - _read_names(_group_path(group, LET_THROUGH))
-    if not new:
-        return ""
-    with _open_database(group) as database:
-        total = database.count() + len(new)
-    hold = config.get("hold") or csync2.HOLD
-    roots = [os.fsencode(root) + b"/" for root in config["include"] if _is_empty_directory(root)]
-    emptied = any(sum(path.startswith(root) for path in new) > EMPTIED for root in roots)
-    if not emptied and (len(new) <= hold["number"] or len(new) <= hold["share"] * total):
-        return ""
-    return (
-        f"{len(new)} of {total} files have vanished here: nothing is deleted on the other hosts until you put them"
-        f" back, or run: salt-run csyncsync.release {group}"
-    )
-
-
-def _let_through(group, vanished):
-    """Note which deletions are let through, before they are sent: whatever breaks then, they are no lost disk."""
-    path = _group_path(group, LET_THROUGH)
-    if vanished == _read_names(path):
-        return
-    try:
-        _write(path, b"\0".join(sorted(vanished)), durable=False)
-    except OSError as err:  # a full disk: they will count once more
-        log.warning("csyncsync: cannot note the deletions of group %s: %s", group, err)
-
-
-def _read_names(path):
-    """The paths, as a set of bytes, in a file that holds them with NULs between them."""
-    try:
-        with open(path, "rb") as file:
-            return {name for name in file.read().split(b"\0") if name}
-    except OSError:
-        return set()
-
-
 def _peers_to_serve(group, config):
     """Addresses of the peers that something is to be sent to now."""
-    failed, now = _read_json(_group_path(group, "peers.json"), {}), time.time()
+    failed, now = csync2file.read_json(_group_path(group, "peers.json"), {}), time.time()
     paused = {config["hosts"][minion]["address"] for minion in _pauses(group) if minion in config["hosts"]}
 
     def due(peer):  # a clock that was set back delays nobody
         return peer not in paused and not 0 < failed.get(peer, {}).get("again", 0) - now <= PEER_RETRY[1]
 
     return [peer for peer in sorted(_left(group, config)) if due(peer)]
+
+
+def _send_to(group, config, peers, since, changed, failed=None):
+    """csync2send.send_all()."""
+    members = [host["address"] for host in config["hosts"].values()]
+    notes = _group_path(group, "sent")
+    return csync2send.send_all(group, config["database"], notes, peers, members, since, changed, failed)
 
 
 def _send(group, config, peers, since):
@@ -1290,13 +1128,11 @@ def _send(group, config, peers, since):
     Returns ``{address: entries}`` that are left.
     """
     path = _group_path(group, "peers.json")
-    before = _read_json(path, {})
+    before = csync2file.read_json(path, {})
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
     with _checked_again(group) as changed:
-        problems = csync2send.send_all(
-            group, config["database"], _group_path(group, "sent"), peers, since, changed, stalled
-        )
+        problems = _send_to(group, config, peers, since, changed, stalled)
     for peer, problem in problems.items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
@@ -1307,7 +1143,7 @@ def _send(group, config, peers, since):
     left = _left(group, config)
     failed = {peer: entry for peer, entry in failed.items() if peer in left}
     if failed != before:
-        _write_json(path, failed, durable=False)
+        csync2file.write_json(path, failed, durable=False)
     return left
 
 
@@ -1435,7 +1271,7 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         if not admitted:
             _keep_marks(group, config, peer, keep, digests, unsent)
             return {"group": group, "state": "recorded", "unsent": _as_text(unsent)}
-        found, before = _compare(group, config, peer), _read_json(_group_path(group, "alone"), {})
+        found, before = _compare(group, config, peer), csync2file.read_json(_group_path(group, "alone"), {})
         # What is here alone only by now was deleted by the source meanwhile; or made here, and then the check finds it.
         alone = found.only_here & {os.fsencode(path) for path in before.get("paths", map(os.fsdecode, found.only_here))}
         there = found.only_there | _only_elsewhere(group, config, peer, unsent)
@@ -1474,7 +1310,7 @@ def reset(group):
     with _locked(group, wait=60) as mine:
         if not mine:
             raise CommandExecutionError(f"another push of {group} is under way on this host")
-        for name in ("established", "alone", "push.json", "peers.json", LET_THROUGH):
+        for name in ("established", "alone", "push.json", "peers.json", csync2guard.LET_THROUGH):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(_group_path(group, name))
         _database_state(group)
@@ -1491,7 +1327,7 @@ def _keep_marks(group, config, peer, keep, digests, unsent):
     Equal contents end a mark; others are a conflict.
     """
     found = _compare(group, config, peer)
-    _write_json(_group_path(group, "alone"), {"paths": sorted(map(os.fsdecode, found.only_here))})
+    csync2file.write_json(_group_path(group, "alone"), {"paths": sorted(map(os.fsdecode, found.only_here))})
     kept = found.only_here if keep else ()
     different = found.different | set(_unlike(group, digests)) if keep else ()
 
@@ -1508,7 +1344,7 @@ def _unsent(group):
 
     The files of one that never was are older than those of the group, whoever has changed them since.
     """
-    if _read(_group_path(group, "established")) != _host_name():
+    if csync2file.read(_group_path(group, "established")) != _host_name():
         return {}
     time.sleep(WATCHER_JUDGES)
     entries, lost = {}, csync2.lost_database(_group_path(group), _database_path(group))
@@ -1537,7 +1373,7 @@ def _establish(group, wanted):
         if wanted:
             database.keep_dirty(wanted)
         database.set_state(csync2.Database.ESTABLISHED)
-    _write(_group_path(group, "established"), _host_name())
+    csync2file.write(_group_path(group, "established"), _host_name())
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_group_path(group, "alone"))
     csync2journal.mark_whole(_group_path(group, "journal"))
@@ -1600,8 +1436,7 @@ def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
             _drop_marks(group, peer, before, _from_text(unsent))
             marked = _dirty_peers(group).get(peer, 0)
             with _checked_again(group) as changed:
-                notes = _group_path(group, "sent")
-                problems = csync2send.send_all(group, config["database"], notes, [peer], since, changed)
+                problems = _send_to(group, config, [peer], since, changed)
             before.update(changed)
             if problems[peer]:
                 raise CommandExecutionError(f"{host}: {problems[peer]}")
@@ -1665,7 +1500,7 @@ def _compare(group, config, peer, mark=""):
     me = config["address"]
     output = _csync2(group, mark or "-T", me, peer, peer=peer, fine=(0, 2))
     found = _read_comparison(output, me, peer)
-    empty = {os.fsencode(root) for root in config["include"] if _is_empty_directory(root)}
+    empty = {os.fsencode(root) for root in config["include"] if csync2guard.is_empty_directory(root)}
     if mark and empty & found[b"X"]:
         with _open_database(group, write=True) as database:
             database.keep_dirty(lambda path, to: to != peer or path not in empty)
@@ -1687,28 +1522,25 @@ def _read_comparison(output, me, peer):
     return found
 
 
-def _is_empty_directory(path):
-    try:
-        return os.path.isdir(path) and not os.listdir(path)
-    except OSError:
-        return False
-
-
 # --- Running csync2 --------------------------------------------------------------------------------------
 
 
 def _csync2(group, *args, **kwargs):
-    """csync2run.run(); its errors are Salt's."""
-    try:
+    with _salts_errors():
         return csync2run.run(group, *args, **kwargs)
-    except csync2run.CommandError as err:
-        raise CommandExecutionError(str(err)) from err
 
 
 def _csync2_paths(group, flags, paths_):
-    try:
+    with _salts_errors():
         csync2run.run_paths(group, flags, paths_)
-    except csync2run.CommandError as err:
+
+
+@contextlib.contextmanager
+def _salts_errors():
+    """Raise the errors of the rooms below as Salt's, which it shows without a traceback."""
+    try:
+        yield
+    except (csync2run.CommandError, csync2guard.GuardError, csync2backup.BackupError) as err:
         raise CommandExecutionError(str(err)) from err
 
 
@@ -1815,7 +1647,7 @@ def win(group, paths):
             raw.update(path for top in tuple(raw) for path in database.below(top))
             for peer in {host["address"] for host in config["hosts"].values()} - {config["address"]}:
                 database.force(sorted(raw), config["address"], peer)
-        _write(_group_path(group, "left"), "")
+        csync2file.write(_group_path(group, "left"), "")
     return len(raw)
 
 
@@ -1896,11 +1728,9 @@ def restore(group, path, generation=0):
         problems = _root_problems(group)
         if problems or _database_state(group) != csync2.Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or f"this host has not joined {group} yet")
-        try:
-            root = next(root for root in roots if raw == root or raw.startswith(root + b"/"))
+        root = next(root for root in roots if raw == root or raw.startswith(root + b"/"))
+        with _salts_errors():
             return csync2backup.restore(top, raw, generation, root)
-        except csync2backup.BackupError as err:
-            raise CommandExecutionError(str(err)) from err
 
 
 def _backup_directory(group):
@@ -1969,7 +1799,7 @@ def _facts():
     versions_ = {"csyncsync": csync2.VERSION, "Salt": __grains__["saltversion"]}
     with contextlib.suppress(CommandExecutionError):
         versions_["csync2"] = __salt__["pkg.version"]("csync2")
-    return {"certificate_end": csync2cert.end(_read(_certificate_path())), "versions": versions_}
+    return {"certificate_end": csync2cert.end(csync2file.read(_certificate_path())), "versions": versions_}
 
 
 def _size(group):
@@ -1997,7 +1827,7 @@ def metrics():
 
         salt web1 csyncsync.metrics
     """
-    end = csync2cert.end(_read(_certificate_path()))
+    end = csync2cert.end(csync2file.read(_certificate_path()))
     return csync2metrics.text(status(), __opts__["id"], end, time.time())
 
 

@@ -260,7 +260,9 @@ def sync(group=None, host=None, test=False):
         salt-run csyncsync.sync wwwdata test=True
     """
     if host is not None:
-        return _ask(group, host)
+        if not _ask(group, host):
+            raise CommandExecutionError(f"{host!r:.80} is no member of {group!r:.80}, or its key is not accepted")
+        return True
     result = {}
     for name, options in sorted(_known(group).items()):
         result[name], members = {}, _members(options)
@@ -710,7 +712,10 @@ def apply(group=None, host=None, reporter=None):
         _forget_deleted()
     published = __salt__["mine.get"]("*", "csyncsync.member")
     if host is not None:
-        groups = _groups(host) if host in published and host in _accepted([host], "list") else {}
+        if host not in [*published] or host not in _accepted([host], "list"):
+            problem = "has not published its facts, or its key is not accepted"
+            raise CommandExecutionError(f"{host!r:.80} {problem}; run: salt {host!r:.80} state.apply csyncsync")
+        groups = _groups(host)
     else:
         groups = _known(group)
     accepted = {name: _members(options) for name, options in groups.items()}
@@ -1344,8 +1349,12 @@ def _have_win(group, host, names, silent):
 
 
 def _readable(path):
-    """A percent-encoded path as people read it; what cannot be printed, as a newline, as ``\\x0a``."""
-    return csync2report.one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
+    """
+    A percent-encoded path as people read it, and give it back; what cannot be printed, as a newline, as ``\\x0a``, and
+    a blank at the end, which Salt strips from arguments, as ``\\x20``.
+    """
+    text = csync2report.one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
+    return f"{text[:-1]}\\x20" if text.endswith(" ") else text
 
 
 # --- Backups ---------------------------------------------------------------------------------------------
@@ -1477,7 +1486,7 @@ def _await_version(group, members, name, digest):
 def _encoded(path):
     """The reverse of _readable(): percent-encoded."""
     raw = str(path).encode("utf-8", "surrogateescape")
-    raw = re.sub(rb"\\x([0189a-f][0-9a-f]|7f)", lambda byte: bytes.fromhex(byte[1].decode()), raw)
+    raw = re.sub(rb"\\x([0189a-f][0-9a-f]|7f|20$)", lambda byte: bytes.fromhex(byte[1].decode()), raw)
     return urllib.parse.quote_from_bytes(raw.rstrip(b"/"))
 
 

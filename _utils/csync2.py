@@ -1025,16 +1025,6 @@ class Database:
         )
         self._db.execute("COMMIT")
 
-    def unmark(self, paths, peer):
-        """Drop that paths are to be sent to one peer."""
-        peer = encode(peer.encode())
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
-            [(encode(path), peer) for path in paths],
-        )
-        self._db.execute("COMMIT")
-
     def force(self, paths, name, peer):
         """Mark paths as to be sent to one peer whatever it says (csync2 -f)."""
         self.mark(paths, name, peer)

@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import stat
-import threading
 import time
 
 import csync2
@@ -66,11 +65,13 @@ _CANNOT_WRITE = re.compile(
 )
 
 
-def send_all(group, database, notes, peers, since, changed, failed=None):
+def send_all(group, database, notes, peers, members, since, changed, failed=None):
     """
     Send what is marked in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
     for one that answered, whatever it refused. Raises sqlite3.Error.
 
+    members
+        The addresses of all hosts of the group.
     notes
         A directory, made if it is missing, for the logs of what the peers were sent: they outlive a loss of power.
     since
@@ -82,14 +83,14 @@ def send_all(group, database, notes, peers, since, changed, failed=None):
         ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
         answer, and get the more time the more often they stood still.
     """
-    alone, failed = threading.Lock(), failed or {}
+    failed = failed or {}
     os.makedirs(notes, mode=0o700, exist_ok=True)
 
     def send(peer):
         if peer in failed and not csync2run.answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
         try:
-            _Send(group, database, notes, peer, since, failed.get(peer, 0), alone, changed).all()
+            _Send(group, database, notes, peer, members, since, failed.get(peer, 0), changed).all()
         except csync2run.CommandError as err:
             return str(err)
         return ""
@@ -102,13 +103,13 @@ class _Send:
     """
     What one peer is sent. Its methods raise CommandError when the peer cannot be reached.
 
-    Entries are csync2.Entry; names are as csync2 writes them into its database. ``alone`` is the lock of the database
-    that all share, and ``changed`` takes the paths that are to be checked again.
+    Entries are csync2.Entry; names are as csync2 writes them into its database. ``changed`` takes the paths that are to
+    be checked again.
     """
 
-    def __init__(self, group, database, notes, peer, since, stalled, alone, changed):
-        self.group, self.database, self.peer = group, database, peer
-        self.since, self.stalled, self.alone, self.changed = since, stalled, alone, changed
+    def __init__(self, group, database, notes, peer, members, since, stalled, changed):
+        self.group, self.database, self.peer, self.members = group, database, peer, members
+        self.since, self.stalled, self.changed = since, stalled, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Blocked(f"{self.directory}.blocked")
         #: what stood at each place when the last run began
@@ -325,12 +326,10 @@ class _Send:
             )
             kept, _, _ = self._once([entry._replace(forced=1) for entry in ours])
             ours = {entry for entry in ours if entry.name not in kept}
-            paths = [csync2.decode(entry.name) for entry in ours]
-            with self.alone:  # the peer, which has it by now, may have handed on what it had
-                csync2run.run_paths(self.group, ["-m"], paths)
-                unchanged = [path for path in paths if path not in self.changed]  # others are still to be sent
-                with csync2.Database(self.database, timeout=20, write=True) as shared:
-                    shared.unmark(unchanged, self.peer)
+            paths, own = [csync2.decode(entry.name) for entry in ours], csync2.decode(self.own).decode()
+            with csync2.Database(self.database, timeout=20, write=True) as shared:
+                for other in {*self.members} - {own, self.peer}:  # the peer may have handed on what it had
+                    shared.mark(paths, own, other)
         return [entry for entry in entries if entry not in ours]
 
     def _common(self, name):

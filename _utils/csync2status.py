@@ -2,16 +2,16 @@
 How far a host is in a group, as its files and csync2's database say.
 
 For the module (``csyncsync.status``) and for the watcher, which writes it down as metrics. May call ``csync2action``,
-``csync2journal`` and the standard library; who calls it brings ``csync2.Database`` along, because the watcher has a
-copy of its own.
+``csync2file``, ``csync2journal`` and the standard library; who calls it brings ``csync2.Database`` along, because the
+watcher has a copy of its own.
 """
 
-import json
 import os
 import sqlite3
 import time
 
 import csync2action
+import csync2file
 import csync2journal
 
 #: In the place of a host, in what is paused: the whole group.
@@ -34,7 +34,7 @@ def read(directory, database, path, minion):
     """
 
     def note(name):
-        return _read_json(os.path.join(directory, name)) or {}
+        return csync2file.read_json(os.path.join(directory, name), {})
 
     config, last, watch, failed, held = map(note, ("config.json", "push.json", "watch.json", "peers.json", "held.json"))
     if not config:
@@ -72,7 +72,7 @@ def read(directory, database, path, minion):
 
 def pauses(directory):
     """What is paused of a group, given its directory, and has not ended by itself (see ``csyncsync.paused``)."""
-    found, now = _read_json(os.path.join(directory, "paused.json")) or {}, time.time()
+    found, now = csync2file.read_json(os.path.join(directory, "paused.json"), {}), time.time()
     return {host: pause for host, pause in found.items() if pause["until"] is None or pause["until"] > now}
 
 
@@ -87,15 +87,6 @@ def waiting_since(directory, last):
     """
     times = [csync2journal.oldest_unsent(os.path.join(directory, "journal")), last.get("since")]
     return min((when for when in times if when is not None), default=None)
-
-
-def _read_json(path):
-    """None if it is not there, or damaged (whoever writes it makes it anew)."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def _size(path):

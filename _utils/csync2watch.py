@@ -6,8 +6,8 @@ itself has written is left out; the rest is written into the group's journal, an
 looks at the groups' configs, roots, journals and what is left to push.
 
 The beacon starts it, and runs it from a copy of this file that Salt does not know. May call ``csync2inotify``,
-``csync2echo``, ``csync2journal``, ``csync2left``, ``csync2backup``, ``csync2status``, ``csync2metrics``,
-``csync2cert``, Salt's event bus and the standard library.
+``csync2echo``, ``csync2file``, ``csync2journal``, ``csync2left``, ``csync2backup``, ``csync2status``,
+``csync2metrics``, ``csync2cert``, Salt's event bus and the standard library.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ import time
 import csync2backup
 import csync2cert
 import csync2echo
+import csync2file
 import csync2inotify
 import csync2journal
 import csync2left
@@ -851,7 +852,8 @@ class Watcher:
             return
         group.status, group.status_at = status, now
         try:
-            _write(os.path.join(group.directory, "watch.json"), json.dumps({**status, "time": time.time()}))
+            path = os.path.join(group.directory, "watch.json")
+            csync2file.write_json(path, {**status, "time": time.time()}, durable=False)
         except OSError as err:
             log.debug("csyncsync: cannot write the status of group %s: %s", group.name, err)
 
@@ -883,8 +885,8 @@ class Watcher:
         for group in groups:
             status = csync2status.read(group.directory, self.echo.csync2.Database, group.database, minion)
             found.update({group.name: status} if status else {})
-        certificate = next((group.certificate for group in groups if group.certificate), None)
-        return csync2metrics.text(found, minion, csync2cert.end(_read(certificate)), time.time())
+        certificate = next((csync2file.read(group.certificate) for group in groups if group.certificate), None)
+        return csync2metrics.text(found, minion, csync2cert.end(certificate), time.time())
 
 
 # --- Helpers ---------------------------------------------------------------------------------------------
@@ -911,23 +913,6 @@ def _outermost(paths):
         if not any(path.startswith(top + b"/") for top in tops):
             tops.append(path)
     return tops
-
-
-def _read(path):
-    """A small file's text, "" if there is none."""
-    try:
-        with open(path or "", encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
-
-
-def _write(path, text):
-    """Write a small file atomically."""
-    temporary = os.path.join(os.path.dirname(path), f".tmp-{os.path.basename(path)}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    os.rename(temporary, path)
 
 
 def _is_older(when, seconds):

@@ -123,10 +123,10 @@ def test_as_many_versions_are_kept_as_are_wanted(kept):
 
 
 def test_a_name_that_is_no_text(kept):
-    name = "odd %41 \\ \udcff"
+    name = "odd %41 \\ \udcff "
     put(kept, "web1", name, "old\n")
     delete(kept, "web1", name)
-    shown = "odd %41 \\ \\xff"
+    shown = "odd %41 \\ \\xff\\x20"
     assert list(listed(kept, shown)) == [shown]
     assert restore(kept, shown, "host=web2").endswith("is back on all hosts")
     kept.everywhere(f"{TOP}/{name}", "old\n", seconds=1)

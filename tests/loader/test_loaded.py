@@ -65,6 +65,8 @@ UTILS = {
     "csync2cert.judge",
     "csync2conflict.find",
     "csync2echo.is_connected",
+    "csync2file.read",
+    "csync2guard.is_empty_directory",
     "csync2inotify.watch_limit",
     "csync2journal.write",
     "csync2key.proof",

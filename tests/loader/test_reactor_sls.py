@@ -204,8 +204,9 @@ def test_the_master_itself_calls_only_that(minion, outsider, call, event_listene
         time.sleep(0.3)
     time.sleep(1)
     runs = _runs(event_listener, master, began)
-    asked = [(run["fun"], run["fun_args"][0]["group"], run["fun_args"][0]["host"], run["return"]) for run in runs]
-    assert asked == [("runner.csyncsync.sync", "nosuch", "web1", False)]
+    asked = [(run["fun"], run["fun_args"][0]["group"], run["fun_args"][0]["host"]) for run in runs]
+    assert asked == [("runner.csyncsync.sync", "nosuch", "web1")]
+    assert "'web1' is no member of 'nosuch'" in runs[0]["return"]["data"]["problem"]
     assert published() == ["event.fire"]
 
 

@@ -15,6 +15,8 @@ from hypothesis import settings
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "_utils"))
 
+import csync2  # noqa: E402
+
 # The same examples on every run; no example is judged by how long it took.
 settings.register_profile("csyncsync", deadline=None, derandomize=True, database=None)
 settings.load_profile("csyncsync")
@@ -56,6 +58,50 @@ class Csync2:
         )
 
 
+class Tree:
+    """A directory that a group on this host includes, with two peers that never answer."""
+
+    def __init__(self, csync2_in, path):
+        self.peers = {"web2": "10.0.0.2", "web3": "fd00::3"}
+        self.csync2, self.path = csync2_in, os.fsencode(path)
+        self.file = csync2.database(str(csync2_in.directory), "web1", "data")
+        os.mkdir(self.path)
+        options = csync2.validate({"data": {"members": "*", "include": os.fsdecode(self.path)}})["groups"]["data"]
+        assert options
+        peers = "".join(f'  host "{name}"@"{address}";\n' for name, address in self.peers.items())
+        self.csync2.configure(
+            "data",
+            f'group "data" {{\n  host "web1"@"10.0.0.1";\n{peers}  key "{csync2_in.key_file}";\n'
+            f'  include "{os.fsdecode(self.path)}";\n}}\n',
+        )
+
+    def __truediv__(self, name):
+        return os.path.join(self.path, name)
+
+    def write(self, name, content=b""):
+        path = self / name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(content)
+        return path
+
+    def check(self, *options):
+        done = self.csync2("data", *(options or ("-cr", "/")))
+        assert done.returncode == 0, done.stdout
+
+    @contextlib.contextmanager
+    def database(self, write=False):
+        with csync2.Database(self.file, timeout=5, write=write) as database:
+            yield database
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_end():
+    """Salt, which a plugin of pytest imports, would print what is logged once more at the very end."""
+    logging = pytest.importorskip("salt._logging")
+    logging.shutdown_temp_handler()
+
+
 @pytest.fixture(scope="session")
 def csync2_command():
     """``(path of csync2, directories with its libraries)``: the system's, or one unpacked into a cache."""
@@ -80,13 +126,15 @@ def csync2_in(csync2_command, tmp_path):
 
 
 @pytest.fixture
+def tree(csync2_in, tmp_path):
+    return Tree(csync2_in, tmp_path / "tree")
+
+
+@pytest.fixture
 def host(tmp_path, monkeypatch):
     """A host with the beacon; the minion's bus is replaced."""
     event = pytest.importorskip("salt.utils.event")
-    import salt._logging
     from watching import Host
-
-    salt._logging.shutdown_temp_handler()  # would print what is logged once more at the very end
 
     made = Host(tmp_path)
     monkeypatch.setattr(event, "get_event", made.get_event)

@@ -97,50 +97,6 @@ def test_a_damaged_database_is_a_database_error(tmp_path, content):
 
 # --- With csync2 ------------------------------------------------------------------------------------------
 
-PEERS = {"web2": "10.0.0.2", "web3": "fd00::3"}
-
-
-class Tree:
-    """A directory that a group on this host includes, with two peers that never answer."""
-
-    def __init__(self, csync2_in, path):
-        self.csync2, self.path = csync2_in, os.fsencode(path)
-        os.mkdir(self.path)
-        options = csync2.validate({"data": {"members": "*", "include": os.fsdecode(self.path)}})["groups"]["data"]
-        assert options
-        peers = "".join(f'  host "{name}"@"{address}";\n' for name, address in PEERS.items())
-        self.csync2.configure(
-            "data",
-            f'group "data" {{\n  host "web1"@"10.0.0.1";\n{peers}  key "{csync2_in.key_file}";\n'
-            f'  include "{os.fsdecode(self.path)}";\n}}\n',
-        )
-
-    def __truediv__(self, name):
-        return os.path.join(self.path, name)
-
-    def write(self, name, content=b""):
-        path = self / name
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(content)
-        return path
-
-    def check(self, *options):
-        done = self.csync2("data", *(options or ("-cr", "/")))
-        assert done.returncode == 0, done.stdout
-
-    @contextlib.contextmanager
-    def database(self, write=False):
-        path = csync2.database(str(self.csync2.directory), "web1", "data")
-        with csync2.Database(path, timeout=5, write=write) as database:
-            yield database
-
-
-@pytest.fixture
-def tree(csync2_in, tmp_path):
-    return Tree(csync2_in, tmp_path / "tree")
-
-
 ODD_NAMES = [
     b"plain",
     b"new\nline",
@@ -264,8 +220,8 @@ def test_what_is_to_be_sent_is_listed_for_each_peer(tree):
     tree.check()
     with tree.database() as database:
         found = database.dirty()
-        assert sorted(found) == sorted((path, peer, False) for path in paths for peer in PEERS.values())
-        assert database.dirty_peers() == dict.fromkeys(PEERS.values(), len(paths))
+        assert sorted(found) == sorted((path, peer, False) for path in paths for peer in tree.peers.values())
+        assert database.dirty_peers() == dict.fromkeys(tree.peers.values(), len(paths))
 
 
 def test_a_forced_path_is_listed_as_forced(tree):
@@ -273,18 +229,18 @@ def test_a_forced_path_is_listed_as_forced(tree):
     tree.check("-cIr", "/")
     tree.check("-m", os.fsdecode(path))
     with tree.database() as database:
-        assert set(database.dirty()) == {(path, peer, False) for peer in PEERS.values()}
+        assert set(database.dirty()) == {(path, peer, False) for peer in tree.peers.values()}
     tree.check("-f", os.fsdecode(path))
     with tree.database() as database:
-        assert set(database.dirty()) == {(path, peer, True) for peer in PEERS.values()}
+        assert set(database.dirty()) == {(path, peer, True) for peer in tree.peers.values()}
 
 
 def test_what_is_not_wanted_is_not_sent(tree):
     keep, drop = tree.write(b"keep '%' \xff"), tree.write(b"drop '%' \xff")
     tree.check()
     with tree.database(write=True) as database:
-        database.keep_dirty(lambda path, peer: path == keep and peer == PEERS["web3"])
-        assert database.dirty() == [(keep, PEERS["web3"], False)]
+        database.keep_dirty(lambda path, peer: path == keep and peer == tree.peers["web3"])
+        assert database.dirty() == [(keep, tree.peers["web3"], False)]
         assert database.record(drop) is not None
     done = tree.csync2("data", "-M")
     assert done.returncode == 0
@@ -431,7 +387,7 @@ def test_what_is_discharged_is_gone_for_this_peer_alone(tree):
         entries = database.part("10.0.0.2", b"", 100)
         database.discharge("10.0.0.2", [entry for entry in entries if csync2.decode(entry[1]) == sent])
         left = {(path, peer) for path, peer, _ in database.dirty()}
-    assert left == {(tree.path, peer) for peer in PEERS.values()} | {
+    assert left == {(tree.path, peer) for peer in tree.peers.values()} | {
         (sent, "fd00::3"),
         (kept, "fd00::3"),
         (kept, "10.0.0.2"),
@@ -496,9 +452,6 @@ def test_marked_paths_are_marked_for_one_peer(tree):
     assert tree.csync2("data", "-M").stdout.split("\t")[1:3] == ["10.0.0.1", "fd00::3"]
     with tree.database(write=True) as database:
         assert database.dirty() == [(path, "fd00::3", False)]
-        database.mark([path], "10.0.0.1", "10.0.0.2")
-        database.unmark([path], "fd00::3")
-        assert database.dirty() == [(path, "10.0.0.2", False)]
 
 
 def test_a_failed_change_leaves_everything_as_it_was(tree):

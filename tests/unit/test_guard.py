@@ -1,0 +1,137 @@
+"""What holds a push: roots on a real file system, and deletions in a database that csync2 has written."""
+
+import os
+
+import csync2
+import csync2file
+import csync2guard
+import pytest
+
+HOLD = {"number": 3, "share": 0.5}
+
+
+@pytest.fixture
+def guard(tree, tmp_path):
+    (tmp_path / "noted").mkdir()
+    return csync2guard.Guard("data", str(tmp_path / "noted"), tree.file)
+
+
+@pytest.fixture
+def root(tree):
+    return os.fsdecode(tree.path)
+
+
+def test_a_new_root_is_made_once_and_never_again(guard, tmp_path):
+    root = str(tmp_path / "a/b")
+    assert guard.note_roots([root], test=True) == ([root], [])
+    assert (os.path.exists(root), csync2file.read_json(guard.roots)) == (False, None)
+    assert guard.note_roots([root]) == ([root], [])
+    assert guard.note_roots([root]) == ([], [])
+    os.rmdir(root)
+    missing = f"include root {root} is missing: is its disk unmounted?"
+    assert guard.note_roots([root]) == ([], [missing])
+    assert (guard.root_problems(), os.path.exists(root)) == ([missing], False)
+    with pytest.raises(csync2guard.GuardError, match="is its disk unmounted"):
+        guard.renew_roots()
+    assert guard.note_roots([]) == ([], [])
+    assert guard.root_problems() == []
+
+
+def test_a_root_behind_a_symlink_is_refused_with_its_pillar_path(guard, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for root in (tmp_path / "link", tmp_path / "link/new"):
+        with pytest.raises(csync2guard.GuardError, match=r"csyncsync:groups:data:include .* name the real directory"):
+            guard.note_roots([str(root)])
+    root = str(tmp_path / "real")
+    guard.note_roots([root])
+    os.rename(root, tmp_path / "moved")
+    os.symlink("moved", root)
+    assert "a symlink to" in guard.root_problems()[0]
+
+
+def test_a_root_in_whose_place_an_empty_directory_came_is_a_problem_until_it_is_accepted(guard, tree, root):
+    tree.write(b"file")
+    tree.check()
+    with tree.database(write=True) as database:
+        database.set_state(csync2.Database.RECORDED)
+    guard.note_roots([root])
+    assert guard.root_problems() == []
+    os.rename(root, f"{root}.moved")
+    os.mkdir(root)
+    assert guard.root_problems() == [
+        f"include root {root} was replaced by an empty directory: was its content moved away?"
+    ]
+    tree.write(b"file")  # a replaced one that is not empty is somebody's work
+    assert guard.root_problems() == []
+    os.unlink(tree / b"file")
+    guard.renew_roots()
+    assert guard.root_problems() == []
+
+
+def test_an_empty_root_of_which_nothing_is_recorded_is_no_problem(guard, root):
+    guard.note_roots([root])
+    os.rename(root, f"{root}.moved")
+    os.mkdir(root)
+    assert guard.root_problems() == []
+
+
+def test_a_root_on_another_file_system_or_device_is_a_problem(guard, root):
+    guard.note_roots([root])
+    noted = csync2file.read_json(guard.roots)
+    for changed in ({"mount": ["/mnt", "ext4", "/dev/sdb1", "/"]}, {"device": -1}):
+        csync2file.write_json(guard.roots, {root: {**noted[root], **changed}})
+        assert guard.root_problems() == [
+            f"include root {root} is on another file system than before: is its disk unmounted?"
+        ]
+    csync2file.write_json(guard.roots, {root: {**noted[root], "device": -1, "boot": "another"}})  # after a reboot
+    assert guard.root_problems() == []
+
+
+def test_a_database_that_cannot_be_read_holds_a_push(guard, tree, root):
+    guard.note_roots([root])
+    os.rename(root, f"{root}.moved")
+    os.mkdir(root)
+    with open(tree.file, "wb") as file:
+        file.write(b"no database" * 1000)
+    with pytest.raises(csync2guard.GuardError, match=r"data\.db3: file is not a database"):
+        guard.root_problems()
+
+
+@pytest.mark.parametrize(
+    ("files", "gone", "held"),
+    [(10, 3, False), (10, 4, False), (10, 6, False), (10, 7, True), (4, 3, False), (4, 4, True)],
+)
+def test_more_than_number_and_share_hold_a_push_and_count_once(guard, tree, root, files, gone, held):
+    paths = [tree.write(b"dir/%d" % number) for number in range(files)]
+    tree.check()
+    os.unlink(tree.write(b"comes and goes"))
+    with tree.database(write=True) as database:
+        database.keep_dirty(lambda *_: False)
+    for path in paths[:gone]:
+        os.unlink(path)
+    tree.check()
+    vanished = guard.vanished(tree.peers.values())
+    assert vanished == set(paths[:gone])
+    why = guard.looks_lost(vanished, [root], HOLD)
+    assert why.startswith(f"{gone} of ") == held, why
+    assert ("salt-run csyncsync.release data" in why) == held
+    guard.let_through(vanished)
+    assert guard.looks_lost(vanished, [root], HOLD) == ""
+    assert guard.looks_lost(vanished | {b"/another"}, [root], HOLD) == ""
+
+
+def test_a_root_that_was_emptied_holds_a_push_whatever_the_share(guard, tree, root, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    names = [b"%d" % number for number in range(csync2guard.EMPTIED + 1)]
+    gone = {tree / name for name in names}
+    for name in names:
+        tree.write(name)
+    tree.check()
+    assert guard.looks_lost(gone, [root, str(other)], {"number": 1000, "share": 1}) == ""
+    for name in names:
+        os.unlink(tree / name)
+    assert guard.looks_lost(gone, [root, str(other)], {"number": 1000, "share": 1}) != ""
+    few = set(sorted(gone)[1:])
+    assert guard.looks_lost(few, [root], {"number": 1000, "share": 1}) == ""
