@@ -1245,7 +1245,7 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         source's.
 
     Returns ``{"group", "state": "recorded" or "established", "unsent": [path, …]}``. Raises CommandExecutionError.
-    ``unsent`` are changes that a host that lost its database had made and not sent: it keeps them. Paths are
+    ``unsent`` are the last changes that a host that lost its database had made and not sent: it keeps all. Paths are
     percent-encoded, with a ``/`` at the end where a whole tree is meant.
 
     CLI Example:
@@ -1351,15 +1351,17 @@ def _unsent(group):
     with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as stack:
         if lost:
             entries.update((path, False) for path, _, _ in stack.enter_context(csync2.Database(lost)).dirty())
-    entries.update(csync2journal.unsent(_group_path(group, "journal")))
+    for path, tree in csync2journal.unsent(_group_path(group, "journal")).items():
+        entries.pop(path, None)  # what changed last stands last
+        entries[path] = tree
     # Where no directory is, or no longer, one may have been: what others have in it was deleted here.
-    entries = {path: tree or os.path.islink(path) or not os.path.isdir(path) for path, tree in entries.items()}
-    return dict(list(entries.items())[-MOST_UNSENT:])
+    return {path: tree or os.path.islink(path) or not os.path.isdir(path) for path, tree in entries.items()}
 
 
 def _as_text(entries):
-    """Paths as text that can be sent and shown."""
-    return [urllib.parse.quote_from_bytes(path + b"/" if tree else path) for path, tree in entries.items()]
+    """The last of some paths as text that can be sent and shown: it goes over the minion's bus."""
+    last = list(entries.items())[-MOST_UNSENT:]
+    return [urllib.parse.quote_from_bytes(path + b"/" if tree else path) for path, tree in last]
 
 
 def _from_text(paths_):

@@ -163,7 +163,7 @@ def take(directory):
 
 
 def _read(files):
-    """``{path: whole tree?}`` of what stands in some journal files."""
+    """``{path: whole tree?}`` of what stands in some journal files; what changed last stands last."""
     entries = {}
     for file_name in files:
         if file_name.endswith(".paths"):
@@ -171,7 +171,7 @@ def _read(files):
                 for path in file.read().split(b"\0"):
                     if path.startswith(b"/"):
                         name = path.rstrip(b"/")
-                        entries[name] = entries.get(name, False) or path.endswith(b"/")
+                        entries[name] = entries.pop(name, False) or path.endswith(b"/")
     return entries
 
 
@@ -195,7 +195,10 @@ def forget(directory):
 
 
 def unsent(directory):
-    """``{path: whole tree?}`` of what changed here and has not been sent to all others, as far as is known."""
+    """
+    ``{path: whole tree?}`` of what changed here and has not been sent to all others, as far as is known; what changed
+    last stands last.
+    """
     there = [os.path.join(directory, name) for name in names(directory)]
     return _read([*_checked(directory), *there])
 

@@ -114,9 +114,12 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
 
 
 def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_away(hosts, joined):
-    """Nothing is left of the database; another host had got the deletions already."""
-    gone = [f"{SHARED}/lost/deleted-before/{name}" for name in ("a", "b/c", "d")]
-    for path in gone:
+    """
+    Nothing is left of the database; another host had got the deletions already, and much else that was changed later,
+    more than a host that joins names to the one that admits it (MOST_UNSENT).
+    """
+    many, gone = f"{SHARED}/lost/many", [f"{SHARED}/lost/deleted-before/{name}" for name in ("a", "b/c", "d")]
+    for path in (f"{many}/first", *gone):
         hosts.write("web1", path, "x\n")
     hosts.equal(hosts=ALL)
     hosts.settled(hosts=ALL)
@@ -124,6 +127,8 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_
     try:
         hosts.shell("web1", f"rm -r {SHARED}/lost/deleted-before")
         hosts.everywhere(gone[0], None, hosts=("web1", "web2", "web4"), seconds=30)
+        hosts.shell("web1", f"cd {many} && touch $(seq 5100)")
+        hosts.everywhere(f"{many}/999", "", hosts=("web1", "web2", "web4"), seconds=90)
     finally:
         hosts.bed.heal("web3")
     with open(hosts.path("web1", "/var/lib/csync2/web1_wwwshared.db3"), "r+b") as file:
@@ -132,6 +137,7 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_
         hosts.everywhere(path, None, hosts=ALL, seconds=120)
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
     hosts.equal(hosts=ALL)
+    hosts.remove("web1", many)
 
 
 def test_a_host_taken_out_of_the_members_leaves(hosts, joined):

@@ -102,8 +102,10 @@ def test_what_is_checked_is_unsent_until_it_is_forgotten(journal):
     csync2journal.write(journal, [b"/b"], False, 2)
     assert csync2journal.names(journal) and csync2journal.take(journal)[1] == {b"/b": False}
     assert csync2journal.unsent(journal) == {b"/a": False, b"/d": True, b"/b": False}
+    csync2journal.write(journal, [b"/a"], False, 3)
+    assert list(csync2journal.unsent(journal)) == [b"/d", b"/b", b"/a"]  # what changed last stands last
     csync2journal.forget(journal)
-    assert csync2journal.unsent(journal) == {b"/b": False}
+    assert csync2journal.unsent(journal) == {b"/b": False, b"/a": False}
 
 
 def test_only_so_many_checked_flushes_are_kept(journal, monkeypatch):
