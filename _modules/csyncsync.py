@@ -1277,7 +1277,7 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         there = found.only_there | _only_elsewhere(group, config, peer, unsent)
         deleted = {path for path in there if csync2journal.is_among(unsent, path)}
         _csync2_paths(group, ["-m"], sorted(alone | deleted))
-        _establish(group, None)
+        _establish(group, lambda path, to: path in deleted or os.path.lexists(path))
     return {"group": group, "state": "established", "unsent": _as_text(unsent)}
 
 
@@ -1326,6 +1326,8 @@ def _keep_marks(group, config, peer, keep, digests, unsent):
 
     Equal contents end a mark; others are a conflict.
     """
+    # More than the source is told of: it is to bring nothing back that was deleted here.
+    _csync2_paths(group, ["-m"], sorted(path for path in unsent if not os.path.lexists(path)))
     found = _compare(group, config, peer)
     csync2file.write_json(_group_path(group, "alone"), {"paths": sorted(map(os.fsdecode, found.only_here))})
     kept = found.only_here if keep else ()
@@ -1372,8 +1374,7 @@ def _from_text(paths_):
 
 def _establish(group, wanted):
     with _open_database(group, write=True) as database:
-        if wanted:
-            database.keep_dirty(wanted)
+        database.keep_dirty(wanted)
         database.set_state(csync2.Database.ESTABLISHED)
     csync2file.write(_group_path(group, "established"), _host_name())
     with contextlib.suppress(FileNotFoundError):

@@ -115,22 +115,26 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
 
 def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_away(hosts, joined):
     """
-    Nothing is left of the database; another host had got the deletions already, and much else that was changed later,
-    more than a host that joins names to the one that admits it (MOST_UNSENT).
+    Nothing is left of the database. Some deletions all hosts but one had got already, others nobody; and much else was
+    changed later, more than a host that joins names to the one that admits it (MOST_UNSENT).
     """
-    many, gone = f"{SHARED}/lost/many", [f"{SHARED}/lost/deleted-before/{name}" for name in ("a", "b/c", "d")]
+    many, some, none = (f"{SHARED}/lost/{name}" for name in ("many", "some-have-it", "nobody-has-it"))
+    gone = [f"{top}/{name}" for top in (some, none) for name in ("a", "b/c", "d")]
     for path in (f"{many}/first", *gone):
         hosts.write("web1", path, "x\n")
     hosts.equal(hosts=ALL)
     hosts.settled(hosts=ALL)
     hosts.bed.cut("web3")
     try:
-        hosts.shell("web1", f"rm -r {SHARED}/lost/deleted-before")
+        hosts.shell("web1", f"rm -r {some}")
         hosts.everywhere(gone[0], None, hosts=("web1", "web2", "web4"), seconds=30)
-        hosts.shell("web1", f"cd {many} && touch $(seq 5100)")
-        hosts.everywhere(f"{many}/999", "", hosts=("web1", "web2", "web4"), seconds=90)
+        hosts.bed.cut("web1")
+        hosts.shell("web1", f"rm -r {none}; cd {many} && touch $(seq 5100)")
+        count = "csync2 -C wwwshared -M | wc -l"
+        hosts.eventually(lambda: int(hosts.shell("web1", count)) > 3 * 5100, 90, "web1 has checked them")
     finally:
         hosts.bed.heal("web3")
+        hosts.bed.heal("web1")
     with open(hosts.path("web1", "/var/lib/csync2/web1_wwwshared.db3"), "r+b") as file:
         file.truncate(5000)
     for path in gone:
