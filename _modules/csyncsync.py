@@ -1274,24 +1274,29 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         found, before = _compare(group, config, peer), csync2file.read_json(_group_path(group, "alone"), {})
         # What is here alone only by now was deleted by the source meanwhile; or made here, and then the check finds it.
         alone = found.only_here & {os.fsencode(path) for path in before.get("paths", map(os.fsdecode, found.only_here))}
-        there = found.only_there | _only_elsewhere(group, config, peer, unsent)
+        there, silent = _only_elsewhere(group, config, peer, unsent)
+        there |= found.only_there
         deleted = {path for path in there if csync2journal.is_among(unsent, path)}
         _csync2_paths(group, ["-m"], sorted(alone | deleted))
-        _establish(group, lambda path, to: path in deleted or os.path.lexists(path))
+        if silent:  # they get all deletions; those that nobody else lacks have passed the guard once
+            _guard(group).let_through({path for path in unsent if not os.path.lexists(path)} - there)
+        _establish(group, lambda path, to: path in deleted or to in silent or os.path.lexists(path))
     return {"group": group, "state": "established", "unsent": _as_text(unsent)}
 
 
 def _only_elsewhere(group, config, source, unsent):
     """
-    What hosts beside the source have, and this one does not, as a set of paths: with unsent changes, some may not have
-    got the deletions that the source got.
+    (what hosts beside the source have, and this one does not, as a set of paths; the addresses of those that do not
+    answer): with unsent changes, some may not have got the deletions that the source got.
     """
     others = {host["address"] for host in config["hosts"].values()} - {config["address"], source}
-    there = set()
+    there, silent = set(), set()
     for peer in sorted(others if unsent else ()):
-        with contextlib.suppress(CommandExecutionError):  # it does not answer: what it has stays there
+        try:
             there |= _compare(group, config, peer).only_there
-    return there
+        except CommandExecutionError:
+            silent.add(peer)
+    return there, silent
 
 
 def reset(group):

@@ -144,6 +144,32 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_
     hosts.remove("web1", many)
 
 
+def test_what_a_host_deleted_before_it_lost_its_database_goes_to_one_that_is_away_for_longer(hosts, joined):
+    """The host joins anew without it: after two minutes it waits no more."""
+    top = f"{SHARED}/lost/deleted-while-away"
+    gone = [f"{top}/{name}" for name in ("a", "b/c", "d")]
+    for path in gone:
+        hosts.write("web1", path, "x\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.bed.cut("web3")
+    try:
+        hosts.shell("web1", f"rm -r {top}")
+        hosts.everywhere(gone[0], None, hosts=("web1", "web2", "web4"), seconds=30)
+        with open(hosts.path("web1", "/var/lib/csync2/web1_wwwshared.db3"), "r+b") as file:
+            file.truncate(5000)
+        hosts.write("web1", f"{SHARED}/lost/after", "x\n")  # a push finds the damage
+        hosts.eventually(lambda: hosts.status("web1", "wwwshared")["state"] == "recorded", 60, "web1 joins anew")
+        hosts.eventually(lambda: hosts.status("web1", "wwwshared")["state"] == "established", 240, "it has joined")
+    finally:
+        hosts.bed.heal("web3")
+    for path in gone:
+        hosts.everywhere(path, None, hosts=ALL, seconds=120)
+    hosts.settled("wwwshared", hosts=ALL, seconds=90)
+    hosts.equal(hosts=ALL)
+    assert not hosts.path("web3", top).exists()
+
+
 def test_a_host_taken_out_of_the_members_leaves(hosts, joined):
     """The others no longer name it, the group is taken off it, and its files stay; it can come back."""
     tree = hosts.equal(hosts=ALL)
