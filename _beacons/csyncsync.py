@@ -81,7 +81,7 @@ SALT_OPTIONS = (
 #: The module object that keeps the watcher while Salt loads this file anew.
 HOLDER = "csyncsync_watcher"
 #: The watcher's code: files of _utils, each after those that it imports.
-CODE = ("csync2file", "csync2inotify", "csync2journal", "csync2left", "csync2echo", "csync2cert", "csync2action")
+CODE = ("csync2inotify", "csync2file", "csync2journal", "csync2left", "csync2echo", "csync2cert", "csync2action")
 CODE += ("csync2status", "csync2metrics", "csync2conflict", "csync2backup", "csync2watch")
 
 
