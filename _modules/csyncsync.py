@@ -1278,8 +1278,8 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         there |= found.only_there
         deleted = {path for path in there if csync2journal.is_among(unsent, path)}
         _csync2_paths(group, ["-m"], sorted(alone | deleted))
-        if silent:  # they get all deletions; those that nobody else lacks have passed the guard once
-            _guard(group).let_through({path for path in unsent if not os.path.lexists(path)} - there)
+        if silent:
+            _mark_deleted(group, config, silent, {path for path in unsent if not os.path.lexists(path)}, there)
         _establish(group, lambda path, to: path in deleted or to in silent or os.path.lexists(path))
     return {"group": group, "state": "established", "unsent": _as_text(unsent)}
 
@@ -1297,6 +1297,14 @@ def _only_elsewhere(group, config, source, unsent):
         except CommandExecutionError:
             silent.add(peer)
     return there, silent
+
+
+def _mark_deleted(group, config, peers, paths, there):
+    """Mark deletions for peers that may have the files. What is on no other host (there) has passed the guard once."""
+    _guard(group).let_through(paths - there)
+    with _open_database(group, write=True) as database:
+        for peer in peers:
+            database.mark(sorted(paths), config["address"], peer)
 
 
 def reset(group):
@@ -1331,8 +1339,9 @@ def _keep_marks(group, config, peer, keep, digests, unsent):
 
     Equal contents end a mark; others are a conflict.
     """
-    # More than the source is told of: it is to bring nothing back that was deleted here.
-    _csync2_paths(group, ["-m"], sorted(path for path in unsent if not os.path.lexists(path)))
+    # What the source is not told of: it is to bring nothing back that was deleted here.
+    untold = list(unsent)[:-MOST_UNSENT]
+    _csync2_paths(group, ["-m"], [path for path in untold if not os.path.lexists(path)])
     found = _compare(group, config, peer)
     csync2file.write_json(_group_path(group, "alone"), {"paths": sorted(map(os.fsdecode, found.only_here))})
     kept = found.only_here if keep else ()
