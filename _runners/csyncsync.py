@@ -555,6 +555,9 @@ def join(group, host, jid=None):
             with _record(group) as record:
                 if done == "joined" and host not in record["waiting"]:
                     record["waiting"].insert(0, host)
+                is_new = host not in record["admitted"]
+    if done != "joined" and is_new:
+        apply(group)  # the others may not know it: the event that says so can get lost, and a flood's are left out
     if done != "joined":
         raise CommandExecutionError(f"{host} has not joined {group}, {done}")
     return done
