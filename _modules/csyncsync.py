@@ -1279,7 +1279,7 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         deleted = {path for path in there if csync2journal.is_among(unsent, path)}
         _csync2_paths(group, ["-m"], sorted(alone | deleted))
         if silent:
-            _mark_deleted(group, config, silent, {path for path in unsent if not os.path.lexists(path)}, there)
+            _mark_deleted(group, config, silent, unsent, there)
         _establish(group, lambda path, to: path in deleted or to in silent or os.path.lexists(path))
     return {"group": group, "state": "established", "unsent": _as_text(unsent)}
 
@@ -1299,12 +1299,18 @@ def _only_elsewhere(group, config, source, unsent):
     return there, silent
 
 
-def _mark_deleted(group, config, peers, paths, there):
-    """Mark deletions for peers that may have the files. What is on no other host (there) has passed the guard once."""
-    _guard(group).let_through(paths - there)
+def _mark_deleted(group, config, peers, unsent, there):
+    """
+    Mark unsent deletions for peers that may have the files. What is on no other host (there) has passed the guard once.
+
+    The journal names a deleted directory only; what was in it was noted when csync2 found that it is gone.
+    """
+    names = {*unsent, *csync2send.noted_before(_group_path(group, "sent"))}
+    gone = {path for path in names if csync2journal.is_among(unsent, path) and not os.path.lexists(path)}
+    _guard(group).let_through(gone - there)
     with _open_database(group, write=True) as database:
         for peer in peers:
-            database.mark(sorted(paths), config["address"], peer)
+            database.mark(sorted(gone), config["address"], peer)
 
 
 def reset(group):

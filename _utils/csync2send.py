@@ -470,6 +470,11 @@ def note_before(database, notes, paths, trees):
     csync2sent.Log(os.path.join(notes, BEFORE)).take(common)
 
 
+def noted_before(notes):
+    """The paths, as a set, of what note_before() noted lately: what had names before it was deleted with its directory."""
+    return {csync2.decode(name) for name in csync2sent.Log(os.path.join(notes, BEFORE)).names()}
+
+
 def _is_new(path):
     """
     Tell whether what is not recorded was surely made here: csync2 may have written it, and died before the commit. The

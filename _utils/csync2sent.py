@@ -43,6 +43,10 @@ class Log:
         """Note ``{encoded name: state}`` that was common."""
         self._append(line for name, state in states.items() for line in ((_BEGUN, name, state), (_TAKEN, name)))
 
+    def names(self):
+        """The encoded names, as a set, of all that the log tells of."""
+        return set(self._entries())
+
     def taken(self, name):
         """``(state, when)`` that was common last, (None, 0) if that is not known."""
         return self._entries().get(name, ((None, 0), ()))[0]
