@@ -471,7 +471,7 @@ def note_before(database, notes, paths, trees):
 
 
 def noted_before(notes):
-    """The paths, as a set, of what note_before() noted lately: what had names before it was deleted with its directory."""
+    """The paths, as a set, of what note_before() noted lately: names of what was deleted with its directory, too."""
     return {csync2.decode(name) for name in csync2sent.Log(os.path.join(notes, BEFORE)).names()}
 
 
