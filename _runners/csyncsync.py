@@ -555,9 +555,6 @@ def join(group, host, jid=None):
             with _record(group) as record:
                 if done == "joined" and host not in record["waiting"]:
                     record["waiting"].insert(0, host)
-                is_new = host not in record["admitted"]
-    if done != "joined" and is_new:
-        apply(group)  # the others may not know it: the event that says so can get lost, and a flood's are left out
     if done != "joined":
         raise CommandExecutionError(f"{host} has not joined {group}, {done}")
     return done
@@ -625,7 +622,11 @@ def _join(group, host, options):
         theirs = _step(source, "csyncsync.digests", [group])["digests"] if keep else None
         unsent = _step(host, "csyncsync.join", [group, source, keep, False, theirs])["unsent"]
         digests = _step(host, "csyncsync.digests", [group])["digests"]
-        _step(source, "csyncsync.admit", [group, host, digests, unsent, keep])
+        try:
+            _step(source, "csyncsync.admit", [group, host, digests, unsent, keep])
+        except CommandExecutionError:
+            apply(group)  # it may not know the host: the event that says so can get lost, or be left out of a flood
+            raise
         late = _hand_over(group, host, established)
         if host in admitted:
             _have_patience(group, host, late)
