@@ -9,6 +9,7 @@ import pytest
 ALL = ("web1", "web2", "web3", "web4")
 OTHERS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
+DATABASE = "/var/lib/csync2/web1_wwwshared.db3"
 LONG_AGO = 1_500_000_000
 
 
@@ -92,6 +93,13 @@ def test_a_host_whose_database_is_lost_while_its_minion_runs(hosts, joined):
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
 
 
+def _all_are_gone(hosts, gone):
+    for path in gone:
+        hosts.everywhere(path, None, hosts=ALL, seconds=120)
+    hosts.settled("wwwshared", hosts=ALL, seconds=90)
+    hosts.equal(hosts=ALL)
+
+
 def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(hosts, joined):
     """Else it would bring back what only it has by now."""
     gone = [f"{SHARED}/lost/deleted/{name}" for name in ("a", "b/c")]
@@ -107,10 +115,7 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
     hosts.bed.heal("web3")
     time.sleep(20)
     hosts.exec("web2", "systemctl", "start", "salt-minion")
-    for path in gone:
-        hosts.everywhere(path, None, hosts=ALL, seconds=120)
-    hosts.settled("wwwshared", hosts=ALL, seconds=90)
-    hosts.equal(hosts=ALL)
+    _all_are_gone(hosts, gone)
 
 
 def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_away(hosts, joined):
@@ -135,12 +140,8 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_
     finally:
         hosts.bed.heal("web3")
         hosts.bed.heal("web1")
-    with open(hosts.path("web1", "/var/lib/csync2/web1_wwwshared.db3"), "r+b") as file:
-        file.truncate(5000)
-    for path in gone:
-        hosts.everywhere(path, None, hosts=ALL, seconds=120)
-    hosts.settled("wwwshared", hosts=ALL, seconds=90)
-    hosts.equal(hosts=ALL)
+    os.truncate(hosts.path("web1", DATABASE), 5000)
+    _all_are_gone(hosts, gone)
     hosts.remove("web1", many)
 
 
@@ -156,17 +157,13 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_one_that_is_awa
     try:
         hosts.shell("web1", f"rm -r {top}")
         hosts.everywhere(gone[0], None, hosts=("web1", "web2", "web4"), seconds=30)
-        with open(hosts.path("web1", "/var/lib/csync2/web1_wwwshared.db3"), "r+b") as file:
-            file.truncate(5000)
+        os.truncate(hosts.path("web1", DATABASE), 5000)
         hosts.write("web1", f"{SHARED}/lost/after", "x\n")  # a push finds the damage
         hosts.eventually(lambda: hosts.status("web1", "wwwshared")["state"] == "recorded", 60, "web1 joins anew")
         hosts.eventually(lambda: hosts.status("web1", "wwwshared")["state"] == "established", 240, "it has joined")
     finally:
         hosts.bed.heal("web3")
-    for path in gone:
-        hosts.everywhere(path, None, hosts=ALL, seconds=120)
-    hosts.settled("wwwshared", hosts=ALL, seconds=90)
-    hosts.equal(hosts=ALL)
+    _all_are_gone(hosts, gone)
     assert not hosts.path("web3", top).exists()
 
 
