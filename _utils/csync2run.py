@@ -1,8 +1,8 @@
 """
 Run csync2, and watch over it: with many paths, towards one peer.
 
-Paths are bytes: no shell, no decoding. May call ``csync2`` (for its error) and the csync2 command; knows nothing of
-Salt, so that it may run in threads.
+Paths are bytes: no shell, no decoding. May call ``csync2`` (for its error), ``csync2hang`` and the csync2 command;
+knows nothing of Salt, so that it may run in threads.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import subprocess
 import time
 
 import csync2
+import csync2hang
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +106,12 @@ def _wait(process, peer, patience, hopeless):
     """Wait for csync2 and return its output. Raises CommandError, Interrupted when it had to be ended."""
     moved, switches, queues = time.monotonic(), None, {}
     while True:
+        csync2hang.alive()
         try:
-            return process.communicate(timeout=ANSWER_AFTER if peer else None)[0]
+            return process.communicate(timeout=ANSWER_AFTER)[0]
         except subprocess.TimeoutExpired:
-            pass
+            if peer is None:
+                continue
         now, unsent = _switches(process.pid), _queues(process.pid, peer)
         drained = any(unsent.get(connection, queue) != queue for connection, queue in queues.items())
         queues = unsent

@@ -67,6 +67,7 @@ UTILS = {
     "csync2echo.is_connected",
     "csync2file.read",
     "csync2guard.is_empty_directory",
+    "csync2hang.alive",
     "csync2inotify.watch_limit",
     "csync2journal.write",
     "csync2key.proof",
