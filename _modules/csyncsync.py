@@ -63,9 +63,9 @@ WATCHER_JUDGES = 2.0
 SILENCE_WAIT = 3.0
 #: Seconds until the watcher has seen that a group's config is gone.
 WATCHER_LETS_GO = 3.0
-#: Seconds after which a job that reads pillar and mine anew counts as hung; the same for a push in which no csync2 ran
+#: Seconds after which a job that reads pillar and mine anew counts as hung, and a push in which no csync2 ran
 #: meanwhile. Both take a second or two as a rule.
-REFRESH_HANGS, PUSH_HANGS = 300.0, 900.0
+HANGS = 300.0
 #: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
 LOCK_PROBE = 0.2
 #: Bytes that contents() reads in a second, and paths of each host that a test of a push names.
@@ -315,12 +315,12 @@ def refresh(accepted=None):
     with contextlib.ExitStack() as waiting:
         if not waiting.enter_context(_held(os.path.join(STATE_DIR, "refresh.next"))):
             return "another call waits for its turn"
-        with _held(os.path.join(STATE_DIR, "refresh.lock"), wait=REFRESH_HANGS + 60) as mine:
+        with _held(os.path.join(STATE_DIR, "refresh.lock"), wait=HANGS + 60) as mine:
             waiting.close()
             if not mine:
                 return "another call takes too long"
             pillar = {"csyncsync": {"accepted": accepted}} if accepted else None
-            with _ended_if_it_hangs(REFRESH_HANGS):
+            with _ended_if_it_hangs():
                 states = __salt__["state.apply"]("csyncsync.groups,csyncsync.service", concurrent=True, pillar=pillar)
     if not isinstance(states, dict):
         raise CommandExecutionError("; ".join(str(line) for line in states))
@@ -739,7 +739,7 @@ def push(group, full=False, release=False, test=False, paused=None, **kwargs):
             result.update(state="running", comment="another push of this group is under way here")
         else:
             try:
-                with _ended_if_it_hangs(PUSH_HANGS):
+                with _ended_if_it_hangs():
                     _push(group, config, full, release, result)
             except (CommandExecutionError, sqlite3.Error, OSError) as err:
                 result.update(state="error", comment=f"{err}{_put_aside_if_damaged(group)}")
@@ -825,9 +825,9 @@ def _held(path, wait=0.0):
         yield True
 
 
-def _ended_if_it_hangs(seconds):
+def _ended_if_it_hangs():
     """End this job, which holds a lock, when it hangs; not one that is a thread of the minion."""
-    return csync2hang.ended_after(seconds if __opts__.get("multiprocessing", True) else 0)
+    return csync2hang.ended_after(HANGS if __opts__.get("multiprocessing", True) else 0)
 
 
 def _guard(group):

@@ -351,11 +351,23 @@ class Hosts:
                 text = (self.bed.root(host) / "var/log/salt" / log).read_text("utf-8", "replace")
                 lines = [line for line in text.splitlines() if not any(noise in line for noise in NOISE)]
                 parts.append(f"{host} ({state}), end of its log:\n" + "\n".join(line[:400] for line in lines[-15:]))
+            with contextlib.suppress(Exception):
+                hung = self.shell(host, "journalctl --no-pager -o cat -u salt-minion | grep -A 30 '^Timeout (' || true")
+                parts.append(f"{host}, where jobs hung: {hung[-3000:]}" if hung else "")
         return "\n".join(parts)
 
 
 #: Salt's own complaints about itself.
-NOISE = ("Task was destroyed", "task: <Task", "unclosed ", "salt.loaded.int.beacons", "cached the public key")
+NOISE = (
+    "Task was destroyed",
+    "task: <Task",
+    "future: <Task",
+    "already awaited coroutine",
+    "slow subscriber",
+    "unclosed ",
+    "salt.loaded.int.beacons",
+    "cached the public key",
+)
 
 
 class Events:
