@@ -1842,7 +1842,7 @@ def _size(group):
     with contextlib.suppress(sqlite3.Error), _open_database(group) as database:
         result["files"], result["bytes"] = database.size()
     disks = {}
-    for path in _config(group)["include"]:
+    for path in (_config(group) or {}).get("include", ()):  # it may be leaving this host just now
         with contextlib.suppress(OSError):
             disk = os.statvfs(path)
             free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize

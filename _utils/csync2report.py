@@ -40,10 +40,21 @@ def report(group, members, answers, now):
     return rows
 
 
+def _why(text):
+    """The line of an error of Salt's that says what is wrong: the last one of a traceback, else the first one."""
+    lines = text.strip().splitlines() or [""]
+    return lines[-1 if "Traceback" in text else 0]
+
+
 def _row(group, minion, answer, found, now):
     if not isinstance(answer, dict):
-        what = f"no answer{': ' + str(answer) if answer else ''}"
-        return {"state": what, "problems": [[what, f"is salt-minion up on {minion}? salt-run manage.down"]]}
+        what, remedy = "no answer", f"is salt-minion up on {minion}? salt-run manage.down"
+        if answer:
+            what, remedy = (
+                f"no status: {_why(str(answer))}",
+                f"does it have this version? salt {minion} state.apply csyncsync",
+            )
+        return {"state": what, "problems": [[what, remedy]]}
     status = found.get(minion)
     if not status:
         return {"state": "not set up", "problems": [["not set up", f"salt {minion} state.apply csyncsync"]]}

@@ -74,7 +74,13 @@ def test_a_disk_that_is_not_there_has_no_room():
     ("answer", "what", "remedy"),
     [
         (None, "no answer", "salt-run manage.down"),
-        ("The minion function caused an exception", "no answer: The minion", "salt-run manage.down"),
+        ("'csyncsync.status' is not available.", "no status: 'csyncsync.status' is", "salt web1 state.apply csyncsync"),
+        (
+            "caused an exception: Traceback:\n  File …\nKeyError: 'x'\n",
+            "no status: KeyError: 'x'",
+            "salt web1 state.apply",
+        ),
+        ("Passed invalid arguments: why\n\n    A docstring", "no status: Passed invalid arguments: why", "state.apply"),
         ({}, "not set up", "salt web1 state.apply csyncsync"),
         (status(held="90 files vanished"), "HELD: 90 files", "salt-run csyncsync.release g host=web1"),
         (status(watching=False, watch={"error": "no room"}), "not watching: no room", "salt web1 state.apply"),
