@@ -4,8 +4,8 @@ import json
 import time
 from datetime import datetime, timezone
 
-import bus
 import workloads
+from bed.bus import listen
 from bed.shell import TestbedError
 from progress import say
 
@@ -30,7 +30,7 @@ def measure(system, runs):
         for wrapper in wrappers:
             wrapper.write_text(WRAPPER, encoding="ascii")
             wrapper.chmod(0o755)
-        with bus.listen(system.bed) as ear:
+        with listen(system.bed) as ear:
             results = []
             for number in range(runs):
                 marks = _follow(system, ear, 1000 + number)

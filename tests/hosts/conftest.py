@@ -15,6 +15,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "testbed"))
 
+from bed.bus import listen
 from bed.cluster import Testbed
 from bed.install import install
 
@@ -28,20 +29,6 @@ PILLAR = "/srv/pillar/csyncsync.sls"
 
 #: How much longer everything may take when another testbed works beside this one.
 PATIENCE = 3 if "PYTEST_XDIST_WORKER" in os.environ else 1
-
-#: Runs on the master: prints each event of its bus as a line of JSON, with the time of its arrival.
-LISTEN = """
-import json, sys, time
-import salt.config, salt.utils.event
-options = salt.config.master_config("/etc/salt/master")
-with salt.utils.event.get_event("master", sock_dir=options["sock_dir"], opts=options, listen=True) as bus:
-    bus.connect_pub(timeout=10)
-    print(json.dumps(["ready", {}, time.time()]), flush=True)
-    while True:
-        event = bus.get_event(wait=1, full=True, auto_reconnect=True)
-        if event:
-            print(json.dumps([event["tag"], event["data"], time.time()], default=repr), flush=True)
-"""
 
 #: Runs on the master: for each line of JSON, [minions, function, arguments, seconds], prints what they returned.
 CALL = """
@@ -299,23 +286,9 @@ class Hosts:
 
     # ---- events
 
-    @contextlib.contextmanager
     def bus(self):
-        """Listen on the master's bus; yields an Events."""
-        process = subprocess.Popen(
-            self.bed.find("master").enter("/opt/salt/bin/python", "-c", LISTEN),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            events = Events(process.stdout)
-            self.eventually(lambda: bool(events.all()), 30, "the ear on the bus opens")
-            yield events
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+        """Listen on the master's bus, as a context manager that yields a Bus."""
+        return listen(self.bed)
 
     # ---- waiting
 
@@ -368,27 +341,6 @@ NOISE = (
     "salt.loaded.int.beacons",
     "cached the public key",
 )
-
-
-class Events:
-    """What a listener on the bus has heard so far."""
-
-    def __init__(self, pipe):
-        self._pipe, self._heard = pipe, []
-        os.set_blocking(pipe.fileno(), False)
-        self._rest = b""
-
-    def all(self):
-        """[(tag, data, time), …]; the first one says that the listener is ready."""
-        while chunk := self._pipe.read():
-            self._rest += chunk
-        *lines, self._rest = self._rest.split(b"\n")
-        self._heard += [tuple(json.loads(line)) for line in lines]
-        return self._heard
-
-    def tagged(self, *parts):
-        """The events whose tag is one of these or begins with one of these."""
-        return [event for event in self.all() if event[0].startswith(parts)]
 
 
 def _described(path):

@@ -206,6 +206,44 @@ class Part:
         return step
 
 
+# --- The parts of all hosts, {host: Part}, in the directories TOP-HOST ------------------------------------
+
+
+def begun(hosts, top, models, seed=""):
+    """``{host: Part}``, each with something in it; ``models`` is a directory of this machine."""
+    made = {host: Part(f"{seed}{host}", hosts.place(host, f"{top}-{host}"), models / host) for host in hosts.names}
+    for part in made.values():
+        for _ in range(30):
+            part.change()
+    hosts.equal(seconds=60)
+    return made
+
+
+@contextlib.contextmanager
+def changing(parts, rate=5):
+    """All of them change so often a second."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(part.changing(rate)) for part in parts.values()]
+
+
+def as_written(hosts, top, parts, seconds):
+    """Wait until every host has what the writers made."""
+    wanted = {host: hosts.tree_at(part.model) for host, part in parts.items()}
+
+    def all_there():
+        wrong = []
+        for owner in parts:
+            for host in hosts.names:
+                found = hosts.tree(host, f"{top}-{owner}")
+                differ = sorted(path for path in {*found, *wanted[owner]} if found.get(path) != wanted[owner].get(path))
+                for path in differ[:3]:
+                    wrong += [f"{owner}: {path} on {host}: {found.get(path)} instead of {wanted[owner].get(path)}"]
+                    wrong += [f"    {change}" for change in parts[owner].history if path in change[2]]
+        assert not wrong, "\n".join(wrong)
+
+    hosts.eventually(all_there, seconds)
+
+
 def _write(path, content, mode="wb"):
     with open(path, mode) as file:
         file.write(content)

@@ -4,7 +4,6 @@ CHAOS_FAULT names one fault, or all; CHAOS_MINUTES has them follow each other fo
 that CHAOS_WITHOUT names; CHAOS_SEED replays a run.
 """
 
-import contextlib
 import os
 import random
 import re
@@ -12,10 +11,10 @@ import time
 
 import pytest
 from chaos import FAULTS
-from model import Part
+from model import as_written, begun, changing
 
 HOSTS = ("web1", "web2", "web3")
-SHARED = "/var/www/shared"
+TOP = "/var/www/shared/chaos"
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "0"))
 TEMPORARY = re.compile(rb"(^|/)\.[^/]*\.[A-Za-z0-9]{6}$")
 
@@ -32,41 +31,18 @@ def parts(hosts, seed, tmp_path):
     """``{host: its part of the tree}``; each host has something there before anything breaks."""
     hosts.equal(seconds=120)
     hosts.settled(seconds=120)
-    made = {host: Part(f"{seed}{host}", hosts.place(host, f"{SHARED}/chaos-{host}"), tmp_path / host) for host in HOSTS}
-    for part in made.values():
-        for _ in range(30):
-            part.change()
-    hosts.equal(seconds=60)
+    made = begun(hosts, TOP, tmp_path, seed)
     hosts.settled(seconds=60)
     yield made
     for host in HOSTS:
-        hosts.remove(host, f"{SHARED}/chaos-{host}")
-
-
-@contextlib.contextmanager
-def changing(parts, rate=5):
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(part.changing(rate)) for part in parts.values()]
+        hosts.remove(host, f"{TOP}-{host}")
 
 
 def healed(hosts, parts, seconds):
     """Wait until every host has what the models say; the seconds that it took."""
     began = time.monotonic()
-    wanted = {host: hosts.tree_at(part.model) for host, part in parts.items()}
-
-    def all_there():
-        wrong = []
-        for owner in HOSTS:
-            for host in HOSTS:
-                found = hosts.tree(host, f"{SHARED}/chaos-{owner}")
-                differ = sorted(path for path in {*found, *wanted[owner]} if found.get(path) != wanted[owner].get(path))
-                for path in differ[:3]:
-                    wrong += [f"{owner}: {path} on {host}: {found.get(path)} instead of {wanted[owner].get(path)}"]
-                    wrong += [f"    {change}" for change in parts[owner].history if path in change[2]]
-        assert not wrong, "\n".join(wrong)
-
     try:
-        hosts.eventually(all_there, seconds)
+        as_written(hosts, TOP, parts, seconds)
     except pytest.fail.Exception:
         for host in HOSTS:  # what tells why is gone with the testbed
             print(f"{host} is to send:\n{hosts.shell(host, 'csync2 -C wwwshared -M; true')}")

@@ -85,7 +85,7 @@ def listening(hosts):
         thread = threading.Thread(target=drain)
         thread.start()
         try:
-            yield lambda: [*bus._heard]
+            yield bus.taken
         finally:
             ended.set()
             thread.join()

@@ -8,10 +8,11 @@ import time
 import pytest
 from bed.network import address
 from bed.shell import remove_tree
-from model import Part
+from model import as_written, begun, changing
 
 HOSTS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
+TOP = f"{SHARED}/rotate"
 GROUP = "wwwshared"
 KEY = f"/etc/csync2_{GROUP}.key"
 MASTERS_KEY = f"/etc/salt/pki/master/csyncsync/{GROUP}.key"
@@ -165,36 +166,10 @@ def test_the_old_certificate_is_refused_everywhere(hosts):
 @pytest.fixture
 def parts(hosts, tmp_path):
     """``{host: its part of the tree}``, with something in it."""
-    made = {host: Part(host, hosts.place(host, f"{SHARED}/rotate-{host}"), tmp_path / host) for host in HOSTS}
-    for part in made.values():
-        for _ in range(30):
-            part.change()
-    hosts.equal(seconds=60)
+    made = begun(hosts, TOP, tmp_path)
     yield made
     for host in HOSTS:
-        hosts.remove(host, f"{SHARED}/rotate-{host}")
-
-
-@contextlib.contextmanager
-def changing(parts, rate=5):
-    with contextlib.ExitStack() as stack:
-        for part in parts.values():
-            stack.enter_context(part.changing(rate))
-        yield
-
-
-def as_written(hosts, parts, seconds=90):
-    """Wait until every host has what the writers made."""
-    wanted = {host: hosts.tree_at(part.model) for host, part in parts.items()}
-
-    def all_there():
-        for owner in HOSTS:
-            for host in HOSTS:
-                found = hosts.tree(host, f"{SHARED}/rotate-{owner}")
-                differ = sorted(path for path in {*found, *wanted[owner]} if found.get(path) != wanted[owner].get(path))
-                assert not differ, f"{differ[:5]} of {owner} on {host}"
-
-    hosts.eventually(all_there, seconds)
+        hosts.remove(host, f"{TOP}-{host}")
 
 
 @contextlib.contextmanager
@@ -237,7 +212,7 @@ def test_nothing_is_lost_while_all_write(hosts, parts, function):
         time.sleep(3)
     most = max(took[number:])
     print(f"{function}: took {seconds:.1f} s; a change {usual:.1f} s before, {most:.1f} s at most")
-    as_written(hosts, parts)
+    as_written(hosts, TOP, parts, 90)
     hosts.equal()
     have_one_key(hosts)
     assert not any("CONFLICT" in text for text in hosts.states(GROUP).values())
@@ -260,7 +235,7 @@ def test_a_host_that_is_off_takes_the_new_key_and_certificate_when_it_is_back(ho
     finally:
         hosts.bed.boot("web3")
     began = time.monotonic()
-    as_written(hosts, parts, 120)
+    as_written(hosts, TOP, parts, 120)
     print(f"web3 has everything {time.monotonic() - began:.0f} s after its boot")
     assert have_one_key(hosts) != old
     both_ways(hosts, "web3", "was-off")
@@ -278,7 +253,7 @@ def test_a_host_that_is_cut_off_takes_the_new_key_and_certificate_when_it_is_rea
     finally:
         hosts.bed.heal("web3")
     began = time.monotonic()
-    as_written(hosts, parts, 180)
+    as_written(hosts, TOP, parts, 180)
     print(f"web3 has everything {time.monotonic() - began:.0f} s after it could be reached")
     assert have_one_key(hosts) != old
     both_ways(hosts, "web3", "was-cut-off")

@@ -1,0 +1,69 @@
+"""The master's event bus, heard for the time of a ``with`` block."""
+
+import contextlib
+import json
+import os
+import subprocess
+
+from .shell import wait_for
+
+#: Runs on the master: prints each event as a line of JSON, with the time of its arrival.
+LISTEN = """
+import json, time
+import salt.config, salt.utils.event
+options = salt.config.master_config("/etc/salt/master")
+with salt.utils.event.get_event("master", sock_dir=options["sock_dir"], opts=options, listen=True) as bus:
+    bus.connect_pub(timeout=10)
+    print(json.dumps(["ready", {}, time.time()]), flush=True)
+    while True:
+        event = bus.get_event(wait=1, full=True, auto_reconnect=True)
+        if event:
+            print(json.dumps([event["tag"], event["data"], time.time()], default=repr), flush=True)
+"""
+
+
+class Bus:
+    """What has been heard so far."""
+
+    def __init__(self, pipe):
+        self._pipe, self._heard, self._rest = pipe, [], b""
+        os.set_blocking(pipe.fileno(), False)
+
+    def all(self):
+        """Take what there is; [(tag, data, time), …] without what says that the ear is open."""
+        while chunk := self._pipe.read():
+            self._rest += chunk
+        *lines, self._rest = self._rest.split(b"\n")
+        self._heard += [tuple(json.loads(line)) for line in lines]
+        return self.taken()
+
+    def taken(self):
+        """The same of what has been taken before: for another thread than the one that takes."""
+        return self._heard[1:]
+
+    def opened(self):
+        """Whether it hears already."""
+        return bool(self.all() or self._heard)
+
+    def tagged(self, *parts):
+        """The events whose tag is one of these or begins with one of these."""
+        return [event for event in self.all() if event[0].startswith(parts)]
+
+
+@contextlib.contextmanager
+def listen(bed):
+    """Listen for the time of a ``with`` block; yields a Bus. A listener that is slow to take is cut off."""
+    process = subprocess.Popen(
+        bed.find("master").enter("/opt/salt/bin/python", "-W", "ignore", "-c", LISTEN),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        bus = Bus(process.stdout)
+        wait_for("to hear the master's event bus", bus.opened, 90)
+        yield bus
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
