@@ -275,7 +275,9 @@ class Look:
         """Compare a path's state with csync2's record of it."""
         record = self.records.get(entry.path)
         if status is None:
-            return GO if record is not None or self.database.has_below(entry.path) else self._drop(entry)
+            # Most that comes and goes are csync2's temporary files, three for each that arrives: nothing is below them.
+            below = (entry.tree or not entry.temporary) and self.database.has_below(entry.path)
+            return GO if record is not None or below else self._drop(entry)
         text = self.csync2.check_text(entry.path, status)
         if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             entry.group.linked = entry.group.linked or entry.written or text != record
