@@ -35,10 +35,17 @@ def kept(hosts):
 
 
 def put(hosts, host, name, content):
-    """Write a file on a host, and wait until all have it."""
-    file = hosts.write(host, f"{TOP}/{name}", content)
+    """
+    Bring a file to a host, and wait until all have it.
+
+    In one step: if owner and mode came later than its content, that may be another push, and a conflict with the next
+    host that writes to it.
+    """
+    file, there = hosts.write(host, f"{TOP}.new", content), hosts.path(host, f"{TOP}/{name}")
     os.chown(file, 33, 33)
     file.chmod(0o640)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    file.rename(there)
     hosts.equal(TOP)
     hosts.settled(GROUP)
 

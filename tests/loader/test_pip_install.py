@@ -90,6 +90,7 @@ def test_the_package_holds_every_room(installed, tree):
         "file",
         "gate",
         "guard",
+        "hang",
         "inotify",
         "journal",
         "left",
