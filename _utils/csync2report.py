@@ -48,13 +48,11 @@ def _why(text):
 
 def _row(group, minion, answer, found, now):
     if not isinstance(answer, dict):
-        what, remedy = "no answer", f"is salt-minion up on {minion}? salt-run manage.down"
+        problem = ["no answer", f"is salt-minion up on {minion}? salt-run manage.down"]
         if answer:
-            what, remedy = (
-                f"no status: {_why(str(answer))}",
-                f"does it have this version? salt {minion} state.apply csyncsync",
-            )
-        return {"state": what, "problems": [[what, remedy]]}
+            why, remedy = _why(str(answer)), f"does it have this version? salt {minion} state.apply csyncsync"
+            problem = [f"no status: {why}", remedy]
+        return {"state": problem[0], "problems": [problem]}
     status = found.get(minion)
     if not status:
         return {"state": "not set up", "problems": [["not set up", f"salt {minion} state.apply csyncsync"]]}
