@@ -1,9 +1,11 @@
 """
 End this process when it hangs while it holds a lock.
 
-A minion forks its jobs from a process that has threads; what another thread held at that moment stays held in the job
-for ever. It is rare, but a push a second is 86,400 a day. The job that waits for the lock then goes on, and the journal
-shows where the other one hung. Knows nothing of Salt, so that it may be called in threads.
+A job of a minion was seen to hang for good; it was not found out where. A minion forks its jobs from a process that has
+threads, and what another thread held at that moment stays held in the job. It is rare, but a push a second is 86,400 a
+day. The job that waits for the lock then goes on, and the journal shows where the other one hung.
+
+May call the standard library; knows nothing of Salt, so that it may be called in threads.
 """
 
 import contextlib
