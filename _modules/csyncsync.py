@@ -39,6 +39,7 @@ import csync2inotify
 import csync2journal
 import csync2key
 import csync2left
+import csync2lost
 import csync2metrics
 import csync2run
 import csync2send
@@ -854,7 +855,7 @@ def _push(group, config, full, release, result):
         _record(group)
         result.update(state="joining", comment="waits for the master to have an established host admit it")
         return
-    _keep_database(group)
+    csync2lost.keep_link(_group_path(group), _database_path(group))
     since = csync2send.now()
     result["checked"] = _check_journal(group, config, full)
     peers = _peers_to_serve(group, config)
@@ -866,6 +867,7 @@ def _push(group, config, full, release, result):
     guard.let_through(vanished)
     result["left"] = _send(group, config, peers, since)
     result["refused"] = _refused(group, config, result["refused"])
+    csync2lost.keep_copy(_group_path(group), _database_path(group))
 
 
 def _refused(group, config, before, most=20):
@@ -1184,17 +1186,6 @@ def _left(group, config):
     return {peer: number for peer, number in _dirty_peers(group).items() if peer in addresses}
 
 
-def _keep_database(group):
-    """Keep a second name of the database: if the first one is deleted, this still says what was known, and unsent."""
-    path, kept = _database_path(group), csync2.kept_database(_group_path(group), _database_path(group))
-    if os.path.exists(kept):
-        if os.path.samefile(path, kept):
-            return
-        os.unlink(kept)
-    with contextlib.suppress(OSError):  # on another file system
-        os.link(path, kept)
-
-
 def _put_aside_if_damaged(group):
     """Put a damaged database aside, so that the host joins anew. Returns what was done, to be added to an error."""
     path = _database_path(group)
@@ -1207,9 +1198,7 @@ def _put_aside_if_damaged(group):
         damaged = True
     if not damaged:
         return ""
-    os.replace(path, f"{path}.damaged")
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(f"{path}-journal", f"{path}-journal.damaged")
+    csync2lost.put_aside(_group_path(group), path)
     log.error("csyncsync: %s is damaged; this host joins %s anew", path, group)
     return f"; {path} is damaged and was put aside as {path}.damaged: this host joins anew"
 
@@ -1381,9 +1370,9 @@ def _unsent(group):
         return {}
     time.sleep(WATCHER_JUDGES)
     entries, lost = {}, csync2.lost_database(_group_path(group), _database_path(group))
-    with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as stack:
-        if lost:
-            entries.update((path, False) for path, _, _ in stack.enter_context(csync2.Database(lost)).dirty())
+    if lost:
+        with contextlib.suppress(sqlite3.Error):
+            entries = csync2lost.changed_since(lost)
     for path, tree in csync2journal.unsent(_group_path(group, "journal")).items():
         entries.pop(path, None)  # what changed last stands last
         entries[path] = tree

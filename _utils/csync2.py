@@ -759,13 +759,39 @@ def kept_database(directory, path):
     return os.path.join(directory, os.path.basename(path))
 
 
+def copied_database(directory, path):
+    """Where csyncsync keeps a copy of a group's database, given the group's directory."""
+    return kept_database(directory, path) + ".copy"
+
+
 def lost_database(directory, path):
-    """The database that a group had before it was deleted and made anew perhaps; None if nothing is left of it."""
-    kept = kept_database(directory, path)
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samefile(kept, path):
-            return None
-    return kept if os.path.exists(kept) else None
+    """
+    What is left of the database that a group had before it was deleted, truncated, or made anew: its second name, which
+    is all of it, or a copy, which may be some minutes old. None if nothing is.
+    """
+    kept, copied = kept_database(directory, path), copied_database(directory, path)
+    if not _is_same_file(kept, path) and _is_whole(kept):
+        return kept
+    return copied if os.path.exists(copied) else None
+
+
+def _is_same_file(path, other):
+    try:
+        return os.path.samefile(path, other)
+    except FileNotFoundError:
+        return False
+
+
+def _is_whole(path):
+    """Tell whether a database of SQLite is as long as its header says (fileformat2.html, 1.3: bytes 16 and 28)."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(32)
+            size = os.fstat(file.fileno()).st_size
+    except OSError:
+        return False
+    page = int.from_bytes(header[16:18], "big")
+    return len(header) == 32 and size >= (page if page > 1 else 65536) * int.from_bytes(header[28:32], "big") > 0
 
 
 #: A line of csync2's table of what is to be sent: its number, the encoded name, whether the peer has to take it (0, 1),
@@ -952,9 +978,11 @@ class Database:
         self._db.execute(f"PRAGMA user_version = {self.NEW}")
         self._db.execute("COMMIT")
 
-    def backup(self, path):
-        """Copy the whole database."""
-        with contextlib.closing(sqlite3.connect(path)) as copy:
+    def backup(self, path, durable=True):
+        """Copy the whole database; durable: also if the power fails."""
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            if not durable:
+                copy.execute("PRAGMA synchronous = OFF")
             self._db.backup(copy)
 
     def dirty_names(self):
@@ -1001,17 +1029,25 @@ class Database:
 
     def contents(self, most=10_000):
         """The paths, in bytes, of all recorded files that have content; read in portions, so that nobody waits."""
+        wanted = "checktxt LIKE '%type=reg%' AND checktxt NOT LIKE '%size=0'"
+        return (path for path, _ in self._portions(wanted, most))
+
+    def states(self, most=10_000):
+        """``(path in bytes, its recorded state)`` of all files, in the order of their names; read in portions."""
+        return self._portions("1", most)
+
+    def _portions(self, wanted, most):
         after = b""
         while True:
             rows = self._rows(
-                "SELECT filename FROM file WHERE filename > CAST(? AS TEXT) AND checktxt LIKE '%type=reg%'"
-                " AND checktxt NOT LIKE '%size=0' ORDER BY filename LIMIT ?",
+                f"SELECT filename, checktxt FROM file WHERE filename > CAST(? AS TEXT) AND {wanted}"
+                " ORDER BY filename LIMIT ?",
                 after,
                 most,
             )
             if not rows:
                 return
-            yield from (decode(name) for (name,) in rows)
+            yield from ((decode(name), decode(text)) for name, text in rows)
             after = rows[-1][0]
 
     def mark(self, paths, name, peer):

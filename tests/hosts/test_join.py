@@ -60,19 +60,50 @@ def test_changes_go_both_ways_with_the_new_host(hosts, joined):
 
 
 def test_a_host_that_lost_its_database_overwrites_nobody(hosts, joined):
-    """It holds an old copy, and one that was deleted elsewhere is all that it may bring back."""
+    """It holds an old copy, from a backup that lacks a file; one that was deleted elsewhere is all it may bring back."""
     hosts.write("web1", f"{SHARED}/lost/file", "the newer version\n")
+    hosts.write("web1", f"{SHARED}/lost/newer-than-the-backup", "x\n")
     hosts.equal(hosts=ALL)
     hosts.settled(hosts=ALL)
     hosts.exec("web3", "systemctl", "stop", "salt-minion")
     hosts.shell("web3", "rm /var/lib/csync2/*wwwshared*")
     os.utime(hosts.write("web3", f"{SHARED}/lost/file", "an old copy from a backup\n"), (LONG_AGO, LONG_AGO))
+    hosts.path("web3", f"{SHARED}/lost/newer-than-the-backup").unlink()
     before = hosts.tree("web1")
     hosts.exec("web3", "systemctl", "start", "salt-minion")
     hosts.everywhere(f"{SHARED}/lost/file", "the newer version\n", hosts=ALL, seconds=90)
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
     hosts.equal(hosts=ALL)
     assert hosts.tree("web1") == before
+
+
+@pytest.mark.parametrize("loss", ["rm", "truncate -s 5000", "truncate -s 0"])
+def test_what_is_done_on_a_host_without_database_and_minion_counts(hosts, joined, loss):
+    """Nobody watches, and csync2 knows nothing: what the host knew before tells what has been changed there."""
+    top = f"{SHARED}/lost/meanwhile"
+    for name in ("rewritten", "mode", "deleted", "moved", "directory/a", "directory/b/c", "as-it-was", "others"):
+        hosts.write("web3", f"{top}/{name}", f"{name}, the first version\n")
+    hosts.shell("web3", f"mkdir {top}/empty; ln -s rewritten {top}/link")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.shell("web3", f"{loss} {DATABASE.replace('web1', 'web3')}; systemctl kill --signal=KILL salt-minion")
+    hosts.shell(
+        "web3",
+        f"cd {top}; rm -r deleted directory; rmdir empty; mv moved here; echo 'another text' >rewritten; echo x >new"
+        "; chmod 600 mode; ln -sf new link; mkdir new-directory",
+    )
+    hosts.write("web1", f"{top}/others", "changed elsewhere meanwhile\n")
+    hosts.everywhere(f"{top}/others", "changed elsewhere meanwhile\n", hosts=("web1", "web2", "web4"))
+    hosts.exec("web3", "systemctl", "restart", "salt-minion")
+    hosts.everywhere(f"{top}/rewritten", "another text\n", hosts=ALL, seconds=90)
+    hosts.settled("wwwshared", hosts=ALL, seconds=90)
+    hosts.equal(hosts=ALL)
+    names = {"rewritten", "mode", "here", "as-it-was", "others", "new", "new-directory", "link"}
+    assert {path.name for path in hosts.path("web3", top).iterdir()} == names
+    assert hosts.read("web3", f"{top}/others") == "changed elsewhere meanwhile\n"
+    assert os.readlink(hosts.path("web3", f"{top}/link")) == "new"
+    assert hosts.path("web3", f"{top}/mode").stat().st_mode & 0o777 == 0o600
+    hosts.remove("web1", top)
 
 
 def test_a_host_whose_database_is_lost_while_its_minion_runs(hosts, joined):

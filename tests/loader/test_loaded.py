@@ -72,6 +72,7 @@ UTILS = {
     "csync2journal.write",
     "csync2key.proof",
     "csync2left.is_temporary",
+    "csync2lost.changed_since",
     "csync2metrics.text",
     "csync2report.report",
     "csync2run.run",

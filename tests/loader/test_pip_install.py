@@ -94,6 +94,7 @@ def test_the_package_holds_every_room(installed, tree):
         "inotify",
         "journal",
         "left",
+        "lost",
         "metrics",
         "report",
         "run",

@@ -1,0 +1,144 @@
+"""What is kept of a lost database, and what it tells of the files as they are now."""
+
+import os
+import time
+from pathlib import Path
+
+import csync2
+import csync2lost
+import pytest
+
+NOW = 1_700_000_000_500_000_000
+
+
+class Host:
+    """A tree whose database is csync2's, with nothing to be sent, and the directory where it is kept."""
+
+    def __init__(self, tree, directory):
+        self.tree, self.path, self.state, self.top = tree, tree.file, directory / "state", Path(os.fsdecode(tree.path))
+        self.state.mkdir()
+        for name in ("a", "b", "dir/a", "dir/sub/a", "other/a"):
+            self.write(name, "x")
+        tree.check()
+        with tree.database(write=True) as database:
+            database.keep_dirty(lambda path, peer: False)
+
+    def write(self, name, content, when=NOW):
+        os.utime(self.tree.write(os.fsencode(name), content.encode()), ns=(when, when))
+
+    def keep(self):
+        csync2lost.keep_link(self.state, self.path)
+        csync2lost.keep_copy(self.state, self.path)
+
+    def lost(self):
+        return csync2.lost_database(self.state, self.path)
+
+    def changed(self):
+        """What counts as changed, as ``{path below the tree: whole tree?}``."""
+        found = csync2lost.changed_since(self.lost())
+        return {os.fsdecode(os.path.relpath(path, self.tree.path)): whole for path, whole in found.items()}
+
+
+@pytest.fixture
+def known(tree, tmp_path):
+    """A host whose database has been kept."""
+    host = Host(tree, tmp_path)
+    host.keep()
+    return host
+
+
+@pytest.fixture
+def host(known):
+    """A host whose database is deleted, and whose directories nobody has changed since."""
+    os.unlink(known.path)
+    for directory in (known.top, *known.top.rglob("*/")):
+        os.utime(directory, (1, 1))
+    return known
+
+
+def test_nothing_has_changed(host):
+    assert host.changed() == {}
+
+
+def test_what_was_written_and_deleted_has(host):
+    host.write("a", "longer")
+    (host.top / "b").unlink()
+    (host.top / "dir/a").chmod(0o600)
+    assert host.changed() == {"a": False, "b": True, "dir/a": False}
+
+
+def test_a_deleted_directory_stands_for_what_was_in_it(host):
+    (host.top / "dir/sub/a").unlink()
+    (host.top / "dir/sub").rmdir()
+    (host.top / "dir/a").unlink()
+    (host.top / "dir").rmdir()
+    assert host.changed() == {"dir": True}
+
+
+def test_what_csync2_may_have_brought_has_not(host):
+    """It sets whole seconds."""
+    host.write("a", "longer", when=NOW // 10**9 * 10**9)
+    assert host.changed() == {}
+
+
+def test_an_older_file_is_from_a_backup_and_then_nothing_was_deleted(host):
+    host.write("a", "longer", when=NOW - 10**12)
+    (host.top / "b").unlink()
+    assert host.changed() == {}
+
+
+def test_what_is_missing_from_a_directory_that_nobody_has_changed_was_not_deleted(host):
+    (host.top / "dir/a").unlink()
+    os.utime(host.top / "dir", (1, 1))
+    assert host.changed() == {}
+
+
+def test_what_was_to_be_sent_has(known):
+    with known.tree.database(write=True) as database:
+        database.mark([known.tree / b"other/a"], "10.0.0.1", "10.0.0.2")
+    os.unlink(known.path)
+    assert known.changed() == {"other/a": False}
+
+
+@pytest.mark.parametrize("size", [0, 5000])
+def test_a_database_that_is_truncated_has_a_copy(known, size):
+    os.truncate(known.path, size)
+    known.write("a", "longer")
+    assert known.lost().endswith(".copy")
+    assert known.changed() == {"a": False}
+
+
+def test_a_damaged_database_that_was_put_aside_has_one_too(known):
+    csync2lost.put_aside(known.state, known.path)
+    assert known.lost().endswith(".copy")
+    assert os.path.exists(f"{known.path}.damaged")
+    assert os.listdir(known.state) == [os.path.basename(known.lost())]
+
+
+def test_a_damaged_database_never_replaces_a_copy(known):
+    copied = csync2.copied_database(known.state, known.path)
+    before = os.stat(copied).st_ino
+    os.truncate(known.path, 5000)
+    csync2lost.keep_copy(known.state, known.path)
+    assert os.stat(copied).st_ino == before
+    assert len(os.listdir(known.state)) == 2
+
+
+def test_a_large_database_is_copied_now_and_then(known, monkeypatch):
+    copied = csync2.copied_database(known.state, known.path)
+    monkeypatch.setattr(csync2lost, "COPIED", os.stat(known.path).st_size - 60 * csync2lost.PER_SECOND)
+
+    def again(age):
+        os.utime(copied, (time.time() - age,) * 2)
+        before = os.stat(copied).st_ino
+        csync2lost.keep_copy(known.state, known.path)
+        return os.stat(copied).st_ino != before
+
+    assert [again(50), again(70), again(-50)] == [False, True, True]
+
+
+def test_nothing_is_known_of_a_database_that_was_not_kept(tree, tmp_path):
+    host = Host(tree, tmp_path)
+    assert host.lost() is None
+    csync2lost.keep_link(host.state, host.path)
+    assert host.lost() is None, "the database itself is not lost"
