@@ -1227,6 +1227,7 @@ def _record(group):
         _csync2(group, "-cr", "/")
         with _open_database(group, write=True) as database:
             database.set_state(csync2.Database.RECORDED)
+        csync2file.write(_group_path(group, "recorded"), "")
 
 
 def join(group, source=None, keep=False, admitted=False, digests=None):
@@ -1397,8 +1398,9 @@ def _establish(group, wanted):
         database.keep_dirty(wanted)
         database.set_state(csync2.Database.ESTABLISHED)
     csync2file.write(_group_path(group, "established"), _host_name())
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_group_path(group, "alone"))
+    for name in ("alone", "recorded"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_group_path(group, name))
     csync2journal.mark_whole(_group_path(group, "journal"))
 
 

@@ -2,7 +2,8 @@
 The echo filter: tells what csync2 itself wrote on this host from what somebody else did.
 
 By two signs: how it was done (csync2 writes a temporary file and renames it), and what csync2 has recorded. May call
-the standard library, ``csync2inotify`` for the names of events, ``csync2left``, and ``csync2`` by its path.
+the standard library, ``csync2inotify`` for the names of events, ``csync2journal``, ``csync2left``, and ``csync2`` by
+its path.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import sqlite3
 import stat
 import time
 
+import csync2journal
 import csync2left
 from csync2inotify import IN_ATTRIB, IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO
 
@@ -26,6 +28,8 @@ GO, ALONE, DROP, WAIT = "go", "alone", "drop", "wait"
 #: to a path (it commits every four seconds or so, later on a busy host).
 COMMIT_WAIT = 60.0
 RECORD_WAIT = 1.0
+#: Seconds after which the watcher has read of an event as a rule.
+READ_WITHIN = 1.0
 #: A file that is touched when csync2's daemon dies (csync2-died@.service of the states), and seconds for which it is
 #: not known what it did: its last transaction is gone. The peer sends all that again.
 DIED, DIED_WAIT = "/run/csync2-died", 15.0
@@ -182,8 +186,8 @@ class Look:
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = _commits(self.path)
         #: None with ``locked``: one is there that cannot be read now; with ``lost``: it joins anew, and ``before`` is
-        #: what may be left of the one that it had; with ``recorded`` the new one has taken in all that is there
-        self.database, self.locked, self.lost, self.before, self.recorded = None, False, False, None, False
+        #: what may be left of the one that it had; the new one has taken in all that was there at ``recorded``
+        self.database, self.locked, self.lost, self.before, self.recorded = None, False, False, None, None
         #: what is open, once somebody has asked
         self.opened = None
 
@@ -203,7 +207,8 @@ class Look:
             state = self.database.state()
             if state == self.csync2.Database.ESTABLISHED:
                 return
-            self.recorded = state == self.csync2.Database.RECORDED
+            if state == self.csync2.Database.RECORDED:
+                self.recorded = csync2journal.mtime(os.path.join(self.group.directory, "recorded"))
         if os.path.exists(os.path.join(self.group.directory, "established")):
             self.__exit__()
             self.lost = True
@@ -308,7 +313,7 @@ class Look:
             return DROP  # from a backup: the others' versions replace it
         text = status and self.csync2.check_text(entry.path, status)
         written = self.records.get(entry.path)
-        if not entry.own and written == text and (self.recorded or text):
+        if not entry.own and written == text and (text or self._was_there(entry)):
             return DROP
         # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
         if status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0:
@@ -320,6 +325,14 @@ class Look:
         if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
             return DROP  # a new one that csync2 did not make is sent all the same: this host alone has it
         return DROP if known and record == text else GO
+
+    def _was_there(self, entry):
+        """
+        Tell whether a path was still there when all was recorded anew, so that csync2 has forgotten it since. Not if in
+        doubt: events may be read late.
+        """
+        heard = time.time() - (time.monotonic() - entry.last)
+        return self.recorded is not None and heard > self.recorded + READ_WITHIN
 
     def _recorded_before(self, path):
         """(whether that is known, the state that was recorded of a path before the loss)."""

@@ -60,7 +60,7 @@ def test_changes_go_both_ways_with_the_new_host(hosts, joined):
 
 
 def test_a_host_that_lost_its_database_overwrites_nobody(hosts, joined):
-    """It holds an old copy, from a backup that lacks a file; one that was deleted elsewhere is all it may bring back."""
+    """It holds an old copy, from a backup that lacks one; what was deleted elsewhere is all that it may bring back."""
     hosts.write("web1", f"{SHARED}/lost/file", "the newer version\n")
     hosts.write("web1", f"{SHARED}/lost/newer-than-the-backup", "x\n")
     hosts.equal(hosts=ALL)

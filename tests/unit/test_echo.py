@@ -292,11 +292,14 @@ async def test_a_change_that_csync2s_daemon_has_taken_in_goes_out(host):
 
 @on_loop
 async def test_what_csync2_does_while_its_new_database_is_not_established_is_not_told(host):
-    """It writes down what it makes of what others send, and forgets what it deletes."""
+    """
+    It writes down what it makes of what others send, and forgets what it deletes. What was gone before all was recorded
+    anew it has never known: somebody here may have deleted that.
+    """
     host.make_database()
     host.config()
     (host.group / "established").write_text("web1")
-    for name in ("mine", "theirs"):
+    for name in ("mine", "theirs", "gone"):
         (host.tree / name).write_text("x")
         host.record(host.tree / name)
     await host.start()
@@ -305,7 +308,11 @@ async def test_what_csync2_does_while_its_new_database_is_not_established_is_not
     host.record(host.tree / "mine")  # and of theirs it has forgotten what it has deleted
     with contextlib.closing(sqlite3.connect(host.database)) as database:
         database.execute("PRAGMA user_version = 1")
+    (host.tree / "gone").unlink()
+    (host.group / "recorded").write_text("")
     await host.until(host.whole, 3)
+    await host.until(lambda: host.lines() == [b"gone"])
+    await host.quiet(1)
     host.discharge()
     (host.tree / "link").symlink_to("nowhere")
     host.record(host.tree / "link")
