@@ -1373,7 +1373,7 @@ def _unsent(group):
     entries, lost = {}, csync2.lost_database(_group_path(group), _database_path(group))
     if lost:
         with contextlib.suppress(sqlite3.Error):
-            entries = csync2lost.changed_since(lost)
+            entries = csync2lost.changed_since(lost, csync2journal.watched_until(_group_path(group)))
     for path, tree in csync2journal.unsent(_group_path(group, "journal")).items():
         entries.pop(path, None)  # what changed last stands last
         entries[path] = tree

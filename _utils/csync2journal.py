@@ -7,16 +7,20 @@ A journal is a directory. It holds files named ``<time in ns>-<counter>.paths``,
 bytes, each ended by a NUL. A path that ends with ``/`` stands for a directory and everything below it. The empty file
 ``whole`` stands for the whole group; the watcher puts each mark as a new file over the old one. Files whose names begin
 with a dot are not finished. What a check has taken in is kept in ``.checked`` until it has been sent, because csync2's
-table of what is to be sent may be lost with its database.
+table of what is to be sent may be lost with its database. Beside the journal, the time of the file ``watched`` tells until
+when the watcher was there to write it, and could ask that database.
 """
 
 import contextlib
+import math
 import os
 import time
 
 #: The directory of what is checked and not yet sent, and how many flushes it holds: while a peer is away for days, all
 #: would be too much.
 CHECKED, MOST_CHECKED = ".checked", 1000
+#: The file whose time tells that the watcher was there, and seconds between two of its signs.
+WATCHED, WATCHED_EVERY = "watched", 10.0
 
 # --- Writing ---------------------------------------------------------------------------------------------
 
@@ -84,6 +88,15 @@ def mark_whole(directory):
         pass
 
 
+def note_watched(directory):
+    """Leave a sign in a group's directory that the watcher is there. Raises OSError."""
+    path = os.path.join(directory, WATCHED)
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
 def sweep(directory):
     """Remove what a crash left half-written in a journal."""
     try:
@@ -148,6 +161,12 @@ def mtime(path):
         return os.stat(path).st_mtime
     except OSError:
         return None
+
+
+def watched_until(directory):
+    """Until when, in seconds since the epoch, all was watched, given a group's directory; infinite if that is unknown."""
+    last = mtime(os.path.join(directory, WATCHED))
+    return math.inf if last is None else last - WATCHED_EVERY
 
 
 # --- Taking ----------------------------------------------------------------------------------------------

@@ -67,16 +67,16 @@ def put_aside(directory, path):
                 os.unlink(other)
 
 
-def changed_since(lost):
+def changed_since(lost, watched):
     """
-    Given the path of what is left of a lost database, return ``{path: whole tree?}`` of what it had still to be sent,
-    and of what is otherwise now than it says, as far as somebody on this host seems to have done it: not csync2, nor
-    who restored a backup.
+    Given the path of what is left of a lost database, and until when (in seconds since the epoch) all was watched,
+    return ``{path: whole tree?}`` of what it had still to be sent, and of what is otherwise now than it says, as far as
+    somebody on this host seems to have done it since: not csync2, nor who restored a backup.
 
     csync2 sets whole seconds as a file's time. A backup brings older files than there were; what is missing then was
     not deleted, nor was what is missing from a directory that has not been changed since. Raises sqlite3.Error.
     """
-    since, changed, missing, restored = os.stat(lost).st_mtime_ns, {}, {}, False
+    changed, missing, restored = {}, {}, False
     with csync2.Database(lost) as before:
         for path, record in before.states():
             status, text = _state(path)
@@ -85,10 +85,10 @@ def changed_since(lost):
                     missing[path] = True
             elif csync2.is_older(status, record):
                 restored = True
-            elif text != record and not _may_be_csync2s(status):
+            elif text != record and status.st_ctime >= watched and not _may_be_csync2s(status):
                 changed[path] = False
         unsent = {path: False for path, _, _ in before.dirty()}
-    deleted = {} if restored else {path: True for path in missing if _was_changed_since(os.path.dirname(path), since)}
+    deleted = {} if restored else {path: True for path in missing if _has_changed(os.path.dirname(path), watched)}
     return {**unsent, **deleted, **changed}
 
 
@@ -105,10 +105,10 @@ def _may_be_csync2s(status):
     return stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0
 
 
-def _was_changed_since(directory, since):
+def _has_changed(directory, since):
     """Tell whether names came to, or left, a directory (or the next one above that is there) since then."""
     status, _ = _state(directory)
     while status is None and directory != b"/":
         directory = os.path.dirname(directory)
         status, _ = _state(directory)
-    return status is not None and status.st_mtime_ns >= since
+    return status is not None and status.st_mtime >= since

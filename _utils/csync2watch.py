@@ -184,7 +184,7 @@ class Group:
         #: spread, so that hosts that lost their master together do not push together
         self.alone_after = ALONE_AFTER + random.uniform(0, ALONE_SPREAD)
         self.status = None
-        self.status_at = 0.0
+        self.status_at = self.watched_at = 0.0
         self.gone = False
 
     def waiting(self):
@@ -704,6 +704,7 @@ class Watcher:
                 group.linked, group.whole = False, True
             self._repeat(group, now)
             self._write_status(group)
+            self._note_watched(group, now)
         self._write_metrics(now)
         self.echo.forget_old(now)
 
@@ -856,6 +857,17 @@ class Watcher:
             csync2file.write_json(path, {**status, "time": time.time()}, durable=False)
         except OSError as err:
             log.debug("csyncsync: cannot write the status of group %s: %s", group.name, err)
+
+    def _note_watched(self, group, now):
+        """Leave a sign that what happens is seen, and compared with csync2's database."""
+        known = group.walked and group.database and self.echo.csync2 is not None
+        if known and now - group.watched_at >= csync2journal.WATCHED_EVERY:
+            if self.echo.csync2.is_established(group.database):
+                group.watched_at = now
+                try:
+                    csync2journal.note_watched(group.directory)
+                except OSError as err:
+                    log.debug("csyncsync: cannot note that group %s is watched: %s", group.name, err)
 
     def _write_metrics(self, now):
         """Write the groups' status for Prometheus, if a link says where to. Aside: csync2 locks its database."""
