@@ -7,8 +7,8 @@ A journal is a directory. It holds files named ``<time in ns>-<counter>.paths``,
 bytes, each ended by a NUL. A path that ends with ``/`` stands for a directory and everything below it. The empty file
 ``whole`` stands for the whole group; the watcher puts each mark as a new file over the old one. Files whose names begin
 with a dot are not finished. What a check has taken in is kept in ``.checked`` until it has been sent, because csync2's
-table of what is to be sent may be lost with its database. Beside the journal, the time of the file ``watched`` tells until
-when the watcher was there to write it, and could ask that database.
+table of what is to be sent may be lost with its database. Beside the journal, the time of the file ``watched`` tells
+until when the watcher was there to write it, and could ask that database.
 """
 
 import contextlib
@@ -164,7 +164,7 @@ def mtime(path):
 
 
 def watched_until(directory):
-    """Until when, in seconds since the epoch, all was watched, given a group's directory; infinite if that is unknown."""
+    """Given a group's directory, until when (seconds since the epoch) all was watched; infinite if that is unknown."""
     last = mtime(os.path.join(directory, WATCHED))
     return math.inf if last is None else last - WATCHED_EVERY
 

@@ -860,14 +860,14 @@ class Watcher:
 
     def _note_watched(self, group, now):
         """Leave a sign that what happens is seen, and compared with csync2's database."""
-        known = group.walked and group.database and self.echo.csync2 is not None
-        if known and now - group.watched_at >= csync2journal.WATCHED_EVERY:
-            if self.echo.csync2.is_established(group.database):
-                group.watched_at = now
-                try:
-                    csync2journal.note_watched(group.directory)
-                except OSError as err:
-                    log.debug("csyncsync: cannot note that group %s is watched: %s", group.name, err)
+        if not group.walked or now - group.watched_at < csync2journal.WATCHED_EVERY or self.echo.csync2 is None:
+            return
+        if group.database and self.echo.csync2.is_established(group.database):
+            group.watched_at = now
+            try:
+                csync2journal.note_watched(group.directory)
+            except OSError as err:
+                log.debug("csyncsync: cannot note that group %s is watched: %s", group.name, err)
 
     def _write_metrics(self, now):
         """Write the groups' status for Prometheus, if a link says where to. Aside: csync2 locks its database."""
