@@ -945,6 +945,8 @@ def _check_journal(group, config, full):
     _csync2_paths(group, ["-m"], mark)
     _hold_back(group, known, held)
     csync2journal.discharge(files)
+    if full:
+        csync2journal.forget_unwatched(_group_path(group))
     return number
 
 
@@ -1224,10 +1226,29 @@ def _record(group):
     The marks are what protects them: csync2 refuses to overwrite a file that is also marked on the receiver.
     """
     if _database_state(group) == csync2.Database.NEW:
+        _note_unwatched_changes(group)
         _csync2(group, "-cr", "/")
         with _open_database(group, write=True) as database:
             database.set_state(csync2.Database.RECORDED)
         csync2file.write(_group_path(group, "recorded"), "")
+
+
+def _note_unwatched_changes(group):
+    """
+    If this host lost its database and its watcher was away: put into the journal what was changed here meanwhile.
+
+    Once, and now: the longer it takes, the more others have sent.
+    """
+    directory, watch = _group_path(group), csync2file.read_json(_group_path(group, "watch.json"), {})
+    if not os.path.exists(f"/proc/{watch.get('pid', 0)}"):
+        csync2journal.note_unwatched(directory)
+    since, lost = csync2journal.unwatched_since(directory), csync2.lost_database(directory, _database_path(group))
+    if since is not None and lost and _was_established(group):
+        with contextlib.suppress(sqlite3.Error):
+            changed = csync2lost.changed_since(lost, since)
+            lines = [path + b"/" if tree else path for path, tree in changed.items()]
+            csync2journal.write(_group_path(group, "journal"), lines, False, "unwatched")
+    csync2journal.forget_unwatched(directory)
 
 
 def join(group, source=None, keep=False, admitted=False, digests=None):
@@ -1361,19 +1382,23 @@ def _keep_marks(group, config, peer, keep, digests, unsent):
         database.keep_dirty(wanted)
 
 
+def _was_established(group):
+    return csync2file.read(_group_path(group, "established")) == _host_name()
+
+
 def _unsent(group):
     """
     ``{path: whole tree?}`` of the last changes made here that others may lack, if this host was established before.
 
     The files of one that never was are older than those of the group, whoever has changed them since.
     """
-    if csync2file.read(_group_path(group, "established")) != _host_name():
+    if not _was_established(group):
         return {}
     time.sleep(WATCHER_JUDGES)
     entries, lost = {}, csync2.lost_database(_group_path(group), _database_path(group))
-    if lost:
-        with contextlib.suppress(sqlite3.Error):
-            entries = csync2lost.changed_since(lost, csync2journal.watched_until(_group_path(group)))
+    with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as stack:
+        if lost:
+            entries.update((path, False) for path, _, _ in stack.enter_context(csync2.Database(lost)).dirty())
     for path, tree in csync2journal.unsent(_group_path(group, "journal")).items():
         entries.pop(path, None)  # what changed last stands last
         entries[path] = tree

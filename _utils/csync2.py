@@ -783,29 +783,15 @@ def _is_same_file(path, other):
 
 
 def _is_whole(path):
-    return _state_in_header(path) is not None
-
-
-def is_established(path):
-    """Tell whether a database is one of an established host, without asking SQLite: nobody has to wait for that."""
-    return _state_in_header(path) == Database.ESTABLISHED
-
-
-def _state_in_header(path):
-    """
-    A database's PRAGMA user_version; None if it is shorter than it says itself.
-
-    The header of SQLite's files (fileformat2.html, 1.3) has the size of a page at byte 16, the number of pages at 28,
-    and the user_version at 60.
-    """
+    """Tell whether a database of SQLite is as long as its header says (fileformat2.html, 1.3: bytes 16 and 28)."""
     try:
         with open(path, "rb") as file:
-            header = file.read(64)
+            header = file.read(32)
             size = os.fstat(file.fileno()).st_size
     except OSError:
-        return None
-    page, pages, version = (int.from_bytes(header[at:end], "big") for at, end in ((16, 18), (28, 32), (60, 64)))
-    return version if len(header) == 64 and 0 < (page if page > 1 else 65536) * pages <= size else None
+        return False
+    page = int.from_bytes(header[16:18], "big")
+    return len(header) == 32 and size >= (page if page > 1 else 65536) * int.from_bytes(header[28:32], "big") > 0
 
 
 #: A line of csync2's table of what is to be sent: its number, the encoded name, whether the peer has to take it (0, 1),

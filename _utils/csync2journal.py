@@ -7,20 +7,22 @@ A journal is a directory. It holds files named ``<time in ns>-<counter>.paths``,
 bytes, each ended by a NUL. A path that ends with ``/`` stands for a directory and everything below it. The empty file
 ``whole`` stands for the whole group; the watcher puts each mark as a new file over the old one. Files whose names begin
 with a dot are not finished. What a check has taken in is kept in ``.checked`` until it has been sent, because csync2's
-table of what is to be sent may be lost with its database. Beside the journal, the time of the file ``watched`` tells
-until when the watcher was there to write it, and could ask that database.
+table of what is to be sent may be lost with its database.
+
+Beside the journal, the time of the file ``watched`` tells how lately the watcher was there to write it, and the file
+``unwatched`` since when it had not been there, until all is checked.
 """
 
 import contextlib
-import math
 import os
 import time
 
 #: The directory of what is checked and not yet sent, and how many flushes it holds: while a peer is away for days, all
 #: would be too much.
 CHECKED, MOST_CHECKED = ".checked", 1000
-#: The file whose time tells that the watcher was there, and seconds between two of its signs.
-WATCHED, WATCHED_EVERY = "watched", 10.0
+#: The file whose time tells that the watcher is there, and seconds between two of its signs; the file that tells since
+#: when it was not, in seconds since the epoch.
+WATCHED, WATCHED_EVERY, UNWATCHED = "watched", 10.0, "unwatched"
 
 # --- Writing ---------------------------------------------------------------------------------------------
 
@@ -97,6 +99,20 @@ def note_watched(directory):
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
+def note_unwatched(directory):
+    """Note since when nobody has watched, before the watcher does again, if that is known and nothing earlier is."""
+    last = mtime(os.path.join(directory, WATCHED))
+    if last is not None and unwatched_since(directory) is None:
+        with open(os.path.join(directory, UNWATCHED), "w", encoding="ascii") as file:
+            file.write(f"{last - WATCHED_EVERY:.3f}")
+
+
+def forget_unwatched(directory):
+    """All has been checked since."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, UNWATCHED))
+
+
 def sweep(directory):
     """Remove what a crash left half-written in a journal."""
     try:
@@ -163,10 +179,16 @@ def mtime(path):
         return None
 
 
-def watched_until(directory):
-    """Given a group's directory, until when (seconds since the epoch) all was watched; infinite if that is unknown."""
-    last = mtime(os.path.join(directory, WATCHED))
-    return math.inf if last is None else last - WATCHED_EVERY
+def unwatched_since(directory):
+    """
+    Given a group's directory, since when (seconds since the epoch) nobody had watched when the watcher came; None if
+    all has been checked since then, or nobody knows.
+    """
+    try:
+        with open(os.path.join(directory, UNWATCHED), encoding="ascii") as file:
+            return float(file.read())
+    except (OSError, ValueError):
+        return None
 
 
 # --- Taking ----------------------------------------------------------------------------------------------

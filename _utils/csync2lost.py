@@ -67,11 +67,11 @@ def put_aside(directory, path):
                 os.unlink(other)
 
 
-def changed_since(lost, watched):
+def changed_since(lost, since):
     """
-    Given the path of what is left of a lost database, and until when (in seconds since the epoch) all was watched,
-    return ``{path: whole tree?}`` of what it had still to be sent, and of what is otherwise now than it says, as far as
-    somebody on this host seems to have done it since: not csync2, nor who restored a backup.
+    Given the path of what is left of a lost database, return ``{path: whole tree?}`` of what is otherwise now than it
+    says, as far as somebody on this host seems to have done it since then (in seconds since the epoch): not csync2, nor
+    who restored a backup.
 
     csync2 sets whole seconds as a file's time. A backup brings older files than there were; what is missing then was
     not deleted, nor was what is missing from a directory that has not been changed since. Raises sqlite3.Error.
@@ -85,11 +85,10 @@ def changed_since(lost, watched):
                     missing[path] = True
             elif csync2.is_older(status, record):
                 restored = True
-            elif text != record and status.st_ctime >= watched and not _may_be_csync2s(status):
+            elif text != record and status.st_ctime >= since and not _may_be_csync2s(status):
                 changed[path] = False
-        unsent = {path: False for path, _, _ in before.dirty()}
-    deleted = {} if restored else {path: True for path in missing if _has_changed(os.path.dirname(path), watched)}
-    return {**unsent, **deleted, **changed}
+    deleted = {} if restored else {path: True for path in missing if _has_changed(os.path.dirname(path), since)}
+    return {**deleted, **changed}
 
 
 def _state(path):

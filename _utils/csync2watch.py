@@ -428,6 +428,11 @@ class Watcher:
         """From here on nothing escapes; what happened before is found by checking the whole group."""
         if group.gone:
             return
+        if not group.walked:
+            try:
+                csync2journal.note_unwatched(group.directory)
+            except OSError as err:
+                log.debug("csyncsync: cannot note since when group %s was not watched: %s", group.name, err)
         group.whole = True
         group.walked = True
         group.walks += 1
@@ -859,15 +864,14 @@ class Watcher:
             log.debug("csyncsync: cannot write the status of group %s: %s", group.name, err)
 
     def _note_watched(self, group, now):
-        """Leave a sign that what happens is seen, and compared with csync2's database."""
-        if not group.walked or now - group.watched_at < csync2journal.WATCHED_EVERY or self.echo.csync2 is None:
+        """Leave a sign that what happens is seen."""
+        if not group.walked or now - group.watched_at < csync2journal.WATCHED_EVERY:
             return
-        if group.database and self.echo.csync2.is_established(group.database):
+        try:
+            csync2journal.note_watched(group.directory)
             group.watched_at = now
-            try:
-                csync2journal.note_watched(group.directory)
-            except OSError as err:
-                log.debug("csyncsync: cannot note that group %s is watched: %s", group.name, err)
+        except OSError as err:
+            log.debug("csyncsync: cannot note that group %s is watched: %s", group.name, err)
 
     def _write_metrics(self, now):
         """Write the groups' status for Prometheus, if a link says where to. Aside: csync2 locks its database."""

@@ -267,6 +267,26 @@ async def test_descriptor_that_somebody_took_from_the_loop(host):
 
 
 @on_loop
+async def test_a_watcher_notes_since_when_there_was_none(host):
+    """From the last sign of the one before; the first watcher of a group knows of none."""
+    host.config()
+    await host.start()
+    noted, watched = host.group / "unwatched", host.group / "watched"
+    await host.until(watched.exists)
+    assert not noted.exists()
+    host.watcher.close()
+    del sys.modules[host.module.HOLDER]
+    for seconds in (100, 50):  # what has not been checked yet goes on
+        os.utime(watched, (time.time() - seconds,) * 2)
+        await host.start()
+        await host.until(noted.exists)
+        await host.until(lambda: time.time() - watched.stat().st_mtime < 10)
+        assert 105 < time.time() - float(noted.read_text()) < 125
+        host.watcher.close()
+        del sys.modules[host.module.HOLDER]
+
+
+@on_loop
 async def test_close_is_real_when_no_beacon_follows(host):
     host.config()
     await host.start()

@@ -324,26 +324,6 @@ async def test_what_csync2_does_while_its_new_database_is_not_established_is_not
 
 
 @on_loop
-async def test_a_host_notes_until_when_its_database_was_there(host):
-    """As long as it is established, and not damaged; the note then stays as it is."""
-    host.make_database()
-    with contextlib.closing(sqlite3.connect(host.database)) as database:
-        database.execute("PRAGMA user_version = 2")
-    host.config()
-    await host.start()
-    host.code["csync2journal"].WATCHED_EVERY = 0.5
-    noted = host.group / "watched"
-    await host.until(noted.exists)
-    first = noted.stat().st_mtime_ns
-    await host.until(lambda: noted.stat().st_mtime_ns > first, 3)
-    os.truncate(host.database, 5000)
-    await host.quiet(1)
-    last = noted.stat().st_mtime_ns
-    await host.quiet(2)
-    assert noted.stat().st_mtime_ns == last
-
-
-@on_loop
 async def test_without_its_database_a_host_tells_of_its_own_changes_alone(host):
     """It was established, and joins anew: what others sent meanwhile is theirs. A new host knows no others."""
     host.make_database()
