@@ -8,8 +8,12 @@ import contextlib
 import json
 import logging
 import os
+import re
 
 log = logging.getLogger(__name__)
+
+#: How write() names a file until it is whole: with the number of its process.
+_TEMPORARY = re.compile(r"\.tmp([0-9]+)\Z")
 
 
 def read(path):
@@ -55,6 +59,16 @@ def write(path, content, mode=0o600, durable=True):
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def sweep(directory):
+    """Remove what writers that were killed have left half-written in a directory."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            left = _TEMPORARY.search(name)
+            if left and not os.path.exists(f"/proc/{left.group(1)}"):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(directory, name))
 
 
 def write_json(path, value, durable=True):

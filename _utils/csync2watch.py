@@ -752,6 +752,7 @@ class Watcher:
             group = self.groups.get(name)
             if group is None:
                 group = self.groups[name] = Group(name, os.path.join(self.options.state_dir, name))
+                csync2file.sweep(group.directory)
                 csync2journal.sweep(group.journal)
                 self._write_status(group, force=True)
             if group.signature != signature:

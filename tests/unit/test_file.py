@@ -1,6 +1,7 @@
 """Small files are whole or as they were, and a damaged one is made anew."""
 
 import os
+import subprocess
 
 import csync2file
 import pytest
@@ -41,3 +42,14 @@ def test_names_are_read_as_they_were_written(tmp_path, names):
     assert csync2file.read_names(path) == set()
     csync2file.write_names(path, names)
     assert csync2file.read_names(path) == names
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, writing, other = (tmp_path / f"known.tmp{end}" for end in (ended.pid, os.getpid(), "1x"))
+    for path in (left, writing, other):
+        path.touch()
+    csync2file.sweep(str(tmp_path))
+    assert sorted(tmp_path.iterdir()) == sorted([writing, other])
+    csync2file.sweep(str(tmp_path / "not-there"))
