@@ -51,7 +51,7 @@ def keep_copy(directory, path):
         if sound:
             os.replace(temporary, kept)
     except (OSError, sqlite3.Error) as err:  # locked, damaged, or a full disk: the next push tries again
-        log.warning("csyncsync: cannot copy %s: %s", path, err)
+        log.info("csyncsync: cannot copy %s: %s", path, err)
         with contextlib.suppress(OSError):
             os.unlink(temporary)
 
