@@ -51,7 +51,7 @@ LEASE_CHECK, LEASE_ANSWER = 8, 5
 WAITING_TOLD = 4
 #: Joins that run at once, in all groups, and seconds after which one that waits for its turn goes on all the same.
 JOINS, JOIN_WAIT = 3, 60
-#: Seconds for which a host that lost its database waits for hosts that may have deleted what it still has.
+#: Seconds for which a host that joins waits for hosts that may have what nobody else has, or have deleted what it has.
 RETURN_PATIENCE = 120
 #: Seconds to wait for a push that is under way before keys change, and until all hosts that answer have the new ones.
 LEASE_WAIT, ROTATE_WAIT = 20, 90
@@ -199,8 +199,8 @@ def _with_exit_code(result, failed):
 def _record(group):
     """
     The group's file, under a lock: ``lease``, ``next`` (the pid of a process here that is to have it next),
-    ``waiting``, ``founders``, ``admitted``, ``returning`` (those of them
-    that join anew, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
+    ``waiting``, ``founders``, ``admitted``, ``returning`` (those
+    that join, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
     ``paused``, ``refused`` and ``conflicts``, ``behind`` (who has not read new keys yet, and when it was last called).
     Written back if it changed.
     """
@@ -595,8 +595,8 @@ def _is_locked_now(file):
 
 
 def _join(group, host, options):
-    members = _members(options)
-    states = {minion: status.get("state") for minion, status in _statuses(group, members).items()}
+    members, statuses = _members(options), _statuses(group, _members(options))
+    states = {minion: status.get("state") for minion, status in statuses.items()}
     with _record(group) as record:
         # An empty list says that all founders have joined; only None that nobody has asked yet.
         founders = list(members if record["founders"] is None else record["founders"])
@@ -615,10 +615,13 @@ def _join(group, host, options):
             record["admitted"] = sorted({*record["admitted"], host})
         _step(host, "csyncsync.join", [group])
     else:
-        source = options["seed"] if options["seed"] in established else established[0]
+        source = options["seed"] if options["seed"] in established else _most_up_to_date(established, statuses)
         keep = host in founders and not options["seed"]
+        # What the source has not got yet, the host may have already: it is to get no old version, nor what was deleted.
+        late = _hand_over(group, source, [minion for minion in established if minion != source])
         if host in admitted:
-            _have_patience(group, host, [minion for minion in admitted if minion in members and minion not in states])
+            late += [minion for minion in admitted if minion in members and minion not in states]
+        _have_patience(group, host, late)
         theirs = _step(source, "csyncsync.digests", [group])["digests"] if keep else None
         unsent = _step(host, "csyncsync.join", [group, source, keep, False, theirs])["unsent"]
         digests = _step(host, "csyncsync.digests", [group])["digests"]
@@ -637,19 +640,28 @@ def _join(group, host, options):
     return "joined"
 
 
+def _most_up_to_date(established, statuses):
+    """The host that the other ones have the least to send to, the first by name of several."""
+
+    def missing(host):
+        return sum(statuses[other].get("dirty", {}).get(host, 0) for other in established if other != host)
+
+    return min(established, key=lambda host: (missing(host), host))
+
+
 def _have_patience(group, host, late):
     """
-    Raise CommandExecutionError while others may have something for a host that was in the group before, for some time.
+    Raise CommandExecutionError while others may have something for a host that joins, for some time.
     """
     with _record(group) as record:
         since = record.setdefault("returning", {}).setdefault(host, time.time())
     if late and 0 <= time.time() - since < RETURN_PATIENCE:
-        raise CommandExecutionError(f"{', '.join(late)} may have deleted what {host} still has")
+        raise CommandExecutionError(f"{', '.join(late)} may have newer files, or have deleted what {host} still has")
 
 
 def _hand_over(group, host, others):
     """
-    Have those push who have something for a host that joins: what they deleted, it would else take for its own alone.
+    Have others push who have something for a host: what they deleted, one that joins would else take for its own alone.
 
     Returns those that did not reach it, or did not answer.
     """

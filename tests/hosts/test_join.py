@@ -124,6 +124,30 @@ def test_a_host_whose_database_is_lost_while_its_minion_runs(hosts, joined):
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
 
 
+def test_a_host_joins_anew_from_one_that_is_up_to_date(hosts, joined):
+    """web1 is paused, and behind: it is to bring back neither the old version nor what was deleted."""
+    changed, gone = f"{SHARED}/lost/changed", f"{SHARED}/lost/gone"
+    for path in (changed, gone):
+        hosts.write("web1", path, "the first version\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.run("csyncsync.pause", "host=web1")
+    try:
+        hosts.write("web2", changed, "the newer version\n")
+        hosts.shell("web2", f"rm {gone}")
+        hosts.everywhere(changed, "the newer version\n", hosts=("web3", "web4"))
+        hosts.everywhere(gone, None, hosts=("web3", "web4"))
+        hosts.shell("web4", "rm /var/lib/csync2/*wwwshared*")
+        hosts.eventually(lambda: hosts.status("web4", "wwwshared")["state"] == "recorded", 60, "web4 joins anew")
+        hosts.eventually(lambda: hosts.status("web4", "wwwshared")["state"] == "established", 90, "it has joined")
+        assert hosts.read("web4", changed) == "the newer version\n"
+        assert hosts.read("web4", gone) is None
+    finally:
+        hosts.run("csyncsync.resume", "host=web1")
+    hosts.everywhere(changed, "the newer version\n", hosts=ALL, seconds=90)
+    _all_are_gone(hosts, [gone])
+
+
 def _all_are_gone(hosts, gone):
     for path in gone:
         hosts.everywhere(path, None, hosts=ALL, seconds=120)
