@@ -615,7 +615,7 @@ def _join(group, host, options):
             record["admitted"] = sorted({*record["admitted"], host})
         _step(host, "csyncsync.join", [group])
     else:
-        source = options["seed"] if options["seed"] in established else _most_up_to_date(established, statuses)
+        source = _most_up_to_date(established, statuses, options["seed"])
         keep = host in founders and not options["seed"]
         # What the source has not got yet, the host may have already: it is to get no old version, nor what was deleted.
         late = _hand_over(group, source, [minion for minion in established if minion != source])
@@ -640,13 +640,13 @@ def _join(group, host, options):
     return "joined"
 
 
-def _most_up_to_date(established, statuses):
-    """The host that the other ones have the least to send to, the first by name of several."""
+def _most_up_to_date(established, statuses, seed):
+    """The host that the other ones have the least to send to; of several the seed, or the first by name."""
 
     def missing(host):
         return sum(statuses[other].get("dirty", {}).get(host, 0) for other in established if other != host)
 
-    return min(established, key=lambda host: (missing(host), host))
+    return min(established, key=lambda host: (missing(host), host != seed, host))
 
 
 def _have_patience(group, host, late):
