@@ -400,3 +400,29 @@ def test_a_clock_that_is_ten_minutes_off_stops_nothing(hosts, offset, meanwhile)
     take_turns(hosts, {})
     hosts.settled("wwwshared", seconds=60)
     hosts.remove("web1", f"{SHARED}/clock")
+
+
+HALF_MARKED = """
+import os, sqlite3, sys
+top, state = sys.argv[1:]
+database = sqlite3.connect("/var/lib/csync2/web1_wwwshared.db3", isolation_level=None)
+last = "SELECT max(rowid) FROM dirty WHERE filename = ?"
+database.execute(f"DELETE FROM dirty WHERE rowid = ({last})", (top + "/in/file",))
+with open(state + "/journal/%020d-0.paths" % 1, "wb") as file:
+    file.write(os.fsencode(top) + b"/\\0")
+open(state + "/known", "w").close()
+"""
+
+
+def test_what_a_killed_check_has_recorded_and_not_marked_goes_to_all(hosts):
+    """csync2 may commit between the two: as after a loss of power, one host's mark is missing."""
+    hosts.equal(seconds=60)
+    top = f"{SHARED}/half-marked"
+    hosts.exec("web1", "systemctl", "stop", "salt-minion")
+    hosts.write("web1", f"{top}/in/file", "x\n")
+    hosts.shell("web1", f"csync2 -C wwwshared -cr {top}")
+    hosts.exec("web1", "/opt/salt/bin/python", "-c", HALF_MARKED, top, "/var/lib/csyncsync/wwwshared")
+    hosts.exec("web1", "systemctl", "start", "salt-minion")
+    hosts.everywhere(f"{top}/in/file", "x\n", seconds=60)
+    hosts.settled("wwwshared", seconds=60)
+    hosts.remove("web1", top)
