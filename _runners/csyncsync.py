@@ -595,7 +595,8 @@ def _is_locked_now(file):
 
 
 def _join(group, host, options):
-    members, statuses = _members(options), _statuses(group, _members(options))
+    members = _members(options)
+    statuses = _statuses(group, members)
     states = {minion: status.get("state") for minion, status in statuses.items()}
     with _record(group) as record:
         # An empty list says that all founders have joined; only None that nobody has asked yet.

@@ -59,12 +59,10 @@ def keep_copy(directory, path):
 def put_aside(directory, path):
     """Put a damaged database aside, and forget its second name: that is as damaged."""
     os.replace(path, f"{path}.damaged")
-    for other, to in ((f"{path}-journal", f"{path}-journal.damaged"), (csync2.kept_database(directory, path), None)):
-        with contextlib.suppress(FileNotFoundError):
-            if to:
-                os.replace(other, to)
-            else:
-                os.unlink(other)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(f"{path}-journal", f"{path}-journal.damaged")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(csync2.kept_database(directory, path))
 
 
 def changed_since(lost, since):
