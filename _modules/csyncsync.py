@@ -933,7 +933,8 @@ def _check_journal(group, config, full):
     csync2send.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
     if full or trees:
         csync2echo.await_silence(SILENCE_WAIT)
-    died = os.path.exists(_group_path(group, "known"))
+    if os.path.exists(_group_path(group, "known")):
+        _mark_half_marked(group, config, entries)
     known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
     if full:
         if top := _rules(config).get("backup_directory"):
@@ -944,8 +945,6 @@ def _check_journal(group, config, full):
         _csync2_paths(group, ["-c"], check)
         _csync2_paths(group, ["-cr"], trees)
     _csync2_paths(group, ["-m"], mark)
-    if died:
-        _mark_for_all(group, config, entries)
     _hold_back(group, known, held)
     csync2journal.discharge(files)
     if full:
@@ -953,19 +952,13 @@ def _check_journal(group, config, full):
     return number
 
 
-def _mark_for_all(group, config, entries):
-    """
-    Mark what is recorded of some ``{path: whole tree?}`` for all other hosts.
-
-    csync2 records a file before it marks it, peer by peer (check.c), and may commit in between. If a check dies then,
-    the next one finds the file as recorded.
-    """
+def _mark_half_marked(group, config, entries):
+    """Mark for all other hosts what a check that died may have recorded, and not marked for all of them."""
+    peers = [host["address"] for host in config["hosts"].values() if host["address"] != config["address"]]
     with _open_database(group, write=True) as database:
-        below = (database.below(path) if tree else [path] for path, tree in entries.items())
-        there = [path for paths_ in below for path in paths_ if database.record(path) is not None]
-        for host in config["hosts"].values():
-            if host["address"] != config["address"]:
-                database.mark(there, config["address"], host["address"])
+        path = csync2lost.half_marked(database, entries, peers)
+        for peer in peers if path else ():
+            database.mark([path], config["address"], peer)
 
 
 def _test_push(group, config):

@@ -905,6 +905,10 @@ class Database:
         )
         return [decode(row) for (row,) in rows]
 
+    def latest(self, most):
+        """The paths, in bytes, that were recorded last: the latest first, so many at most."""
+        return [decode(name) for (name,) in self._rows("SELECT filename FROM file ORDER BY rowid DESC LIMIT ?", most)]
+
     def is_dirty(self, path):
         """Tell whether a path in bytes is to be sent to anybody."""
         return bool(self._rows("SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT) LIMIT 1", encode(path)))

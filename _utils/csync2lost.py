@@ -1,11 +1,13 @@
 """
-What a host still knows of a group's files when csync2's database is lost, and what was changed here since.
+What a host still knows of a group's files when csync2's database is lost, and what was changed here since; and what a
+check that died had not yet written into it.
 
 Two things are kept of a database, in the group's directory: a second name (a hard link), which says all if the file is
 deleted, and now and then a copy, for the case that the file itself is truncated or damaged. May call ``csync2`` (the
 database) and ``csync2journal``; knows nothing of Salt.
 """
 
+import collections
 import contextlib
 import logging
 import os
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 #: Bytes of a database that is copied after each push (some 15,000 files, 8 ms), and for how many bytes more the next
 #: copy waits a second longer: copies take less than a thousandth of the time.
 COPIED, PER_SECOND = 4_000_000, 400_000
+#: How many of the paths that were recorded last are looked at, to find the one that a check recorded last.
+LOOKED_AT = 50_000
 
 
 def keep_link(directory, path):
@@ -87,6 +91,28 @@ def changed_since(lost, since):
                 changed[path] = False
     deleted = {} if restored else {path: True for path in missing if _has_changed(os.path.dirname(path), since)}
     return {**deleted, **changed}
+
+
+def half_marked(database, entries, peers):
+    """
+    Given an open database, and ``{path: whole tree?}`` of what events have told of, return the path that a check which
+    died may have recorded, and not marked for all of these peers' addresses; None if there is none.
+
+    csync2 records a path before it marks it, peer by peer (check.c, csync_check_mod()), and may commit in between: then
+    the next check finds it as recorded. It is the last one that was recorded, but for what csync2's daemon has recorded
+    since: that is marked for all, or was received.
+    """
+    marked = collections.Counter(path for path, _, _ in database.dirty(peers))
+    for path in database.latest(LOOKED_AT):
+        if marked[path] < len(peers) and (csync2journal.is_among(entries, path) or _is_made_here(path)):
+            return path
+    return None
+
+
+def _is_made_here(path):
+    """Tell whether there is a file that csync2 cannot have written."""
+    status, _ = _state(path)
+    return status is not None and stat.S_ISREG(status.st_mode) and not _may_be_csync2s(status)
 
 
 def _state(path):

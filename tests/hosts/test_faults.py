@@ -404,24 +404,29 @@ def test_a_clock_that_is_ten_minutes_off_stops_nothing(hosts, offset, meanwhile)
 
 HALF_MARKED = """
 import os, sqlite3, sys
-top, state = sys.argv[1:]
+top, state, told = sys.argv[1:]
 database = sqlite3.connect("/var/lib/csync2/web1_wwwshared.db3", isolation_level=None)
 last = "SELECT max(rowid) FROM dirty WHERE filename = ?"
 database.execute(f"DELETE FROM dirty WHERE rowid = ({last})", (top + "/in/file",))
-with open(state + "/journal/%020d-0.paths" % 1, "wb") as file:
-    file.write(os.fsencode(top) + b"/\\0")
+if told == "told":
+    with open(state + "/journal/%020d-0.paths" % 1, "wb") as file:
+        file.write(os.fsencode(top) + b"/\\0")
 open(state + "/known", "w").close()
 """
 
 
-def test_what_a_killed_check_has_recorded_and_not_marked_goes_to_all(hosts):
-    """csync2 may commit between the two: as after a loss of power, one host's mark is missing."""
+@pytest.mark.parametrize("told", ["told", "found"])
+def test_what_a_killed_check_has_recorded_and_not_marked_goes_to_all(hosts, told):
+    """
+    csync2 may commit between the two: as after a loss of power, one host's mark is missing. Whether events had told of
+    the file, or a check of the whole group has found it.
+    """
     hosts.equal(seconds=60)
     top = f"{SHARED}/half-marked"
     hosts.exec("web1", "systemctl", "stop", "salt-minion")
     hosts.write("web1", f"{top}/in/file", "x\n")
     hosts.shell("web1", f"csync2 -C wwwshared -cr {top}")
-    hosts.exec("web1", "/opt/salt/bin/python", "-c", HALF_MARKED, top, "/var/lib/csyncsync/wwwshared")
+    hosts.exec("web1", "/opt/salt/bin/python", "-c", HALF_MARKED, top, "/var/lib/csyncsync/wwwshared", told)
     hosts.exec("web1", "systemctl", "start", "salt-minion")
     hosts.everywhere(f"{top}/in/file", "x\n", seconds=60)
     hosts.settled("wwwshared", seconds=60)
