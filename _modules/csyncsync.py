@@ -965,13 +965,12 @@ def _test_push(group, config):
     """What a full push would send: found by csync2's check, in a copy of its database."""
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
     result = {"group": group, "state": "test", "send": {}, "comment": "; ".join(_root_problems(group))}
-    with tempfile.TemporaryDirectory(dir=_group_path(group)) as directory:
-        with _open_database(group) as database:
-            if database.state() != csync2.Database.ESTABLISHED:
+    with _copied_database(group) as (directory, database):
+        with csync2.Database(database) as copy:
+            if copy.state() != csync2.Database.ESTABLISHED:
                 return {**result, "comment": "this host has not joined the group yet"}
-            database.backup(os.path.join(directory, os.path.basename(_database_path(group))))
         _csync2(group, "-D", directory, "-cr", "/")
-        with csync2.Database(os.path.join(directory, os.path.basename(_database_path(group)))) as copy:
+        with csync2.Database(database) as copy:
             for path, peer, _ in copy.dirty(minions):
                 told = result["send"].setdefault(minions[peer], {"entries": 0, "paths": []})
                 told["entries"] += 1
@@ -1186,6 +1185,19 @@ def _checked_again(group):
 
 def _open_database(group, write=False):
     return csync2.Database(_database_path(group), timeout=20, write=write)
+
+
+@contextlib.contextmanager
+def _copied_database(group):
+    """
+    Yields (a directory for csync2 -D, the path of a copy of the database there). What a crash leaves of it, the watcher
+    removes.
+    """
+    with tempfile.TemporaryDirectory(f".tmp{os.getpid()}", "copy-", _group_path(group)) as directory:
+        path = os.path.join(directory, os.path.basename(_database_path(group)))
+        with _open_database(group) as database:
+            database.backup(path, durable=False)
+        yield directory, path
 
 
 def _dirty_peers(group):
@@ -1492,8 +1504,7 @@ def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
         since = csync2send.now()
         with _marked_for(group, peer, keep) as before:
-            _compare(group, config, peer, mark="-TIUX" if remove else "-TIU")
-            _mark_contents(group, config, peer, digests)
+            _mark_unlike(group, config, peer, digests, remove)
             _drop_marks(group, peer, before, _from_text(unsent))
             marked = _dirty_peers(group).get(peer, 0)
             with _checked_again(group) as changed:
@@ -1526,11 +1537,12 @@ def _drop_marks(group, peer, before, entries):
         database.keep_dirty(wanted)
 
 
-def _mark_contents(group, config, peer, theirs):
-    """Mark for a peer the files whose contents may differ there."""
-    unlike = _unlike(group, theirs)
+def _mark_unlike(group, config, peer, digests, remove):
+    """Mark for a peer with these digests what it lacks, or may have otherwise; to remove, also what it alone has."""
+    found = _compare(group, config, peer)
+    unlike = {*found.different, *found.only_here, *_unlike(group, digests), *(found.only_there if remove else ())}
     with _open_database(group, write=True) as database:
-        database.mark(unlike, config["address"], peer)
+        database.mark(sorted(unlike), config["address"], peer)
 
 
 def _unlike(group, theirs):
@@ -1550,26 +1562,31 @@ def _peer_address(config, minion):
 _Compared = collections.namedtuple("_Compared", "different only_here only_there")
 
 
-def _compare(group, config, peer, mark=""):
+def _compare(group, config, peer):
     """
-    Compare csync2's records with a peer's. Returns _Compared: sets of paths in bytes.
+    Compare csync2's records with a peer's. Returns _Compared: sets of paths in bytes. An empty include root is no
+    content, and never differs.
 
-    mark
-        csync2's flags with which it marks what differs for that peer (-TIU), and what that peer alone has (-TIUX). An
-        empty include root is no content, and never replaces what a peer has there.
+    In a copy of the database that ends with a path which no host has: csync2 does not tell of the next one that the
+    peer has behind the last one here (update.c, csync_insynctest()).
     """
     me = config["address"]
-    output = _csync2(group, mark or "-T", me, peer, peer=peer, fine=(0, 2))
-    found = _read_comparison(output, me, peer)
+    with _copied_database(group) as (directory, path):
+        with csync2.Database(path, write=True) as copy:
+            ends = copy.record_ends(map(os.fsencode, config["include"]))
+        output = _csync2(group, "-D", directory, "-T", me, peer, peer=peer, fine=(0, 2))
+    found = _read_comparison(output, me, peer, ends)
     empty = {os.fsencode(root) for root in config["include"] if csync2guard.is_empty_directory(root)}
-    if mark and empty & found[b"X"]:
-        with _open_database(group, write=True) as database:
-            database.keep_dirty(lambda path, to: to != peer or path not in empty)
-    return _Compared(found[b"X"] - empty, found[b"L"], found[b"R"])
+    return found._replace(different=found.different - empty)
 
 
-def _read_comparison(output, me, peer):
-    """Given what csync2 -T printed, return {b"L": paths only here, b"R": only there, b"X": paths that differ}."""
+def _read_comparison(output, me, peer, ends):
+    """
+    Given what csync2 -T printed, return _Compared, without the paths that mark the end.
+
+    It reads both lists in the order of encoded names, and compares names: where that is another one, it tells of a path
+    that both have as if each had it alone. Then it may differ.
+    """
     found = {b"L": set(), b"R": set(), b"X": set()}
     prefix = b"\t%s\t%s\t" % (me.encode(), peer.encode())
     kind, path = None, b""
@@ -1580,7 +1597,8 @@ def _read_comparison(output, me, peer):
             kind, path = line[:1], line[1 + len(prefix) :]
         else:
             path += b"\n" + line  # csync2 prints names as they are: this one holds a newline
-    return found
+    here, there = found[b"L"] - ends, found[b"R"]
+    return _Compared(found[b"X"] | (here & there), here - there, there - here)
 
 
 # --- Running csync2 --------------------------------------------------------------------------------------

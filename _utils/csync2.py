@@ -1054,16 +1054,31 @@ class Database:
             yield from ((decode(name), decode(text)) for name, text in rows)
             after = rows[-1][0]
 
-    def mark(self, paths, name, peer):
-        """Mark paths as to be sent to one peer; csync2 then compares contents with it."""
-        name, peer = encode(name.encode()), encode(peer.encode())
-        self._db.execute("BEGIN IMMEDIATE")
+    def record_ends(self, tops):
+        """
+        Record below each of these directories a path that no file can have, and that stands behind all others there.
+        Returns them as a set.
+        """
+        ends = {top.rstrip(b"/") + b"/" + b"\xff" * 256 for top in tops}
         self._db.executemany(
-            "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
-            " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
-            [(encode(path), name, peer) for path in paths],
+            "INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), '-')", [(encode(end),) for end in ends]
         )
-        self._db.execute("COMMIT")
+        return ends
+
+    def mark(self, paths, name, peer, most=10_000):
+        """
+        Mark paths, a list, as to be sent to one peer; csync2 then compares contents with it. In portions, so that
+        nobody waits.
+        """
+        name, peer = encode(name.encode()), encode(peer.encode())
+        for start in range(0, len(paths), most):
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
+                " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
+                [(encode(path), name, peer) for path in paths[start : start + most]],
+            )
+            self._db.execute("COMMIT")
 
     def force(self, paths, name, peer):
         """Mark paths as to be sent to one peer whatever it says (csync2 -f)."""

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,9 @@ def sweep(directory):
         for name in os.listdir(directory):
             left = _TEMPORARY.search(name)
             if left and not os.path.exists(f"/proc/{left.group(1)}"):
+                path = os.path.join(directory, name)
                 with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(directory, name))
+                    (shutil.rmtree if os.path.isdir(path) else os.unlink)(path)
 
 
 def write_json(path, value, durable=True):

@@ -45,7 +45,7 @@ def healed(hosts, parts, seconds):
         as_written(hosts, TOP, parts, seconds)
     except pytest.fail.Exception:
         for host in HOSTS:  # what tells why is gone with the testbed
-            print(f"{host} is to send:\n{hosts.shell(host, 'csync2 -C wwwshared -M; true')}")
+            print(f"{host} is to send:\n{hosts.shell(host, 'csync2 -C wwwshared -M | cat -v')}")
         raise
     took = time.monotonic() - began
     for host in HOSTS:

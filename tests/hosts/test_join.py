@@ -11,6 +11,8 @@ OTHERS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
 DATABASE = "/var/lib/csync2/web1_wwwshared.db3"
 LONG_AGO = 1_500_000_000
+#: No name stands behind this one.
+LAST = chr(0x10FFFF)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,21 @@ def test_a_host_whose_database_is_lost_while_its_minion_runs(hosts, joined):
     hosts.everywhere(f"{SHARED}/lost/third", "the newer version\n", hosts=ALL, seconds=90)
     hosts.equal(hosts=ALL, seconds=90)
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
+
+
+def test_a_deletion_counts_wherever_the_path_stands(hosts, joined):
+    """csync2 -T forgets one behind all others, if there is a new one before it; and it has its own order of names."""
+    gone = [f"{SHARED}/lost/a b/x", f"{SHARED}/{LAST}/{LAST}"]
+    for path in (*gone, f"{SHARED}/lost/a!"):
+        hosts.write("web1", path, "x\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.shell("web3", "rm /var/lib/csync2/*wwwshared*")
+    for path in gone:
+        hosts.path("web3", path).unlink()
+    hosts.write("web3", f"{SHARED}/{LAST}/new", "x\n")
+    _all_are_gone(hosts, gone)
+    hosts.remove("web1", f"{SHARED}/{LAST}")
 
 
 def test_a_host_joins_anew_from_one_that_is_up_to_date(hosts, joined):

@@ -454,6 +454,24 @@ def test_marked_paths_are_marked_for_one_peer(tree):
         assert database.dirty() == [(path, "fd00::3", False)]
 
 
+def test_many_paths_are_marked_in_portions(tree):
+    paths = sorted(tree.write(b"%d" % number) for number in range(7))
+    tree.check("-cIr", "/")
+    with tree.database(write=True) as database:
+        database.mark(paths, "10.0.0.1", "fd00::3", most=3)
+        assert [path for path, _, _ in database.dirty()] == paths
+
+
+def test_the_recorded_end_stands_behind_all_names(tree):
+    tree.write(b"\xff" * 255 + b"/" + b"\xff" * 255)
+    tree.check()
+    with tree.database(write=True) as database:
+        recorded = [path for path, _ in database.states()]
+        ends = database.record_ends([tree.path, b"/elsewhere/"])
+        assert [path for path, _ in database.states()] == [b"/elsewhere/" + b"\xff" * 256, *recorded, max(ends)]
+    assert max(ends) == tree.path + b"/" + b"\xff" * 256
+
+
 def test_a_failed_change_leaves_everything_as_it_was(tree):
     tree.write(b"file")
     tree.check()

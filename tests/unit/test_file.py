@@ -50,6 +50,9 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     left, writing, other = (tmp_path / f"known.tmp{end}" for end in (ended.pid, os.getpid(), "1x"))
     for path in (left, writing, other):
         path.touch()
+    copy = tmp_path / f"copy-abc.tmp{ended.pid}"
+    copy.mkdir()
+    (copy / "database").touch()
     csync2file.sweep(str(tmp_path))
     assert sorted(tmp_path.iterdir()) == sorted([writing, other])
     csync2file.sweep(str(tmp_path / "not-there"))
