@@ -174,7 +174,7 @@ async def test_too_few_watches(host):
         await host.until(lambda: host.status()["error"])
         assert "fs.inotify.max_user_watches is 10" in host.status()["error"]
         await host.until(lambda: any("error" in event["data"] for _, event in host.events))
-        assert host.whole()
+        await host.until(host.whole)
     finally:
         limit.write_text(before)
     await host.until(lambda: host.watched == 41)
