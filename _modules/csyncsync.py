@@ -1323,8 +1323,10 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         there |= found.only_there
         deleted = {path for path in there if csync2journal.is_among(unsent, path)}
         _csync2_paths(group, ["-m"], sorted(alone | deleted))
-        if silent:
-            _mark_deleted(group, config, silent, unsent, there)
+        gone = _mark_deleted(group, config, silent, unsent) if silent else set()
+        gone |= {path for path in found.only_here if not os.path.lexists(path)}
+        # What is on no other host has passed the guard once, or was made and deleted here since the database was lost.
+        _guard(group).let_through(gone - there)
         _establish(group, lambda path, to: path in deleted or to in silent or os.path.lexists(path))
     return {"group": group, "state": "established", "unsent": _as_text(unsent)}
 
@@ -1344,18 +1346,18 @@ def _only_elsewhere(group, config, source, unsent):
     return there, silent
 
 
-def _mark_deleted(group, config, peers, unsent, there):
+def _mark_deleted(group, config, peers, unsent):
     """
-    Mark unsent deletions for peers that may have the files. What is on no other host (there) has passed the guard once.
+    Mark unsent deletions for peers that may have the files. Returns their paths, as a set.
 
     The journal names a deleted directory only; what was in it was noted when csync2 found that it is gone.
     """
     names = {*unsent, *csync2send.noted_before(_group_path(group, "sent"))}
     gone = {path for path in names if csync2journal.is_among(unsent, path) and not os.path.lexists(path)}
-    _guard(group).let_through(gone - there)
     with _open_database(group, write=True) as database:
         for peer in peers:
             database.mark(sorted(gone), config["address"], peer)
+    return gone
 
 
 def reset(group):

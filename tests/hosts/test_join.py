@@ -11,6 +11,8 @@ OTHERS = ("web1", "web2", "web3")
 SHARED = "/var/www/shared"
 DATABASE = "/var/lib/csync2/web1_wwwshared.db3"
 LONG_AGO = 1_500_000_000
+#: What csync2's database says of itself then (SQLite's user version).
+RECORDED = b"\0\0\0\1"
 #: No name stands behind this one.
 LAST = chr(0x10FFFF)
 
@@ -139,6 +141,23 @@ def test_a_deletion_counts_wherever_the_path_stands(hosts, joined):
     hosts.write("web3", f"{SHARED}/{LAST}/new", "x\n")
     _all_are_gone(hosts, gone)
     hosts.remove("web1", f"{SHARED}/{LAST}")
+
+
+def test_what_a_host_made_and_deleted_before_it_could_join_is_no_lost_disk(hosts, joined):
+    """Nobody else ever had it, so the guard need not hold its deletion."""
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    database, top = DATABASE.replace("web1", "web3"), f"{SHARED}/much"
+    file = hosts.path("web3", database)
+    hosts.exec("master", "systemctl", "stop", "salt-master")
+    try:
+        hosts.shell("web3", f"rm {database}; mkdir {top}; cd {top}; touch $(seq 300)")
+        hosts.eventually(lambda: file.exists() and file.read_bytes()[60:64] == RECORDED, 90, "all is recorded")
+        hosts.shell("web3", f"rm -r {top}")
+    finally:
+        hosts.exec("master", "systemctl", "start", "salt-master")
+    hosts.settled("wwwshared", hosts=ALL, seconds=120)
+    hosts.equal(hosts=ALL)
 
 
 def test_a_host_joins_anew_from_one_that_is_up_to_date(hosts, joined):
