@@ -741,6 +741,18 @@ def is_older(status, text):
     )
 
 
+def is_made_here(path):
+    """
+    Tell whether there is a file that was surely made here: any other may be csync2's, recorded or not. The time
+    that it gives to a file is a whole second.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 != 0
+
+
 def _as_int(number):
     """A number as C's ``%d`` prints it: an id above 2147483647 is negative there."""
     return (number + 2**31) % 2**32 - 2**31

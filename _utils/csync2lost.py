@@ -104,15 +104,9 @@ def half_marked(database, entries, peers):
     """
     marked = collections.Counter(path for path, _, _ in database.dirty(peers))
     for path in database.latest(LOOKED_AT):
-        if marked[path] < len(peers) and (csync2journal.is_among(entries, path) or _is_made_here(path)):
+        if marked[path] < len(peers) and (csync2journal.is_among(entries, path) or csync2.is_made_here(path)):
             return path
     return None
-
-
-def _is_made_here(path):
-    """Tell whether there is a file that csync2 cannot have written."""
-    status, _ = _state(path)
-    return status is not None and stat.S_ISREG(status.st_mode) and not _may_be_csync2s(status)
 
 
 def _state(path):

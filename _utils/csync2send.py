@@ -464,7 +464,7 @@ def note_before(database, notes, paths, trees):
             found, marked = shared.records(names[start : start + ROWS])
             records.update(found)
             dirty |= marked
-    clean = [path for path in names[:NOTED] if path not in dirty and (path in records or _is_new(path))]
+    clean = [path for path in names[:NOTED] if path not in dirty and (path in records or csync2.is_made_here(path))]
     common = {csync2.encode(path): records.get(path, _GONE) for path in clean}
     os.makedirs(notes, mode=0o700, exist_ok=True)
     csync2sent.Log(os.path.join(notes, BEFORE)).take(common)
@@ -473,18 +473,6 @@ def note_before(database, notes, paths, trees):
 def noted_before(notes):
     """The paths, as a set, of what note_before() noted lately: names of what was deleted with its directory, too."""
     return {csync2.decode(name) for name in csync2sent.Log(os.path.join(notes, BEFORE)).names()}
-
-
-def _is_new(path):
-    """
-    Tell whether what is not recorded was surely made here: csync2 may have written it, and died before the commit. The
-    time that it gives to a file is a whole second.
-    """
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 != 0
 
 
 def now():
