@@ -930,6 +930,7 @@ def _check_journal(group, config, full):
     with contextlib.suppress(sqlite3.OperationalError), _open_database(group, write=True) as database:
         database.await_writer()  # the one who pushed before may only just have hung up
     check, trees, mark = _sort_paths(group, config, entries)
+    mark = sorted({*mark} - csync2send.taken(_group_path(group, "sent"), _peers(config), mark))
     csync2send.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
     if full or trees:
         csync2echo.await_silence(SILENCE_WAIT)
@@ -954,7 +955,7 @@ def _check_journal(group, config, full):
 
 def _mark_half_marked(group, config, entries):
     """Mark for all other hosts what a check that died may have recorded, and not marked for all of them."""
-    peers = [host["address"] for host in config["hosts"].values() if host["address"] != config["address"]]
+    peers = _peers(config)
     with _open_database(group, write=True) as database:
         path = csync2lost.half_marked(database, entries, peers)
         for peer in peers if path else ():
@@ -1126,6 +1127,11 @@ def _parents(path, roots):
         path = os.path.dirname(path)
         result.append(path)
     return reversed(result) if path in roots else []
+
+
+def _peers(config):
+    """The addresses of a group's other hosts."""
+    return {host["address"] for host in config["hosts"].values()} - {config["address"]}
 
 
 def _peers_to_serve(group, config):
@@ -1336,9 +1342,8 @@ def _only_elsewhere(group, config, source, unsent):
     (what hosts beside the source have, and this one does not, as a set of paths; the addresses of those that do not
     answer): with unsent changes, some may not have got the deletions that the source got.
     """
-    others = {host["address"] for host in config["hosts"].values()} - {config["address"], source}
     there, silent = set(), set()
-    for peer in sorted(others if unsent else ()):
+    for peer in sorted(_peers(config) - {source} if unsent else ()):
         try:
             there |= _compare(group, config, peer).only_there
         except CommandExecutionError:
@@ -1726,7 +1731,7 @@ def win(group, paths):
         _csync2_paths(group, ["-cr"], sorted(path for path in raw if os.path.lexists(path)))
         with _open_database(group, write=True) as database:
             raw.update(path for top in tuple(raw) for path in database.below(top))
-            for peer in {host["address"] for host in config["hosts"].values()} - {config["address"]}:
+            for peer in _peers(config):
                 database.force(sorted(raw), config["address"], peer)
         csync2file.write(_group_path(group, "left"), "")
     return len(raw)

@@ -49,6 +49,8 @@ LANDING_WAIT = 2.0
 TEMPORARY_WAIT = 600.0
 #: Seconds from one temporary file for a path to the next one.
 NEXT_WAIT = 120.0
+#: Paths that are looked at in a directory that was deleted and made again: some milliseconds.
+LOOKED_AT = 1000
 
 
 def is_pushing(directory):
@@ -291,7 +293,7 @@ class Look:
         if record is None or text != record:
             return DROP if entry.compare and not entry.own else GO
         if stat.S_ISDIR(status.st_mode):
-            return GO if entry.moved else self._drop(entry)
+            return GO if entry.moved or (entry.deleted and self._lacks(entry.path)) else self._drop(entry)
         if stat.S_ISLNK(status.st_mode):
             return self._drop(entry)
         # csync2's own check cannot see a change that leaves size, second, mode and owner as they were recorded.
@@ -300,6 +302,15 @@ class Look:
         if status.st_mtime_ns % 10**9 == 0:
             return self._drop(entry)
         return DROP if csync2left.is_unfinished(status) else ALONE
+
+    def _lacks(self, directory):
+        """
+        Tell whether something is recorded below a directory that is not there: csync2 has not made it again.
+
+        What is deleted is told on its own, unless the directory was gone before it could be watched.
+        """
+        below = self.database.below(directory)
+        return len(below) > LOOKED_AT or not all(map(os.path.lexists, below))
 
     def _compare_with_before(self, entry, status):
         """
@@ -320,7 +331,7 @@ class Look:
             if known and record == text:
                 return DROP
             return GO if known and entry.own else WAIT  # until it has joined, and recorded what it has
-        if entry.moved or entry.own:
+        if entry.moved or entry.deleted or entry.own:
             return GO
         if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
             return DROP  # a new one that csync2 did not make is sent all the same: this host alone has it

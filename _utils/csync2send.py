@@ -12,6 +12,7 @@ may run in threads.
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -112,8 +113,8 @@ class _Send:
         self.since, self.stalled, self.changed = since, stalled, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Blocked(f"{self.directory}.blocked")
-        #: what stood at each place when the last run began
-        self.seen = {}
+        #: what stood at each place when the last run began, and when it, and what is above it, was changed last
+        self.seen, self.settled = {}, {}
         #: directories that the peer lacks, those that were marked because of that, and this host's own encoded address
         self.lacking, self.marked, self.own = set(), set(), b""
         #: the logs of what was sent, and of what stood here before it was changed; and the states in which the entries
@@ -211,6 +212,7 @@ class _Send:
         copy, why = self._copy(self.directory, entries), None
         self._note(entries)
         self.seen = {entry.name: _identity(entry.name) for entry in entries}
+        self.settled = _settled(self.seen)
         try:
             output = self._run(
                 self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
@@ -253,8 +255,9 @@ class _Send:
         """
         names = {entry.name for entry in entries}
         stands = {name: _stands(csync2.decode(name)) for name in names & {*done, *interrupted}}
-        taken = {name for name in stands if name in done and stands[name] == self.noted[name]}
-        self.sent.end(taken, names - stands.keys())
+        taken = [name for name in stands if name in done and stands[name] == self.noted[name]]
+        same = {name: last[:1] if last == self.settled[name] else () for name, last in _settled(taken).items()}
+        self.sent.end({name: b"".join(change) for name, change in same.items()}, names - stands.keys())
         changed = {name: now for name, now in stands.items() if name not in done and now != self.noted[name]}
         self.sent.begin(changed)
 
@@ -473,6 +476,18 @@ def note_before(database, notes, paths, trees):
 def noted_before(notes):
     """The paths, as a set, of what note_before() noted lately: names of what was deleted with its directory, too."""
     return {csync2.decode(name) for name in csync2sent.Log(os.path.join(notes, BEFORE)).names()}
+
+
+def taken(notes, peers, paths):
+    """
+    Those of these paths, as a set, that all these peers have taken from here as they are: nobody has touched them since.
+
+    The watcher may tell of a file only after a check of its directory has found it, and it has been sent: once more, it
+    would be in conflict with what another host has made of it since.
+    """
+    logs = [csync2sent.Log(os.path.join(notes, peer)) for peer in peers] if paths else []
+    changes = {path: change[0] for path, change in zip(paths, _settled(map(csync2.encode, paths)).values()) if change}
+    return {path for path, change in changes.items() if all(log.which(csync2.encode(path)) == change for log in logs)}
 
 
 def now():
@@ -700,6 +715,35 @@ def _identity(name):
     except OSError:
         return None
     return status.st_ino, status.st_mode, status.st_uid, status.st_gid
+
+
+def _settled(names):
+    """
+    ``{encoded name: (inode and time of the last change of what is there, of the directory above it, …)}``, () for what
+    is not there, or may be changed once more within the same tick of the clock.
+
+    As long as that is the same, nobody has touched what is there, nor put another one in its place, with or without
+    the directories above it.
+    """
+    tick = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+
+    @functools.cache
+    def change(path):
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return b""
+        return b"%d.%d" % (status.st_ino, status.st_ctime_ns) if status.st_ctime_ns < tick else b""
+
+    @functools.cache
+    def changes_above(directory):
+        return tuple(map(change, (directory, *_above(directory))))
+
+    def settled(path):
+        changes = (change(path), *changes_above(os.path.dirname(path)))
+        return () if b"" in changes else changes
+
+    return {name: settled(csync2.decode(name)) for name in names}
 
 
 def _replaces(name):

@@ -89,6 +89,7 @@ class Entry:
         "compare",
         "covers",
         "csync2s",
+        "deleted",
         "first",
         "group",
         "hold",
@@ -120,6 +121,8 @@ class Entry:
         self.tree = False
         #: came, or left its place to another, so its content need not be what csync2 recorded
         self.moved = False
+        #: a directory that was deleted, and may have been made again
+        self.deleted = False
         #: a directory that was moved here
         self.came = False
         #: something below it was not noted on its own, because this entry stands for it
@@ -413,7 +416,8 @@ class Watcher:
         entry = self._note(group, path, now)
         if not mask & csync2inotify.IN_ATTRIB:
             entry.tree = True
-            entry.moved = entry.moved or not mask & csync2inotify.IN_CREATE
+            entry.moved = entry.moved or bool(mask & (csync2inotify.IN_MOVED_FROM | csync2inotify.IN_MOVED_TO))
+            entry.deleted = entry.deleted or bool(mask & csync2inotify.IN_DELETE)
             entry.came = entry.came or bool(mask & csync2inotify.IN_MOVED_TO)
             if group.backups:
                 csync2backup.make_way(group.backups, path)
@@ -551,7 +555,7 @@ class Watcher:
         """Look again in a moment; a newer entry of the same path takes this one in."""
         newer = group.pending.get(entry.path)
         if newer is not None:
-            for name in ("tree", "moved", "came", "covers", "own", "written", "compare", "csync2s"):
+            for name in ("tree", "moved", "deleted", "came", "covers", "own", "written", "compare", "csync2s"):
                 setattr(newer, name, getattr(newer, name) or getattr(entry, name))
             newer.judged = entry.judged
             return

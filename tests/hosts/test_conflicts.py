@@ -65,6 +65,27 @@ def test_a_conflict_is_shown_and_told_once_and_both_versions_stay(hosts):
     assert hosts.states("wwwshared") == dict.fromkeys(HOSTS, "in sync")
 
 
+def test_what_the_watcher_tells_late_is_no_conflict_with_what_others_have_made_of_it(hosts):
+    """As it does of a file that a check of its new directory has found, and sent, while a peer was connected."""
+    path = f"{SHARED}/late-{int(time.time())}"
+    hosts.write("web1", path, "of web1\n")
+    hosts.everywhere(path, "of web1\n")
+    hosts.settled("wwwshared")
+    hosts.run("csyncsync.pause", "wwwshared", "host=web1")
+    try:
+        hosts.write("web2", path, "of web2, longer\n")
+        hosts.everywhere(path, "of web2, longer\n", hosts=["web2", "web3"])
+        journal = "/var/lib/csyncsync/wwwshared/journal"
+        hosts.write("web1", f"{journal}/.late", f"{path}\0").rename(
+            hosts.path("web1", f"{journal}/{time.time_ns():020d}-0.paths")
+        )
+    finally:
+        hosts.run("csyncsync.resume", "wwwshared", "host=web1")
+    hosts.everywhere(path, "of web2, longer\n")
+    hosts.settled("wwwshared")
+    assert hosts.states("wwwshared") == dict.fromkeys(HOSTS, "in sync")
+
+
 def test_conflicts_of_all_kinds_are_resolved(hosts):
     """A file and a directory, a deletion and a change, a name that is no text: in one command, also by a policy."""
     top = f"{SHARED}/kinds"

@@ -61,6 +61,40 @@ async def test_removed_files_go_out_if_they_were_recorded(host):
     assert host.lines() == [b"known"]
 
 
+@on_loop
+async def test_a_directory_that_was_deleted_and_made_again(host):
+    host.make_database()
+    host.config()
+    await host.start()
+    directory = host.tree / "d"
+    directory.mkdir()
+    (directory / "old").symlink_to("x")
+    host.record(directory, directory / "old")
+    await host.quiet()
+    assert not host.lines(), "csync2 made it"
+    (directory / "old").unlink()
+    directory.rmdir()
+    directory.mkdir()
+    (directory / "new").symlink_to("x")
+    host.forget(directory / "old")
+    host.record(directory / "new")
+    await host.quiet()
+    assert not host.lines(), "csync2 made it again"
+    directory.rename(host.tree / "away")
+    directory.mkdir()
+    await host.until(lambda: {b"d/", b"away/"} <= set(host.lines()))
+    host.discharge()
+
+    # Somebody deletes it, with what csync2 has just made in it, before the watcher hears of either.
+    (host.tree / "e").mkdir()
+    (host.tree / "e" / "gone").symlink_to("x")
+    host.record(host.tree / "e", host.tree / "e" / "gone")
+    (host.tree / "e" / "gone").unlink()
+    (host.tree / "e").rmdir()
+    (host.tree / "e").mkdir()
+    await host.until(lambda: host.lines() == [b"e/"])
+
+
 def csync2_writes(host, name, content="x", half=False):
     """As csync2's daemon does: the file gets its name before its content is written; then owner, mode and time."""
     path = host.tree / name

@@ -156,6 +156,13 @@ class Host:
                 )
             database.commit()
 
+    def forget(self, *paths):
+        """What csync2's daemon would have deleted."""
+        with contextlib.closing(sqlite3.connect(self.database)) as database:
+            for path in map(os.fsencode, paths):
+                database.execute("DELETE FROM file WHERE filename = CAST(? AS TEXT)", (csync2.encode(path),))
+            database.commit()
+
     def record(self, *paths):
         """What csync2's daemon would have recorded."""
         with contextlib.closing(sqlite3.connect(self.database)) as database:
