@@ -1070,11 +1070,12 @@ def _hold_back(group, known, held):
 
     When the disk is full, csync2 leaves one at each try. The watcher deletes those that it has seen, and this does what
     it can prove; what nobody knows anything of is sent in the end. What was known before the check has been sent, and
-    goes on.
+    goes on; so does a deletion: others may have what it was, if the check before ended with an error or was killed.
     """
     now = time.time()
     with _open_database(group, write=True) as database:
         new = set(filter(_is_temporary, database.hidden())) - known
+        new = {path for path in new if database.record(path) is not None}
         chance = csync2left.by_chance(new) | {path for path in new if held.get(path, [0, False])[1]}
         gone = _delete_left(chance) | {path for path in new if not os.path.lexists(path)}
         hold = {path: [held.get(path, [now])[0], path in chance] for path in new - gone}

@@ -431,3 +431,18 @@ def test_what_a_killed_check_has_recorded_and_not_marked_goes_to_all(hosts, told
     hosts.everywhere(f"{top}/in/file", "x\n", seconds=60)
     hosts.settled("wwwshared", seconds=60)
     hosts.remove("web1", top)
+
+
+def test_what_a_failed_check_has_found_deleted_is_deleted_on_all(hosts):
+    """Also if it was named as csync2's temporary files are: csync2 fails if a directory becomes a file meanwhile."""
+    hosts.equal(seconds=60)
+    top = f"{SHARED}/failed"
+    hosts.shell("web1", f"mkdir -p {top}/.dir.AbC123/in; touch {top}/.file.AbC123")
+    hosts.equal(seconds=60)
+    hosts.settled("wwwshared", seconds=60)
+    hosts.exec("web1", "systemctl", "stop", "salt-minion")
+    hosts.shell("web1", f"rm -r {top}/.*.AbC123; csync2 -C wwwshared -cr {top}; touch /var/lib/csyncsync/wwwshared/known")
+    hosts.exec("web1", "systemctl", "start", "salt-minion")
+    hosts.equal(seconds=60)
+    hosts.settled("wwwshared", seconds=60)
+    hosts.remove("web1", top)
