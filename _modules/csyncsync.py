@@ -930,7 +930,9 @@ def _check_journal(group, config, full):
     with contextlib.suppress(sqlite3.OperationalError), _open_database(group, write=True) as database:
         database.await_writer()  # the one who pushed before may only just have hung up
     check, trees, mark = _sort_paths(group, config, entries)
-    mark = sorted({*mark} - csync2send.taken(_group_path(group, "sent"), _peers(config), mark))
+    if mark:
+        heard = {path: when for path, when in csync2journal.heard(files).items() if path in mark}
+        mark = sorted({*mark} - csync2send.taken(_group_path(group, "sent"), _peers(config), heard))
     csync2send.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
     if full or trees:
         csync2echo.await_silence(SILENCE_WAIT)

@@ -3,8 +3,9 @@ The journal of a group: what has changed on this host and is still to be checked
 
 One room for one format: the watcher writes the journal, and a push reads it. May call the standard library only.
 
-A journal is a directory. It holds files named ``<time in ns>-<counter>.paths``, one for each flush: absolute paths as
-bytes, each ended by a NUL. A path that ends with ``/`` stands for a directory and everything below it. The empty file
+A journal is a directory. It holds files named ``<time in ns>-<counter>-<when the last event of what is in it was read,
+in ns>.paths``, one for each flush, without the last number if that is not known: absolute paths as bytes, each ended by
+a NUL. A path that ends with ``/`` stands for a directory and everything below it. The empty file
 ``whole`` stands for the whole group; the watcher puts each mark as a new file over the old one. Files whose names begin
 with a dot are not finished. What a check has taken in is kept in ``.checked`` until it has been sent, because csync2's
 table of what is to be sent may be lost with its database.
@@ -14,6 +15,7 @@ Beside the journal, the time of the file ``watched`` tells how lately the watche
 """
 
 import contextlib
+import math
 import os
 import time
 
@@ -51,15 +53,20 @@ def _below_any(path, trees):
     return False
 
 
-def write(directory, content, whole, number):
-    """Write one flush: lines into a new file, the mark as a new file over the old one. Survives a power cut."""
+def write(directory, content, whole, number, heard=None):
+    """
+    Write one flush: lines into a new file, the mark as a new file over the old one. Survives a power cut.
+
+    heard
+        When the last event of what is in the lines was read, in nanoseconds since the epoch.
+    """
     try:
         os.mkdir(directory, 0o700)
     except FileExistsError:
         pass
     temporary = os.path.join(directory, f".tmp-{os.getpid()}-{number}")
     if content:
-        name = f"{time.time_ns():020d}-{number}.paths"
+        name = f"{time.time_ns():020d}-{number}{f'-{heard}' if heard else ''}.paths"
         _put(temporary, os.path.join(directory, name), b"".join(line + b"\0" for line in content))
     if whole:
         _put(temporary, os.path.join(directory, "whole"), b"")
@@ -214,6 +221,15 @@ def _read(files):
                         name = path.rstrip(b"/")
                         entries[name] = entries.pop(name, False) or path.endswith(b"/")
     return entries
+
+
+def heard(files):
+    """``{path: when the last event that told of it was read, in seconds since the epoch}``, of some journal files."""
+    found = {}
+    for file in files:
+        _, _, when = os.path.basename(file).removesuffix(".paths").partition("-")[2].partition("-")
+        found.update(dict.fromkeys(_read([file]), int(when) / 10**9 if when.isdigit() else math.inf))
+    return found
 
 
 def discharge(files):

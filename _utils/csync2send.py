@@ -12,7 +12,6 @@ may run in threads.
 import collections
 import concurrent.futures
 import contextlib
-import functools
 import logging
 import os
 import re
@@ -113,8 +112,8 @@ class _Send:
         self.since, self.stalled, self.changed = since, stalled, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Blocked(f"{self.directory}.blocked")
-        #: what stood at each place when the last run began, and when it, and what is above it, was changed last
-        self.seen, self.settled = {}, {}
+        #: what stood at each place when the last run began
+        self.seen = {}
         #: directories that the peer lacks, those that were marked because of that, and this host's own encoded address
         self.lacking, self.marked, self.own = set(), set(), b""
         #: the logs of what was sent, and of what stood here before it was changed; and the states in which the entries
@@ -212,7 +211,6 @@ class _Send:
         copy, why = self._copy(self.directory, entries), None
         self._note(entries)
         self.seen = {entry.name: _identity(entry.name) for entry in entries}
-        self.settled = _settled(self.seen)
         try:
             output = self._run(
                 self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
@@ -255,9 +253,8 @@ class _Send:
         """
         names = {entry.name for entry in entries}
         stands = {name: _stands(csync2.decode(name)) for name in names & {*done, *interrupted}}
-        taken = [name for name in stands if name in done and stands[name] == self.noted[name]]
-        same = {name: last[:1] if last == self.settled[name] else () for name, last in _settled(taken).items()}
-        self.sent.end({name: b"".join(change) for name, change in same.items()}, names - stands.keys())
+        taken = {name for name in stands if name in done and stands[name] == self.noted[name]}
+        self.sent.end(taken, names - stands.keys())
         changed = {name: now for name, now in stands.items() if name not in done and now != self.noted[name]}
         self.sent.begin(changed)
 
@@ -366,7 +363,7 @@ class _Send:
         written = _time(recorded) or -1
         # What is written to while it is sent may have been sent in a later state than the one that was noted.
         later = any(_time(text) <= written <= when + SENT_WITHIN for text, when in begun if text in same)
-        return recorded in same or later or any(when <= written <= when + SENT_WITHIN for when in replaced)
+        return recorded in same or later or any(int(when) <= written <= when + SENT_WITHIN for when in replaced)
 
     def _recorded(self, path):
         """
@@ -478,16 +475,25 @@ def noted_before(notes):
     return {csync2.decode(name) for name in csync2sent.Log(os.path.join(notes, BEFORE)).names()}
 
 
-def taken(notes, peers, paths):
+def taken(notes, peers, heard):
     """
-    Those of these paths, as a set, that all these peers have taken from here as they are: nobody has touched them since.
+    Those of some paths, as a set, that all these peers have taken from here since the watcher last heard of a change.
 
-    The watcher may tell of a file only after a check of its directory has found it, and it has been sent: once more, it
-    would be in conflict with what another host has made of it since.
+    heard
+        ``{path: when that was, in seconds since the epoch}``.
+
+    The watcher may tell of a file only after a check of its directory has found it, and it has been sent: sent once
+    more, it would be in conflict with what another host has made of it since.
     """
-    logs = [csync2sent.Log(os.path.join(notes, peer)) for peer in peers] if paths else []
-    changes = {path: change[0] for path, change in zip(paths, _settled(map(csync2.encode, paths)).values()) if change}
-    return {path for path, change in changes.items() if all(log.which(csync2.encode(path)) == change for log in logs)}
+    logs = [csync2sent.Log(os.path.join(notes, peer)) for peer in peers]
+    stands = {path: (csync2.encode(path), _stands(path)) for path in heard}
+    return {path for path, when in heard.items() if all(_has(log, *stands[path], when) for log in logs)}
+
+
+def _has(log, name, state, since):
+    """Tell whether a peer has taken a name in a state that it began to be sent in since then, and nothing after that."""
+    last, when = log.taken(name)
+    return last == state and when > since and not log.begun(name)
 
 
 def now():
@@ -715,35 +721,6 @@ def _identity(name):
     except OSError:
         return None
     return status.st_ino, status.st_mode, status.st_uid, status.st_gid
-
-
-def _settled(names):
-    """
-    ``{encoded name: (inode and time of the last change of what is there, of the directory above it, …)}``, () for what
-    is not there, or may be changed once more within the same tick of the clock.
-
-    As long as that is the same, nobody has touched what is there, nor put another one in its place, with or without
-    the directories above it.
-    """
-    tick = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
-
-    @functools.cache
-    def change(path):
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return b""
-        return b"%d.%d" % (status.st_ino, status.st_ctime_ns) if status.st_ctime_ns < tick else b""
-
-    @functools.cache
-    def changes_above(directory):
-        return tuple(map(change, (directory, *_above(directory))))
-
-    def settled(path):
-        changes = (change(path), *changes_above(os.path.dirname(path)))
-        return () if b"" in changes else changes
-
-    return {name: settled(csync2.decode(name)) for name in names}
 
 
 def _replaces(name):

@@ -9,6 +9,7 @@ hold no white space.
 """
 
 import os
+import re
 import time
 
 #: Bytes of a log until it becomes the old one, which is kept until the next one is full: some 10,000 entries each.
@@ -16,9 +17,8 @@ MOST = 1_500_000
 #: Seconds for which an entry counts: a host that loses power may be off for hours.
 KEPT = 86400.0
 
+_NUMBER = re.compile(rb"[0-9]+(\.[0-9]*)?\Z")
 _BEGUN, _TAKEN, _NOT_SENT = b"+", b"=", b"-"
-#: What is known of a name that no log tells of.
-_UNKNOWN = ((None, 0), (), b"")
 
 
 class Log:
@@ -38,14 +38,8 @@ class Log:
         self._append((_BEGUN, name, state) for name, state in states.items())
 
     def end(self, taken, not_sent):
-        """
-        Note which of the names that have begun the peer has taken, and which it was not sent, or has refused.
-
-        taken
-            ``{encoded name: what tells the file from a later one with the same state, without white space; or b""}``.
-        """
-        self._append([(_TAKEN, name, *([which] if which else [])) for name, which in taken.items()])
-        self._append((_NOT_SENT, name) for name in not_sent)
+        """Note which of the names that have begun the peer has taken, and which it was not sent, or has refused."""
+        self._append([(_TAKEN, name) for name in taken] + [(_NOT_SENT, name) for name in not_sent])
 
     def take(self, states):
         """Note ``{encoded name: state}`` that was common."""
@@ -56,24 +50,19 @@ class Log:
         return set(self._entries())
 
     def taken(self, name):
-        """``(state, when)`` that was common last, (None, 0) if that is not known."""
-        return self._entries().get(name, _UNKNOWN)[0]
-
-    def which(self, name):
-        """Which file was taken last, as end() got it; b"" if that is not known, or another one has begun to be sent."""
-        _, begun, which = self._entries().get(name, _UNKNOWN)
-        return b"" if begun else which
+        """``(state, when it began to be sent)`` that was common last, (None, 0) if that is not known."""
+        return self._entries().get(name, ((None, 0), ()))[0]
 
     def begun(self, name, seconds=KEPT):
         """
         ``[(state, when, in seconds since the epoch), …]`` in which a name began to be sent within the last seconds, to
         an end that is unknown.
         """
-        begun = self._entries().get(name, _UNKNOWN)[1]
+        _, begun = self._entries().get(name, (None, ()))
         return [(state, when) for state, when in begun if time.time() - when < seconds]
 
     def _append(self, entries):
-        now = b"%d" % time.time()
+        now = b"%.6f" % time.time()
         text = b"".join(b"\n" + b" ".join((now, *entry)) for entry in entries)
         if not text:
             return
@@ -85,10 +74,7 @@ class Log:
             os.replace(self.path, f"{self.path}.old")
 
     def _entries(self):
-        """
-        ``{encoded name: ((state that was taken last or None, when), [(state, when it began to be sent), …], which file
-        was taken)}``.
-        """
+        """``{encoded name: ((state that was taken last or None, when), [(state, when it began to be sent), …])}``."""
         if self._read is None:
             self._read = {}
             for path in (f"{self.path}.old", self.path):
@@ -102,13 +88,11 @@ class Log:
         return self._read
 
     def _take(self, words):
-        if len(words) < 3 or not words[0].isdigit() or not 0 <= time.time() - int(words[0]) < KEPT:
+        if len(words) < 3 or not _NUMBER.match(words[0]) or not -1 < time.time() - float(words[0]) < KEPT:
             return
-        when, what, name, *rest = words
-        taken, begun, which = self._read.get(name, _UNKNOWN)
-        if what == _BEGUN and len(rest) == 1:
-            self._read[name] = (taken, (*begun, (rest[0], int(when))), which)
-        elif begun and what == _TAKEN and len(rest) <= 1:
-            self._read[name] = (begun[-1], (), *(rest or [b""]))
-        elif begun and what == _NOT_SENT and not rest:
-            self._read[name] = (taken, begun[:-1], which)
+        when, what, name, *state = words
+        taken, begun = self._read.get(name, ((None, 0), []))
+        if what == _BEGUN and len(state) == 1:
+            self._read[name] = (taken, [*begun, (state[0], float(when))])
+        elif begun and not state:
+            self._read[name] = (begun[-1], []) if what == _TAKEN else (taken, begun[:-1])

@@ -164,6 +164,8 @@ class Group:
         self.pending = {}
         self.ready = collections.deque()
         self.out = []
+        #: when the last event of what is in ``out`` was read
+        self.heard = 0.0
         self.recent = {}
         #: when a file was changed last, and until when that is only the beginning after a calm
         self.changed_at = self.early_until = 0.0
@@ -276,7 +278,7 @@ class Watcher:
                 group.flushing.join(5)
             waiting = [*group.pending.values(), *group.ready]
             group.out += [(entry.path, entry.tree, False) for entry in waiting]
-            lines, whole = self._take(group)
+            lines, whole, _ = self._take(group)
             if lines or whole:
                 try:
                     csync2journal.write(group.journal, lines, whole, next(self.sequence))
@@ -550,6 +552,7 @@ class Watcher:
         last, times = group.recent.get(entry.path, (0.0, 0))
         group.recent[entry.path] = (now, times + 1 if now - last < self.options.max_delay * 1.5 else 0)
         group.out.append((entry.path, entry.tree, verdict == csync2echo.ALONE))
+        group.heard = max(group.heard, entry.last)
 
     def _wait(self, group, entry):
         """Look again in a moment; a newer entry of the same path takes this one in."""
@@ -575,17 +578,18 @@ class Watcher:
         return due if group.out else max(due, group.last_whole + self.options.max_delay)
 
     def _take(self, group):
-        """What the next flush writes: (lines, whole)."""
-        out, group.out = group.out, []
+        """What the next flush writes: (lines, whole, when the last event of it was read, in ns since the epoch)."""
+        heard = time.time_ns() - int((time.monotonic() - group.heard) * 10**9)
+        out, group.out, group.heard = group.out, [], 0.0
         lines, whole = csync2journal.lines(out), group.whole
         group.whole = False
         if len(lines) > self.options.max_paths:
             lines, whole = [], True
-        return lines, whole
+        return lines, whole, heard
 
     def _flush(self, group):
         """Write what is ready into the group's journal, then fire the event."""
-        lines, whole = self._take(group)
+        lines, whole, heard = self._take(group)
         now = time.monotonic()
         group.last_flush, group.early_until = now, 0.0
         group.last_whole = now if whole else group.last_whole
@@ -593,7 +597,7 @@ class Watcher:
         group.unasked += len(lines)
 
         def work():
-            csync2journal.write(group.journal, lines, whole, number)
+            csync2journal.write(group.journal, lines, whole, number, heard)
             self._ask(group, whole)
 
         def done(err):

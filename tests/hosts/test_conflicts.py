@@ -69,6 +69,7 @@ def test_what_the_watcher_tells_late_is_no_conflict_with_what_others_have_made_o
     """As it does of a file that a check of its new directory has found, and sent, while a peer was connected."""
     path = f"{SHARED}/late-{int(time.time())}"
     hosts.write("web1", path, "of web1\n")
+    heard = time.time_ns()
     hosts.everywhere(path, "of web1\n")
     hosts.settled("wwwshared")
     hosts.run("csyncsync.pause", "wwwshared", "host=web1")
@@ -77,7 +78,7 @@ def test_what_the_watcher_tells_late_is_no_conflict_with_what_others_have_made_o
         hosts.everywhere(path, "of web2, longer\n", hosts=["web2", "web3"])
         journal = "/var/lib/csyncsync/wwwshared/journal"
         hosts.write("web1", f"{journal}/.late", f"{path}\0").rename(
-            hosts.path("web1", f"{journal}/{time.time_ns():020d}-0.paths")
+            hosts.path("web1", f"{journal}/{time.time_ns():020d}-0-{heard}.paths")
         )
     finally:
         hosts.run("csyncsync.resume", "wwwshared", "host=web1")

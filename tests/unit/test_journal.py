@@ -1,5 +1,6 @@
 """The journal: what the watcher writes is what a push takes."""
 
+import math
 import os
 import resource
 import time
@@ -24,6 +25,15 @@ def test_what_is_written_is_taken(journal):
     assert {os.stat(file).st_mode & 0o777 for file in files} == {0o600}
     csync2journal.discharge(files)
     assert csync2journal.take(journal) == ([], {}, False)
+
+
+def test_when_the_last_event_was_heard(journal):
+    csync2journal.write(journal, [b"/a", b"/b/"], False, 1, 1700000000_500000000)
+    csync2journal.write(journal, [b"/a"], False, 2, 1700000003_500000000)
+    csync2journal.write(journal, [b"/c"], True, "push")
+    files, entries, _ = csync2journal.take(journal)
+    assert csync2journal.heard(files) == {b"/a": 1700000003.5, b"/b": 1700000000.5, b"/c": math.inf}
+    assert entries.keys() == csync2journal.heard(files).keys()
 
 
 def test_a_flush_for_which_there_is_no_room_leaves_nothing(journal):

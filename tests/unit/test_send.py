@@ -1,10 +1,12 @@
 """What csync2 says while it sends (update.c, csync_debug()), and what is made of it."""
 
+import math
 import os
 import time
 
 import csync2
 import csync2send
+import csync2sent
 import pytest
 
 PEER = "10.0.0.2"
@@ -211,57 +213,37 @@ def test_what_stands_above_a_path_and_is_no_directory(tmp_path):
     assert above(b"/file") is None
 
 
-def write(path, content, status=None):
-    """Write a file, with the times of another one."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(content)
-    if status:
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+def test_what_has_been_taken_since_the_last_event(tmp_path):
+    notes, peers = str(tmp_path), ("10.0.0.2", "10.0.0.3")
+    path = os.fsencode(tmp_path / "a b\xff")
+    with open(path, "w", encoding="utf-8"):
+        pass
+    name, state = csync2.encode(path), csync2send._stands(path)
+    logs = [csync2sent.Log(tmp_path / peer) for peer in peers]
 
+    def taken(since):
+        return csync2send.taken(notes, peers, {path: since, path + b".other": since})
 
-def test_what_has_been_taken_as_it_is(tmp_path):
-    notes, peers = tmp_path / "sent", ("10.0.0.2", "10.0.0.3")
-    directory = tmp_path / "d"
-    for path in (notes, directory):
-        path.mkdir()
-    paths = [os.fsencode(directory) + b"/" + name for name in (b"same", b"written", b"moved\xff", b"one has it")]
-    for path in paths:
-        write(path, "x")
+    def send(log, state=state):
+        log.begin({name: state})
+        log.end([name], [])
 
-    def taken():
-        return csync2send.taken(str(notes), peers, paths)
-
-    def begin(peer, *sent):
-        """Send some paths, up to where the peer has taken them; returns what then is to be noted."""
-        send = csync2send._Send("g", "", str(notes), peer, peers, 0, 0, set())
-        names = [csync2.encode(path) for path in sent]
-        send.settled = csync2send._settled(names)
-        send._note([csync2.Entry(0, name, 0, b"", b"") for name in names])
-        return lambda: send._note_outcome([csync2.Entry(0, name, 0, b"", b"") for name in names], set(names), ())
-
-    def take(wanted, sent):
-        """Send to all peers, until nothing above the paths was changed within the same tick."""
-        until = time.monotonic() + 10
-        while taken() != wanted:
-            assert time.monotonic() < until
-            time.sleep(0.05)
-            for peer in peers:
-                begin(peer, *sent[peer])()
-
-    assert not taken()
-    take({*paths[:-1]}, {peers[0]: paths, peers[1]: paths[:-1]})
-    for path in paths[1:]:
-        before = os.stat(path)
-        write(path, "y", before)
-        assert csync2send._stands(path) == csync2.check_text(path, before), "csync2 sees no difference"
-    assert taken() == {paths[0]}
-
-    time.sleep(0.05)
-    ends = [begin(peer, *paths) for peer in peers]
-    directory.rename(tmp_path / "away")  # and another one could stand there meanwhile
-    (tmp_path / "away").rename(directory)
-    for end in ends:
-        end()
-    assert not taken(), "it was not seen which ones they took"
-    take({*paths}, dict.fromkeys(peers, paths))
-    assert csync2send.taken(str(notes), peers, []) == set()
+    before = time.time()
+    assert not taken(before), "nobody has"
+    send(logs[0])
+    assert not taken(before), "only one has"
+    send(logs[1])
+    after = time.time()
+    assert taken(before) == {path}
+    assert not taken(after) and not taken(math.inf)
+    logs[1].begin({name: state})
+    assert not taken(before), "what came of this is not known"
+    logs[1].end([], [name])
+    assert taken(before) == {path}
+    send(logs[0], csync2send._GONE)
+    assert not taken(before), "that was another state"
+    send(logs[0])
+    assert taken(before) == {path}
+    os.unlink(path)
+    assert not taken(before)
+    assert csync2send.taken(notes, peers, {}) == set()

@@ -16,7 +16,7 @@ def test_nothing_was_sent(path):
     sent = csync2sent.Log(path)
     assert sent.taken(NAME) == (None, 0) and not sent.begun(NAME)
     sent.begin({})
-    sent.end({}, [])
+    sent.end([], [])
     sent.take({})
     assert sent.taken(NAME) == (None, 0)
 
@@ -25,33 +25,16 @@ def test_what_the_peer_took_last_and_what_was_sent_since(path):
     for state in (GONE, OTHER, REG):
         csync2sent.Log(path).begin({NAME: state, b"/b": state})
         if state == OTHER:
-            csync2sent.Log(path).end({NAME: b""}, [])
+            csync2sent.Log(path).end([NAME], [])
     sent = csync2sent.Log(path)
     assert sent.taken(NAME)[0] == OTHER, "what came before is history"
     assert [state for state, _ in sent.begun(NAME)] == [REG]
     assert [state for state, _ in sent.begun(b"/b")] == [GONE, OTHER, REG]
-    sent.end({NAME: b"", b"/b": b""}, [])
+    sent.end([NAME, b"/b"], [])
     assert sent.taken(NAME)[0] == sent.taken(b"/b")[0] == REG
     assert not sent.begun(NAME)
     sent.take({NAME: GONE})
     assert sent.taken(NAME)[0] == GONE
-
-
-def test_which_file_was_taken(path):
-    sent = csync2sent.Log(path)
-    assert sent.which(NAME) == b""
-    sent.begin({NAME: REG, b"/b": REG})
-    sent.end({NAME: b"12.345", b"/b": b""}, [])
-    assert sent.which(NAME) == csync2sent.Log(path).which(NAME) == b"12.345"
-    assert sent.taken(NAME)[0] == REG
-    assert sent.which(b"/b") == b"", "it was changed meanwhile"
-    sent.begin({NAME: REG})
-    assert sent.which(NAME) == b"", "what became of the second time is not known"
-    sent.end({}, [NAME])
-    assert sent.which(NAME) == b"12.345"
-    sent.begin({NAME: REG})
-    sent.end({NAME: b""}, [])
-    assert sent.which(NAME) == b""
 
 
 def test_what_was_not_sent_after_all(path):
@@ -59,9 +42,9 @@ def test_what_was_not_sent_after_all(path):
     sent.begin({NAME: REG})
     for _ in range(3):
         sent.begin({NAME: REG})
-        sent.end({}, [NAME])
+        sent.end([], [NAME])
     assert len(sent.begun(NAME)) == 1, "the first time it was interrupted"
-    sent.end({}, [NAME])
+    sent.end([], [NAME])
     assert not sent.begun(NAME)
 
 
@@ -93,7 +76,7 @@ def test_a_log_does_not_grow_for_ever(path, tmp_path, monkeypatch):
     sent = csync2sent.Log(path)
     for number in range(100):
         sent.begin({b"/%d" % number: REG})
-        sent.end({b"/%d" % number: b""}, [])
+        sent.end([b"/%d" % number], [])
         assert sent.taken(b"/%d" % number)[0] == REG
         assert sent.taken(b"/%d" % max(0, number - 9))[0] == REG
     assert sent.taken(b"/0") == (None, 0)
