@@ -491,7 +491,7 @@ def taken(notes, peers, heard):
 
 
 def _has(log, name, state, since):
-    """Tell whether a peer has taken a name in a state that it began to be sent in since then, and nothing after that."""
+    """Tell whether a peer has taken a name that began to be sent in this state since then, and nothing after that."""
     last, when = log.taken(name)
     return last == state and when > since and not log.begun(name)
 
