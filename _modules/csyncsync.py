@@ -1043,8 +1043,8 @@ def _known_temporaries(group, paths, trees):
     What has the name of a temporary file, and stands in csync2's database before the check: those that are recorded, of
     these paths and of all below these trees, and all that are to be sent.
 
-    What is to be sent is noted until _hold_back() has judged what the check finds: if that is killed in between, what
-    it has added is not known.
+    That is noted until _hold_back() has judged what the check finds: if that fails, or is killed, in between, what it
+    has added is not known, and the rest is: others may have it.
     """
     paths, note = list(filter(_is_temporary, paths)), _group_path(group, "known")
     with _open_database(group) as database:
@@ -1052,8 +1052,9 @@ def _known_temporaries(group, paths, trees):
         known = {path for path in paths if database.record(path) is not None}
         known |= set(filter(_is_temporary, database.hidden(trees)))
     unjudged = to_send - csync2file.read_names(note) if os.path.exists(note) else set()
-    csync2file.write_names(note, to_send - unjudged)
-    return (known | to_send) - unjudged
+    known = (known | to_send) - unjudged
+    csync2file.write_names(note, known)
+    return known
 
 
 def _is_temporary(path):
@@ -1072,12 +1073,11 @@ def _hold_back(group, known, held):
 
     When the disk is full, csync2 leaves one at each try. The watcher deletes those that it has seen, and this does what
     it can prove; what nobody knows anything of is sent in the end. What was known before the check has been sent, and
-    goes on; so does a deletion: others may have what it was, if the check before ended with an error or was killed.
+    goes on.
     """
     now = time.time()
     with _open_database(group, write=True) as database:
         new = set(filter(_is_temporary, database.hidden())) - known
-        new = {path for path in new if database.record(path) is not None}
         chance = csync2left.by_chance(new) | {path for path in new if held.get(path, [0, False])[1]}
         gone = _delete_left(chance) | {path for path in new if not os.path.lexists(path)}
         hold = {path: [held.get(path, [now])[0], path in chance] for path in new - gone}

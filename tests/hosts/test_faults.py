@@ -244,7 +244,7 @@ TEMPORARY = re.compile(rb"(^|/)\.[^/]*\.[A-Za-z0-9]{6}$")
 DISK = "/srv/disk"
 #: Kills a push while its csync2 checks, which then goes on alone.
 KILL_A_CHECK = """
-salt-call --local csyncsync.push wwwdisk full=True >/dev/null 2>&1 & push=$!
+salt-call --local csyncsync.push {group} full=True >/dev/null 2>&1 & push=$!
 while ! pgrep -f '[c]sync2 .*-cr'; do kill -0 $push || exit 1; sleep 0.005; done
 kill -KILL $push
 while pgrep -f '[c]sync2 .*-cr'; do sleep 0.05; done
@@ -282,7 +282,7 @@ def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
     hosts.equal(DISK, hosts=["web1", "web2"], seconds=60)
     hosts.eventually(lambda: left("web3"), 30, "csync2 leaves something")
     hosts.push_wholly("web3", "wwwdisk")
-    hosts.shell("web3", KILL_A_CHECK)
+    hosts.shell("web3", KILL_A_CHECK.format(group="wwwdisk"))
     hosts.push_wholly("web3", "wwwdisk")
     hosts.exec("web3", "systemctl", "restart", "salt-minion")  # it sees no more what comes meanwhile
     hosts.eventually(lambda: hosts.status("web1", "wwwdisk")["unreachable"].get("web3"), 60, "it is shown")
@@ -433,16 +433,20 @@ def test_what_a_killed_check_has_recorded_and_not_marked_goes_to_all(hosts, told
     hosts.remove("web1", top)
 
 
-def test_what_a_failed_check_has_found_deleted_is_deleted_on_all(hosts):
-    """Also if it was named as csync2's temporary files are: csync2 fails if a directory becomes a file meanwhile."""
+def test_what_is_deleted_while_a_check_fails_is_deleted_on_all(hosts):
+    """
+    Also if it is named as csync2's temporary files are, and if the check had found it changed: csync2 fails if a
+    directory becomes a file meanwhile; here it is killed.
+    """
     hosts.equal(seconds=60)
     top = f"{SHARED}/failed"
-    hosts.shell("web1", f"mkdir -p {top}/.dir.AbC123/in; touch {top}/.file.AbC123")
+    hosts.shell("web1", f"mkdir -p {top}/.dir.AbC123/in; touch {top}/.file.AbC123 {top}/.changed.AbC123")
     hosts.equal(seconds=60)
     hosts.settled("wwwshared", seconds=60)
     hosts.exec("web1", "systemctl", "stop", "salt-minion")
-    hosts.shell("web1", f"rm -r {top}/.*.AbC123; csync2 -C wwwshared -cr {top}")
-    hosts.write("web1", "/var/lib/csyncsync/wwwshared/known", "")
+    hosts.shell("web1", f"rm -r {top}/.dir.AbC123 {top}/.file.AbC123; echo x >{top}/.changed.AbC123")
+    hosts.shell("web1", KILL_A_CHECK.format(group="wwwshared"))
+    hosts.shell("web1", f"rm {top}/.changed.AbC123")
     hosts.exec("web1", "systemctl", "start", "salt-minion")
     hosts.equal(seconds=60)
     hosts.settled("wwwshared", seconds=60)
