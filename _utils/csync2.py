@@ -952,17 +952,18 @@ class Database:
         )
         return [Entry(*row) for row in rows]
 
-    def dirty_below(self, peer, name):
-        """Tell whether anything below an encoded name is to be sent to a peer."""
-        return bool(
-            self._rows(
-                "SELECT 1 FROM dirty WHERE filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT)"
-                " AND peername = CAST(? AS TEXT) LIMIT 1",
-                name + b"/",
-                name + b"0",
-                encode(peer.encode()),
-            )
+    def above_dirty(self, peer, first, last):
+        """The encoded names between two, as a set, that are to be sent to a peer, as is something below them."""
+        rows = self._rows(
+            "SELECT filename FROM dirty AS above WHERE peername = CAST(? AS TEXT)"
+            " AND filename >= CAST(? AS TEXT) AND filename <= CAST(? AS TEXT)"
+            " AND EXISTS (SELECT 1 FROM dirty WHERE peername = above.peername"
+            " AND filename > above.filename || '/' AND filename < above.filename || '0')",
+            encode(peer.encode()),
+            first,
+            last,
         )
+        return {name for (name,) in rows}
 
     def copy(self, path, entries):
         """Put entries of part(), and no file's record, into a new database of the same shape."""

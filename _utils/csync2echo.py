@@ -132,7 +132,7 @@ class Filter:
             self.landing.setdefault(entry.path, now)  # its rename may have come before there was a watch
         if renamed:
             self.landing[entry.path] = now
-            entry.received = True
+            entry.received, entry.own = True, False  # a link that csync2 made here before looked like a user's file
         elif writing and entry.path in self.landing:
             # rsync.c, csync_rs_patch(): the file gets its name before its buffers are written and it is closed.
             if mask & IN_CLOSE_WRITE:
@@ -291,7 +291,7 @@ class Look:
         if entry.came:
             entry.came = self.database.has_below(entry.path)
         if record is None or text != record:
-            return DROP if entry.compare and not entry.own else GO
+            return DROP if entry.compare and not entry.told else GO
         if stat.S_ISDIR(status.st_mode):
             return GO if entry.moved or (entry.deleted and self._lacks(entry.path)) else self._drop(entry)
         if stat.S_ISLNK(status.st_mode):

@@ -114,7 +114,8 @@ class Guard:
     def vanished(self, peers):
         """The paths, as a set of bytes, that are to be sent to any peer, and are here no more. Raises sqlite3.Error."""
         with self._open() as database:
-            return {path for path, _, _ in database.dirty(peers) if not os.path.lexists(path)}
+            paths = {path for path, _, _ in database.dirty(peers)}
+        return {path for path in paths if not os.path.lexists(path)}
 
     def looks_lost(self, vanished, includes, hold):
         """

@@ -112,7 +112,7 @@ class _Send:
         self.since, self.stalled, self.changed = since, stalled, changed
         self.directory = os.path.join(RUN_DIR, group, peer)
         self.blocked = _Blocked(f"{self.directory}.blocked")
-        #: what stood at each place when the last run began
+        #: what directory stood at each place when the last run began
         self.seen = {}
         #: directories that the peer lacks, those that were marked because of that, and this host's own encoded address
         self.lacking, self.marked, self.own = set(), set(), b""
@@ -175,15 +175,18 @@ class _Send:
         while True:
             with self._shared() as shared:
                 part = shared.part(self.peer, after, PART)
-                late = {entry for entry in part if shared.dirty_below(self.peer, entry.name) and _replaces(entry.name)}
-            if not part:
-                return left, held
+                if not part:
+                    return left, held
+                above = shared.above_dirty(self.peer, part[0].name, part[-1].name)
+            late = {entry for entry in part if entry.name in above and _replaces(entry.name)}
             after, self.own = part[-1].name, part[-1].own
             left += self._entries([entry for entry in part if entry not in late])
-            with self._shared() as shared:
-                ready = [entry for entry in late if not shared.dirty_below(self.peer, entry.name)]
-            held = held or len(ready) < len(late)
-            left += self._entries(ready)
+            if late:
+                with self._shared() as shared:
+                    above = shared.above_dirty(self.peer, part[0].name, part[-1].name)
+                ready = [entry for entry in late if entry.name not in above]
+                held = held or len(ready) < len(late)
+                left += self._entries(ready)
 
     def _entries(self, entries):
         """Send some entries of the database. Returns the paths that the peer has left, but for blocked ones."""
@@ -210,7 +213,7 @@ class _Send:
         """One run of csync2. Returns (names that are still to be sent, why it was interrupted, the last name)."""
         copy, why = self._copy(self.directory, entries), None
         self._note(entries)
-        self.seen = {entry.name: _identity(entry.name) for entry in entries}
+        self.seen = {name: _identity(name) for name, state in self.noted.items() if state.endswith(_DIRECTORY)}
         try:
             output = self._run(
                 self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
@@ -274,7 +277,8 @@ class _Send:
 
         A path that changes while it is sent, and changes back, would be taken for one that the peer has: nobody would
         send it again. So would one that is not recorded, because it was made after the check, and is gone by the next
-        one. Files that are written to need no such care: who writes is seen (csync2echo).
+        one. Files that are written to need no such care, unless they stand for something else: who writes is seen
+        (csync2echo), but not whether it was csync2 that made a link.
         """
         path = csync2.decode(name)
         record = shared.record(path)
@@ -284,7 +288,9 @@ class _Send:
             status = os.lstat(path)
         except OSError:
             return record is not None
-        if record is None or (stat.S_ISREG(status.st_mode) and status.st_mtime >= self.since):
+        if record is None:
+            return False
+        if _FILE in record and stat.S_ISREG(status.st_mode) and status.st_mtime >= self.since:
             return False
         if stat.S_ISDIR(status.st_mode):  # its time tells of the files in it, csync2's temporary ones too
             changed = self.seen.get(name) != _identity(name)
@@ -645,6 +651,8 @@ def _owner(fields):
     return fields.get(b"uid"), fields.get(b"gid")
 
 
+#: How the state of a directory ends, and what tells that of a regular file from others.
+_DIRECTORY, _FILE = b":type=dir", b":type=reg:"
 #: What a peer says of a place where it has nothing.
 _GONE = b"---"
 _NOTHING = _fields(_GONE)

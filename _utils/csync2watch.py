@@ -77,6 +77,9 @@ LEFT_ALONE_AFTER = 90.0
 ALONE_SPREAD = 5.0
 ALONE_INTERVAL = (15.0, 30.0)
 
+#: What an entry that waits leaves to a newer one of the same path.
+MERGED = ("tree", "moved", "deleted", "came", "covers", "own", "written", "compare", "told", "csync2s")
+
 _GROUP_NAME = re.compile(r"[a-z0-9]{1,64}\Z")
 
 
@@ -101,6 +104,7 @@ class Entry:
         "queued",
         "received",
         "temporary",
+        "told",
         "tree",
         "writing",
         "written",
@@ -117,6 +121,8 @@ class Entry:
         self.own = False
         #: came with the directory above it, and what csync2 recorded here was another file
         self.compare = False
+        #: an event told of it, not only a walk: it may have changed since the check of the directory above it
+        self.told = False
         #: the directory and everything below it
         self.tree = False
         #: came, or left its place to another, so its content need not be what csync2 recorded
@@ -399,6 +405,7 @@ class Watcher:
         # Also what came and went at once is judged: a check of the directory may have seen, and sent, it in between.
         group = root.group
         entry = self._note(group, path, now)
+        entry.told = True
         self.echo.see(entry, mask, renamed, now, since)
         if group.backups and (renamed or mask & csync2inotify.IN_DELETE):
             csync2backup.make_room(group.backups, path, group.generations)
@@ -416,6 +423,7 @@ class Watcher:
     def directory_event(self, group, path, mask, now):
         """Something happened to a directory."""
         entry = self._note(group, path, now)
+        entry.told = True
         if not mask & csync2inotify.IN_ATTRIB:
             entry.tree = True
             entry.moved = entry.moved or bool(mask & (csync2inotify.IN_MOVED_FROM | csync2inotify.IN_MOVED_TO))
@@ -558,7 +566,7 @@ class Watcher:
         """Look again in a moment; a newer entry of the same path takes this one in."""
         newer = group.pending.get(entry.path)
         if newer is not None:
-            for name in ("tree", "moved", "deleted", "came", "covers", "own", "written", "compare", "csync2s"):
+            for name in MERGED:
                 setattr(newer, name, getattr(newer, name) or getattr(entry, name))
             newer.judged = entry.judged
             return

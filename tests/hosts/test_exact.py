@@ -107,6 +107,27 @@ def test_two_trees_change_places(place):
         place.arrived()
 
 
+def test_what_takes_the_place_of_a_file_that_came_with_its_directory(hosts, place):
+    """
+    In place of a directory with files of the same names. It has been sent by then, and the watcher still waits until
+    its files are quiet: longer if they are named as csync2's temporary ones.
+    """
+    names = [".link.AbC123", ".directory.AbC123"]
+    for directory, text in ((place.top / "d", "old"), (place.outside / "new", "a newer one")):
+        directory.mkdir()
+        for name in names:
+            (directory / name).write_text(text)
+    place.arrived()
+    (place.top / "d").rename(place.outside / "old")
+    (place.outside / "new").rename(place.top / "d")
+    place.arrived()
+    for name in names:
+        (place.top / "d" / name).unlink()
+    (place.top / "d" / names[0]).symlink_to("elsewhere")
+    (place.top / "d" / names[1]).mkdir()
+    place.arrived()
+
+
 def test_two_branches_are_checked_out_in_turn(place):
     """As git does it: what is a file in one branch is a directory or a symlink in the other."""
 

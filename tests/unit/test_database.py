@@ -380,6 +380,24 @@ def test_a_part_has_so_many_entries_and_the_next_one_the_rest(tree, tmp_path):
     assert [csync2.decode(entry[1]) for entry in seen] == sorted(wanted) and len(seen) == 26
 
 
+def test_what_is_above_something_that_a_peer_is_to_get_too(tree):
+    for name in (b"a", b"a-c", b"b%/c", b"b0", b"d/e/\xff"):
+        tree.write(name)
+    tree.check()
+    directories = [tree.path, *(os.path.join(tree.path, name) for name in (b"b%", b"d", b"d/e"))]
+    with tree.database(write=True) as database:
+        part = database.part("10.0.0.2", b"", 100)
+        above = database.above_dirty("10.0.0.2", part[0].name, part[-1].name)
+        assert sorted(map(csync2.decode, above)) == directories
+        name = csync2.encode(directories[2])
+        assert database.above_dirty("10.0.0.2", name, name) == {name}  # what is below comes after the last name
+        last = [entry for entry in part if csync2.decode(entry.name).startswith(directories[3] + b"/")]
+        database.discharge("10.0.0.2", last)
+        above = database.above_dirty("10.0.0.2", part[0].name, part[-1].name)
+        assert sorted(map(csync2.decode, above)) == directories[:3]
+        assert csync2.encode(directories[3]) in database.above_dirty("fd00::3", part[0].name, part[-1].name)
+
+
 def test_what_is_discharged_is_gone_for_this_peer_alone(tree):
     sent, kept = tree.write(b"sent"), tree.write(b"kept")
     tree.check()

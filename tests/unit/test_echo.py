@@ -118,6 +118,41 @@ def a_peer_sends(host):
 
 
 @on_loop
+async def test_a_link_that_csync2_made_and_a_file_in_its_place(host):
+    host.make_database()
+    host.config()
+    await host.start()
+    (host.tree / "file").symlink_to("x")
+    (host.tree / "file").unlink()
+    csync2_writes(host, "file")
+    host.record(host.tree / "file")
+    await host.quiet(1.0)
+    assert not host.lines()
+
+
+@on_loop
+async def test_what_takes_the_place_of_a_file_that_came_with_its_directory(host):
+    """The directory has been checked by then, and the watcher still waits until the file is quiet."""
+    host.make_database()
+    host.config()
+    new = pathlib.Path(f"{host.tree}-new")
+    for directory, text in ((host.tree / "d", "x"), (new, "newer")):
+        directory.mkdir()
+        for name in (".link.AbC123", ".kept.AbC123", "kept"):
+            (directory / name).write_text(text)
+    host.record(host.tree / "d", *(host.tree / "d").iterdir())
+    await host.start()
+    (host.tree / "d").rename(f"{host.tree}-old")
+    new.rename(host.tree / "d")
+    await host.until(lambda: b"d/" in host.lines())
+    host.record(*(host.tree / "d").iterdir())
+    host.discharge()
+    (host.tree / "d" / ".link.AbC123").unlink()
+    (host.tree / "d" / ".link.AbC123").symlink_to("x")
+    await host.until(lambda: b"d/.link.AbC123" in host.lines())
+
+
+@on_loop
 async def test_uncommitted_rows_are_waited_for(host):
     host.make_database()
     host.config()

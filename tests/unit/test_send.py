@@ -247,3 +247,25 @@ def test_what_has_been_taken_since_the_last_event(tmp_path):
     os.unlink(path)
     assert not taken(before)
     assert csync2send.taken(notes, peers, {}) == set()
+
+
+def test_what_is_sent_in_place_of_something_else_is_checked_again(tree, tmp_path):
+    """It may be gone, and the other be there again, before anybody looks: who made a link is not seen, who wrote is."""
+    link, file = tree / b"link:type=reg:", tree.write(b"file")
+    os.symlink("a:type=reg:b", link)
+    tree.check()
+    time.sleep(0.02)  # the kernel's clock ticks
+    send = csync2send._Send("data", tree.file, str(tmp_path), "10.0.0.2", [], csync2send.now(), 0, set())
+
+    def differs(path):
+        with tree.database() as database:
+            return send._differs(database, csync2.encode(path), {csync2.encode(path): False})
+
+    assert not differs(link) and not differs(file)
+    os.unlink(link)
+    tree.write(os.path.basename(link), b"written")
+    tree.write(b"file", b"written")
+    assert differs(link) and not differs(file)
+    os.unlink(file)
+    os.symlink("x", file)
+    assert differs(file)
