@@ -61,6 +61,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NEVER_BELOW = ("/proc", "/sys", "/dev", "/run", "/etc/csync2", "/var/lib/csync2", "/var/lib/csyncsync")
 _NEVER_ABOVE = (*_NEVER_BELOW, "/etc/csync2.cfg")
 
+#: csync2's ``tempdir``, below the directory that it runs in: where there is none, its temporary files stand beside the
+#: file that they are for (rsync.c, next_tempdir()).
+TEMPDIR = "csync2-temporary"
+
 #: db_api/urlencode.c: the bytes that csync2 writes as %XX.
 _ENCODED = bytes(range(1, 0x21)) + b"\x7f\"'%$:|\\"
 _TO_ENCODE = re.compile(b"[%s]" % re.escape(_ENCODED))
@@ -637,14 +641,15 @@ def context(name, options, members, key_file, due):
     due
         The directory for notes of commands that are to run. Its path holds nothing that is special to a shell.
 
-    Returns ``{"name", "tls", "key_file", "hosts": [{"name", "address", "receive_only"}], "include", "exclude",
-    "auto", "actions", "backup_directory", "backup_generations"}``; every string in it can stand between quotes.
+    Returns ``{"name", "tls", "tempdir", "key_file", "hosts": [{"name", "address", "receive_only"}], "include",
+    "exclude", "auto", "actions", "backup_directory", "backup_generations"}``; every string in it can stand between quotes.
     ``commands`` is for csync2action, not for the config: ``[{"key", "exec", "logfile"}]``, each command once.
     The hosts stand in the order of their minion ids, the same on every host (csync2's ``auto: left`` needs that).
     """
     return {
         "name": name,
         "tls": options["tls"],
+        "tempdir": TEMPDIR,
         "key_file": key_file,
         "hosts": [
             {

@@ -55,7 +55,7 @@ class Interrupted(CommandError):
         self.by_peer = by_peer
 
 
-def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None):
+def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None, cwd="/"):
     """
     Run ``csync2 -C group …`` and return what it printed, as bytes.
 
@@ -65,6 +65,8 @@ def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=Non
         Seconds for which the run may stand still while the peer answers others.
     hopeless
         Asked once, when the run stands still: tells whether it will never go on.
+    cwd
+        The directory that it runs in.
     fine
         Exit codes that are no error (1 is any error of csync2, 2 is "nothing to list" or "in sync").
 
@@ -74,7 +76,7 @@ def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=Non
     log.debug("csync2 -C %s %s … (%d arguments)", group, args[0], len(args))
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/"
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd
         )
     except FileNotFoundError as err:
         raise CommandError("csync2 is not installed: run state.apply csyncsync.package") from err

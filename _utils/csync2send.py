@@ -35,6 +35,9 @@ TRANSFER_STALLED_AFTER, READ_RATE = 20.0, 10_000_000
 #: Peers that are sent to at once, and entries that one run of csync2 sends to one of them.
 PEERS_AT_ONCE = 8
 PART = 5000
+#: Bytes of the largest file that a run sends up to which csync2's temporary files, which hold it too, are in memory, and
+#: not beside the file, where each of them is three events for the watcher.
+IN_MEMORY = 1 << 20
 #: Runs of csync2 for one part, when something interrupts them; those that end at the same path; those in a row that the
 #: peer ends, and that send nothing.
 ATTEMPTS, ATTEMPTS_AT_ONE, ATTEMPTS_IN_VAIN = 20, 2, 4
@@ -124,7 +127,7 @@ class _Send:
     def all(self):
         """Send all that is marked."""
         shutil.rmtree(self.directory, ignore_errors=True)
-        os.makedirs(self.directory, mode=0o700)
+        os.makedirs(os.path.join(self.directory, csync2.TEMPDIR), mode=0o700)
         try:
             left, held = self._parts()
             while self._mark_lacking():
@@ -214,9 +217,12 @@ class _Send:
         copy, why = self._copy(self.directory, entries), None
         self._note(entries)
         self.seen = {name: _identity(name) for name, state in self.noted.items() if state.endswith(_DIRECTORY)}
+        largest = max(map(_size, self.noted.values()))
+        patience = (TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
+        cwd = self.directory if largest <= IN_MEMORY else "/"
         try:
             output = self._run(
-                self.directory, patience=self._patience(entries), hopeless=lambda: self._waits(copy, entries)
+                self.directory, patience=patience, hopeless=lambda: self._waits(copy, entries), cwd=cwd
             )
         except csync2run.Interrupted as err:
             output, why = err.output, err
@@ -441,10 +447,6 @@ class _Send:
     def _run(self, directory, *flags, **options):
         flags = ("-v", "-D", directory, "-u", *flags, "-P", self.peer)
         return csync2run.run(self.group, *flags, peer=self.peer, fine=(0, 1), **options)
-
-    def _patience(self, entries):
-        largest = max(_size(entry.name) for entry in entries)
-        return (TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
 
     def _shared(self):
         return csync2.Database(self.database, timeout=20)
@@ -711,12 +713,9 @@ def _is_file(name):
     return os.path.isfile(path) and not os.path.islink(path)
 
 
-def _size(name):
-    """Given an encoded name, return the bytes of what is there."""
-    try:
-        return os.lstat(csync2.decode(name)).st_size
-    except OSError:
-        return 0
+def _size(state):
+    """The bytes of a file in this state."""
+    return int(state.rpartition(b":size=")[2]) if _FILE in state else 0
 
 
 def _identity(name):

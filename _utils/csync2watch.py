@@ -400,10 +400,10 @@ class Watcher:
         if root.only is not None and root.only != name:
             return
         path = root.path if root.only else directory + b"/" + name
-        if root.group.excludes.match(path, name):
+        group = root.group
+        if path not in group.pending and group.excludes.match(path, name):
             return
         # Also what came and went at once is judged: a check of the directory may have seen, and sent, it in between.
-        group = root.group
         entry = self._note(group, path, now)
         entry.told = True
         self.echo.see(entry, mask, renamed, now, since)
@@ -489,7 +489,7 @@ class Watcher:
             group.out.clear()
             group.whole = True
         entry = group.pending[path] = Entry(group, path, now)
-        self._queue(entry, now + self.options.settle)
+        self._queue(entry, self._due(entry))
         return entry
 
     def _queue(self, entry, due):

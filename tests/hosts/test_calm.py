@@ -52,6 +52,15 @@ def pushes(hosts, host):
     return Path(hosts.path(host, NOTE)).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("size, beside", [(1000, False), (3 << 20, True)])
+def test_temporary_files_of_csync2_are_beside_large_files_alone(hosts, top, size, beside):
+    """On the host that sends, where the watcher would hear of each; one that is made and deleted changes this time."""
+    (top / "file").write_bytes(os.urandom(size))
+    before = top.stat().st_mtime_ns
+    hosts.equal(seconds=60)
+    assert (top.stat().st_mtime_ns != before) is beside
+
+
 def test_what_csync2_writes_is_not_told(hosts, top):
     """2,000 files whose owners and modes are set: half of them by tar, with whole seconds."""
     source = hosts.path("web1", "/var/www/calm-source")

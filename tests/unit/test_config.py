@@ -101,6 +101,7 @@ odd = st.one_of(
             "{#",
             "#}",
             "nossl",
+            "tempdir",
             "config ",
             "host ",
             "//",
@@ -187,7 +188,7 @@ def quoted(*values):
 def expected(context):
     """The statements that a context stands for."""
     result = [] if context["tls"] else [("nossl", "*", "*", ";")]
-    result.append(("group", *quoted(context["name"]), "{"))
+    result += [("tempdir", *quoted("csync2-temporary"), ";"), ("group", *quoted(context["name"]), "{")]
     for entry in context["hosts"]:
         line = (*quoted(entry["name"]), "@", *quoted(entry["address"]))
         result.append(("host", *(("(", *line, ")") if entry["receive_only"] else line), ";"))
