@@ -642,7 +642,8 @@ def context(name, options, members, key_file, due):
         The directory for notes of commands that are to run. Its path holds nothing that is special to a shell.
 
     Returns ``{"name", "tls", "tempdir", "key_file", "hosts": [{"name", "address", "receive_only"}], "include",
-    "exclude", "auto", "actions", "backup_directory", "backup_generations"}``; every string in it can stand between quotes.
+    "exclude", "auto", "actions", "backup_directory", "backup_generations"}``; every string in it can stand between
+    quotes.
     ``commands`` is for csync2action, not for the config: ``[{"key", "exec", "logfile"}]``, each command once.
     The hosts stand in the order of their minion ids, the same on every host (csync2's ``auto: left`` needs that).
     """

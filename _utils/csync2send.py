@@ -35,8 +35,8 @@ TRANSFER_STALLED_AFTER, READ_RATE = 20.0, 10_000_000
 #: Peers that are sent to at once, and entries that one run of csync2 sends to one of them.
 PEERS_AT_ONCE = 8
 PART = 5000
-#: Bytes of the largest file that a run sends up to which csync2's temporary files, which hold it too, are in memory, and
-#: not beside the file, where each of them is three events for the watcher.
+#: Bytes of the largest file that a run sends up to which csync2's temporary files, which hold it too, are in memory,
+#: and not beside the file, where each of them is some events for the watcher.
 IN_MEMORY = 1 << 20
 #: Runs of csync2 for one part, when something interrupts them; those that end at the same path; those in a row that the
 #: peer ends, and that send nothing.
