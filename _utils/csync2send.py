@@ -221,9 +221,7 @@ class _Send:
         patience = (TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
         cwd = self.directory if largest <= IN_MEMORY else "/"
         try:
-            output = self._run(
-                self.directory, patience=patience, hopeless=lambda: self._waits(copy, entries), cwd=cwd
-            )
+            output = self._run(self.directory, patience=patience, hopeless=lambda: self._waits(copy, entries), cwd=cwd)
         except csync2run.Interrupted as err:
             output, why = err.output, err
         except csync2run.CommandError as err:
