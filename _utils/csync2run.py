@@ -8,6 +8,7 @@ knows nothing of Salt, so that it may run in threads.
 import contextlib
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -55,7 +56,7 @@ class Interrupted(CommandError):
         self.by_peer = by_peer
 
 
-def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None, cwd="/"):
+def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None, cwd="/", largest=None):
     """
     Run ``csync2 -C group …`` and return what it printed, as bytes.
 
@@ -67,6 +68,8 @@ def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=Non
         Asked once, when the run stands still: tells whether it will never go on.
     cwd
         The directory that it runs in.
+    largest
+        Bytes of the largest file that it may write; a signal ends it when it would write more.
     fine
         Exit codes that are no error (1 is any error of csync2, 2 is "nothing to list" or "in sync").
 
@@ -80,6 +83,9 @@ def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=Non
         )
     except FileNotFoundError as err:
         raise CommandError("csync2 is not installed: run state.apply csyncsync.package") from err
+    if largest is not None:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest, largest))
     output = _wait(process, peer, patience, hopeless)
     if process.returncode not in fine:
         # With three -v csync2 prints the group's key.

@@ -38,6 +38,9 @@ PART = 5000
 #: Bytes of the largest file that a run sends up to which csync2's temporary files, which hold it too, are in memory,
 #: and not beside the file, where each of them is some events for the watcher.
 IN_MEMORY = 1 << 20
+#: Bytes of such a temporary file at which csync2 is ended, and then run again without: the file that it is for may have
+#: just begun to be written, and csync2 reads it to its end.
+MOST_IN_MEMORY = 16 << 20
 #: Runs of csync2 for one part, when something interrupts them; those that end at the same path; those in a row that the
 #: peer ends, and that send nothing.
 ATTEMPTS, ATTEMPTS_AT_ONE, ATTEMPTS_IN_VAIN = 20, 2, 4
@@ -219,9 +222,9 @@ class _Send:
         self.seen = {name: _identity(name) for name, state in self.noted.items() if state.endswith(_DIRECTORY)}
         largest = max(map(_size, self.noted.values()))
         patience = (TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
-        cwd = self.directory if largest <= IN_MEMORY else "/"
+        where = self._in_memory(copy) if largest <= IN_MEMORY else {}
         try:
-            output = self._run(self.directory, patience=patience, hopeless=lambda: self._waits(copy, entries), cwd=cwd)
+            output = self._run(self.directory, patience=patience, hopeless=lambda: self._waits(copy, entries), **where)
         except csync2run.Interrupted as err:
             output, why = err.output, err
         except csync2run.CommandError as err:
@@ -445,6 +448,10 @@ class _Send:
     def _run(self, directory, *flags, **options):
         flags = ("-v", "-D", directory, "-u", *flags, "-P", self.peer)
         return csync2run.run(self.group, *flags, peer=self.peer, fine=(0, 1), **options)
+
+    def _in_memory(self, copy):
+        """Options of csync2run.run() with which csync2 has its temporary files beside its database, in memory."""
+        return {"cwd": self.directory, "largest": MOST_IN_MEMORY + os.path.getsize(copy)}
 
     def _shared(self):
         return csync2.Database(self.database, timeout=20)

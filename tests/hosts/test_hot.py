@@ -106,3 +106,24 @@ def test_a_file_that_is_held_open_and_written_to(hosts, top):
     tree = hosts.equal(f"{SHARED}/hot")
     assert b"open" in tree
     hosts.settled("wwwshared")
+
+
+def test_a_file_that_grows_while_it_is_sent_fills_no_memory(hosts, top):
+    """Temporary files of small files are in memory, and csync2 reads a file to its end, wherever that is by then."""
+    run, used = hosts.path("web1", "/run"), []
+
+    def look(_):
+        status = os.statvfs(run)
+        used.append((status.f_blocks - status.f_bfree) * status.f_frsize)
+
+    (top / "new").mkdir()
+    with Writer(0.002, look), open(top / "new/file", "wb", buffering=0) as file:
+        file.write(b"small")
+        hosts.eventually(lambda: any(run.glob("csyncsync/wwwshared/*/csync2-temporary")), 30)
+        for _ in range(100):
+            file.write(os.urandom(1 << 20))
+    with Writer(0.002, look):
+        hosts.equal(seconds=120)
+    print("most in memory", (max(used) - used[0]) >> 20, "MiB")
+    assert max(used) - used[0] < 40 << 20, "16 MiB for each of two peers, and the databases"
+    hosts.remove("web1", f"{SHARED}/hot/new")
