@@ -239,6 +239,13 @@ def _group_path(group, *names):
     return os.path.join(STATE_DIR, group, *names)
 
 
+def _forget(group, *names):
+    """Remove some files of a group that may be missing."""
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_group_path(group, name))
+
+
 def _config(group):
     """What group_present wrote down last, None if the group is not on this host."""
     if not csync2.is_group_name(group):
@@ -534,8 +541,7 @@ def _meet_anew(group):
     """
     command = ["systemctl", "kill", "--signal=KILL", "csync2@*.service"]
     __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_group_path(group, "peers.json"))
+    _forget(group, "peers.json")
 
 
 def _await_tables(path, seconds=3):
@@ -908,8 +914,7 @@ def _note_push(group, result):
             csync2file.write(left, "")
         else:
             csync2journal.forget(_group_path(group, "journal"))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(left)
+            _forget(group, "left")
         counted = {"pushes": before.get("pushes", 0) + 1, "errors": errors, "since": since}
         csync2file.write_json(path, {**result, "time": now, **counted}, durable=False)
     except OSError as err:
@@ -933,7 +938,8 @@ def _check_journal(group, config, full):
     if mark:
         heard = {path: when for path, when in csync2journal.heard(files).items() if path in mark}
         mark = sorted({*mark} - csync2send.taken(_group_path(group, "sent"), _peers(config), heard))
-    csync2send.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
+    if not os.path.exists(_group_path(group, "recorded")):  # else what is recorded may never have been sent
+        csync2send.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
     if full or trees:
         csync2echo.await_silence(SILENCE_WAIT)
     if os.path.exists(_group_path(group, "known")):
@@ -950,6 +956,7 @@ def _check_journal(group, config, full):
     _csync2_paths(group, ["-m"], mark)
     _hold_back(group, known, held)
     csync2journal.discharge(files)
+    _forget(group, "recorded")
     if full:
         csync2journal.forget_unwatched(_group_path(group))
     return number
@@ -1384,9 +1391,7 @@ def reset(group):
     with _locked(group, wait=60) as mine:
         if not mine:
             raise CommandExecutionError(f"another push of {group} is under way on this host")
-        for name in ("established", "alone", "push.json", "peers.json", csync2guard.LET_THROUGH):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(_group_path(group, name))
+        _forget(group, "established", "alone", "push.json", "peers.json", csync2guard.LET_THROUGH)
         _database_state(group)
         with _open_database(group, write=True) as database:
             database.empty()
@@ -1456,9 +1461,7 @@ def _establish(group, wanted):
         database.keep_dirty(wanted)
         database.set_state(csync2.Database.ESTABLISHED)
     csync2file.write(_group_path(group, "established"), _host_name())
-    for name in ("alone", "recorded"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_group_path(group, name))
+    _forget(group, "alone")
     csync2journal.mark_whole(_group_path(group, "journal"))
 
 

@@ -466,7 +466,11 @@ class _Send:
 def note_before(database, notes, paths, trees):
     """
     Note in which state a check is about to find changed these paths, and all that is recorded below these trees: all
-    hosts have it so, unless it is marked already.
+    hosts have it so, unless it is marked already. What is not recorded may have come from another host, and csync2 may
+    have died before it wrote that down: then none is known.
+
+    Not for the first check of a host that has joined: what was recorded before may have been changed here since the
+    database was lost, and be on no other host.
     """
     names = [*paths]
     with csync2.Database(database, timeout=20) as shared:
@@ -477,10 +481,14 @@ def note_before(database, notes, paths, trees):
             found, marked = shared.records(names[start : start + ROWS])
             records.update(found)
             dirty |= marked
-    clean = [path for path in names[:NOTED] if path not in dirty and (path in records or csync2.is_made_here(path))]
-    common = {csync2.encode(path): records.get(path, _GONE) for path in clean}
+    clean = [path for path in names[:NOTED] if path not in dirty]
+    common = {csync2.encode(path): records.get(path) or _unrecorded(path) for path in clean}
     os.makedirs(notes, mode=0o700, exist_ok=True)
     csync2sent.Log(os.path.join(notes, BEFORE)).take(common)
+
+
+def _unrecorded(path):
+    return _GONE if csync2.is_made_here(path) else _UNKNOWN
 
 
 def noted_before(notes):
@@ -662,6 +670,8 @@ def _owner(fields):
 _DIRECTORY, _FILE = b":type=dir", b":type=reg:"
 #: What a peer says of a place where it has nothing.
 _GONE = b"---"
+#: Instead of a state that was common: it is not known. No peer has anything in such a state.
+_UNKNOWN = b"?"
 _NOTHING = _fields(_GONE)
 
 

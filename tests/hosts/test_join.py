@@ -209,6 +209,44 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
     _all_are_gone(hosts, gone)
 
 
+#: As if csync2 had died before it committed what it had received below a directory.
+UNWRITTEN = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], timeout=30)
+database.execute("DELETE FROM file WHERE filename = :top OR filename GLOB :top || '/*'", {"top": sys.argv[2]})
+database.commit()
+for directory, _, names in os.walk(sys.argv[2]):
+    for path in (directory, *(os.path.join(directory, name) for name in names)):
+        os.chmod(path, os.stat(path).st_mode)
+"""
+
+
+def test_what_a_host_deletes_before_it_has_joined_anew_is_no_conflict_with_what_others_got_from_it(hosts, joined):
+    """
+    web1 takes for its own what it got from web3, because its csync2 has died. What web3 makes of it without its
+    database nobody else ever had; nor has web3 what it got from web1 long ago.
+    """
+    top, database = f"{SHARED}/lost/sent", DATABASE.replace("web1", "web3")
+    file = hosts.path("web3", database)
+    hosts.write("web1", f"{top}/here/file", "the first one\n")
+    hosts.equal(hosts=ALL)
+    hosts.remove("web1", top)
+    hosts.write("web3", f"{top}/here/file", "what all have\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.bed.cut("web3")
+    try:
+        hosts.shell("web3", f"rm {database}; echo 'what web3 alone has' >{top}/here/file")
+        hosts.exec("web1", "/opt/salt/bin/python", "-c", UNWRITTEN, DATABASE, top)
+        hosts.eventually(lambda: file.exists() and file.read_bytes()[60:64] == RECORDED, 90, "all is recorded")
+        hosts.shell("web3", f"rm -r {top}")
+        hosts.eventually(lambda: hosts.shell("web1", "csync2 -C wwwshared -M").count(top) == 3, 60, "web1 has marks")
+        time.sleep(5)
+    finally:
+        hosts.bed.heal("web3")
+    _all_are_gone(hosts, [top])
+
+
 def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_away(hosts, joined):
     """
     Nothing is left of the database. Some deletions all hosts but one had got already, others nobody; and much else was
