@@ -694,7 +694,7 @@ def _make_certificate(keep=True):
 # --- Push ------------------------------------------------------------------------------------------------
 
 
-def push(group, full=False, release=False, test=False, paused=None, **kwargs):
+def push(group, full=False, release=False, test=False, paused=None, anew=False, **kwargs):
     """
     Send what changed on this host to the group's other hosts, peer by peer.
 
@@ -709,6 +709,9 @@ def push(group, full=False, release=False, test=False, paused=None, **kwargs):
         database.
     paused
         What is paused, as the master has it (see ``csyncsync.paused``). The runner gives it.
+    anew
+        Have this host join the group anew, because the others have kept nothing for it meanwhile: its key was deleted
+        from the master. The runner gives it.
 
     Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]},
     "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same; the first push that is held, or fails,
@@ -747,7 +750,7 @@ def push(group, full=False, release=False, test=False, paused=None, **kwargs):
         else:
             try:
                 with _ended_if_it_hangs():
-                    _push(group, config, full, release, result)
+                    _push(group, config, full, release, anew, result)
             except (CommandExecutionError, sqlite3.Error, OSError) as err:
                 result.update(state="error", comment=f"{err}{_put_aside_if_damaged(group)}")
             result["seconds"] = round(time.monotonic() - began, 3)
@@ -847,7 +850,7 @@ def _root_problems(group):
         return _guard(group).root_problems()
 
 
-def _push(group, config, full, release, result):
+def _push(group, config, full, release, anew, result):
     if why := _why_paused(group):
         result.update(state="paused", comment=why)
         return
@@ -857,6 +860,11 @@ def _push(group, config, full, release, result):
         return
     with _salts_errors():
         guard.renew_roots()
+    if anew and _database_state(group) == csync2.Database.ESTABLISHED:
+        # Its files count as those of a host that has lost its database: what it has not sent yet, it keeps.
+        csync2lost.keep_copy(_group_path(group), _database_path(group))
+        with _open_database(group, write=True) as database:
+            database.empty()
     if _database_state(group) != csync2.Database.ESTABLISHED:
         _record(group)
         result.update(state="joining", comment="waits for the master to have an established host admit it")

@@ -201,7 +201,8 @@ def _record(group):
     The group's file, under a lock: ``lease``, ``next`` (the pid of a process here that is to have it next),
     ``waiting``, ``founders``, ``admitted``, ``returning`` (those
     that join, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
-    ``paused``, ``refused`` and ``conflicts``, ``behind`` (who has not read new keys yet, and when it was last called).
+    ``paused``, ``refused`` and ``conflicts``, ``behind`` (who has not read new keys yet, and when it was last called),
+    ``deleted`` (whose keys were deleted, and who is to join anew if it comes back).
     Written back if it changed.
     """
     if not csync2.is_group_name(group):
@@ -391,8 +392,10 @@ def _next(group, record):
     if record["lease"] or not record["waiting"] or _is_runner(record.get("next")):
         return
     host = record["waiting"].pop(0)
-    pauses = {"paused": record["paused"]} if "paused" in record else {}
-    job = _client().run_job([host], "csyncsync.push", [group], tgt_type="list", kwarg=pauses, ret="")
+    kwarg = {"paused": record["paused"]} if "paused" in record else {}
+    if host in record.get("deleted", ()):
+        kwarg["anew"] = True
+    job = _client().run_job([host], "csyncsync.push", [group], tgt_type="list", kwarg=kwarg, ret="")
     if job and job.get("jid"):
         now = time.time()
         record["lease"] = {"host": host, "jid": job["jid"], "since": now, "checked": now}
@@ -638,6 +641,7 @@ def _join(group, host, options):
     with _record(group) as record:
         record["admitted"] = sorted({*record["admitted"], host})
         record["founders"] = [minion for minion in founders if minion != host]
+        record["deleted"] = [minion for minion in record.get("deleted", ()) if minion != host]
     return "joined"
 
 
@@ -755,6 +759,20 @@ def _forget_deleted():
         facts = cache.fetch("mine", minion)
         if isinstance(facts, dict) and facts.pop("csyncsync.member", None):
             cache.store("mine", minion, facts)
+            _have_join_anew(minion)
+
+
+def _have_join_anew(minion):
+    """
+    Note in a host's groups that it is to join them anew if it comes back.
+
+    The others leave it out from now on, and keep nothing for it. If it is off, it hears nothing of that, and would take
+    itself for a member that lacks nothing.
+    """
+    for group in _recorded():
+        with _record(group) as record:
+            if minion in record["admitted"]:
+                record["deleted"] = sorted({*record.get("deleted", ()), minion})
 
 
 @_command
@@ -1189,7 +1207,7 @@ def _reset(group, hosts):
     source, result, failed = hosts[0], {}, False
     with _record(group) as record:
         # Nobody is a founder, whose files count; nobody is waited for.
-        record.update(founders=[], admitted=[], returning={}, refused={}, conflicts=[])
+        record.update(founders=[], admitted=[], returning={}, refused={}, conflicts=[], deleted=[])
     for number, host in enumerate(hosts):
         _progress(f"{group}: {number + 1} of {len(hosts)} databases, {host}")
         try:

@@ -319,6 +319,29 @@ def test_a_host_taken_out_of_the_members_leaves(hosts, joined):
     hosts.everywhere(f"{SHARED}/no-longer-shared", "x\n", hosts=ALL, seconds=90)
 
 
+def test_a_host_whose_key_was_deleted_while_it_was_off_lacks_nothing_when_it_is_back(hosts, joined):
+    """The others keep nothing for it meanwhile, and it hears nothing of that. What it does offline counts."""
+    top = f"{SHARED}/back"
+    for name in ("changed", "same", "its"):
+        hosts.write("web1", f"{top}/{name}", "the first version\n")
+    hosts.equal(hosts=ALL)
+    hosts.settled(hosts=ALL)
+    hosts.bed.kill("web4")
+    hosts.bed.salt_key("--yes", "--delete=web4")
+    hosts.eventually(lambda: "web4" not in hosts.named_in("web1", "wwwshared"), 60, "web1 leaves it out")
+    hosts.write("web1", f"{top}/changed", "another version\n")
+    hosts.write("web2", f"{top}/new", "x\n")
+    hosts.equal()
+    hosts.settled()
+    hosts.bed.up(4)
+    hosts.write("web4", f"{top}/its", "changed on web4\n")
+    hosts.apply("web4")
+    hosts.everywhere(f"{top}/changed", "another version\n", hosts=ALL, seconds=90)
+    hosts.everywhere(f"{top}/its", "changed on web4\n", hosts=ALL, seconds=90)
+    hosts.settled("wwwshared", hosts=ALL, seconds=90)
+    hosts.equal(hosts=ALL)
+
+
 def test_a_host_whose_key_is_deleted_leaves_by_itself(hosts, joined):
     hosts.settled(hosts=ALL, seconds=90)
     hosts.bed.salt_key("-d", "web4", "-y")
