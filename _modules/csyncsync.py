@@ -710,8 +710,8 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
     paused
         What is paused, as the master has it (see ``csyncsync.paused``). The runner gives it.
     anew
-        Have this host join the group anew, because the others have kept nothing for it meanwhile: its key was deleted
-        from the master. The runner gives it.
+        Have this host join the group anew, because the others have kept nothing for it while it was no member. The
+        runner gives it.
 
     Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]},
     "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same; the first push that is held, or fails,

@@ -202,7 +202,7 @@ def _record(group):
     ``waiting``, ``founders``, ``admitted``, ``returning`` (those
     that join, and since when), ``options`` (the last good ones), ``known`` (who was a member when it last asked),
     ``paused``, ``refused`` and ``conflicts``, ``behind`` (who has not read new keys yet, and when it was last called),
-    ``deleted`` (whose keys were deleted, and who is to join anew if it comes back).
+    ``missed`` (who was no member when another one had something to send, and is to join anew).
     Written back if it changed.
     """
     if not csync2.is_group_name(group):
@@ -362,15 +362,22 @@ def _known_member(group, host):
 
 
 def _renew(group, host):
-    """Note the group's options as this host's pillar has them, and whether it is a member (which is returned)."""
+    """
+    Note the group's options as this host's pillar has them, and whether it is a member (which is returned).
+
+    And who was admitted, but is no member now that something is sent: the others keep nothing for it. If it is off, it
+    hears nothing of that, and would take itself for one that lacks nothing when it is a member again.
+    """
     options = _member(group, host)
     if options is None and group not in _recorded():
         return False
+    members = _members(options) if options else []
     with _record(group) as record:
         others = [minion for minion in record.get("known") or [] if minion != host]
         record["known"] = sorted([*others, host]) if options else others
         if options:
             record["options"] = options
+            record["missed"] = sorted({*record.get("missed", ()), *({*record["admitted"]} - {*members})})
     return options is not None
 
 
@@ -393,7 +400,7 @@ def _next(group, record):
         return
     host = record["waiting"].pop(0)
     kwarg = {"paused": record["paused"]} if "paused" in record else {}
-    if host in record.get("deleted", ()):
+    if host in record.get("missed", ()):
         kwarg["anew"] = True
     job = _client().run_job([host], "csyncsync.push", [group], tgt_type="list", kwarg=kwarg, ret="")
     if job and job.get("jid"):
@@ -641,7 +648,7 @@ def _join(group, host, options):
     with _record(group) as record:
         record["admitted"] = sorted({*record["admitted"], host})
         record["founders"] = [minion for minion in founders if minion != host]
-        record["deleted"] = [minion for minion in record.get("deleted", ()) if minion != host]
+        record["missed"] = [minion for minion in record.get("missed", ()) if minion != host]
     return "joined"
 
 
@@ -759,20 +766,6 @@ def _forget_deleted():
         facts = cache.fetch("mine", minion)
         if isinstance(facts, dict) and facts.pop("csyncsync.member", None):
             cache.store("mine", minion, facts)
-            _have_join_anew(minion)
-
-
-def _have_join_anew(minion):
-    """
-    Note in a host's groups that it is to join them anew if it comes back.
-
-    The others leave it out from now on, and keep nothing for it. If it is off, it hears nothing of that, and would take
-    itself for a member that lacks nothing.
-    """
-    for group in _recorded():
-        with _record(group) as record:
-            if minion in record["admitted"]:
-                record["deleted"] = sorted({*record.get("deleted", ()), minion})
 
 
 @_command
@@ -1207,7 +1200,7 @@ def _reset(group, hosts):
     source, result, failed = hosts[0], {}, False
     with _record(group) as record:
         # Nobody is a founder, whose files count; nobody is waited for.
-        record.update(founders=[], admitted=[], returning={}, refused={}, conflicts=[], deleted=[])
+        record.update(founders=[], admitted=[], returning={}, refused={}, conflicts=[], missed=[])
     for number, host in enumerate(hosts):
         _progress(f"{group}: {number + 1} of {len(hosts)} databases, {host}")
         try:

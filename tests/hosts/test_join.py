@@ -1,5 +1,6 @@
 """Hosts come, lose what they knew, and leave: the group's content is what counts, and nobody tells the others."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -319,23 +320,40 @@ def test_a_host_taken_out_of_the_members_leaves(hosts, joined):
     hosts.everywhere(f"{SHARED}/no-longer-shared", "x\n", hosts=ALL, seconds=90)
 
 
-def test_a_host_whose_key_was_deleted_while_it_was_off_lacks_nothing_when_it_is_back(hosts, joined):
+@contextlib.contextmanager
+def no_member(hosts, why):
+    """web4 is none, and the others know it."""
+    with contextlib.ExitStack() as stack:
+        if why == "its key is deleted":
+            hosts.bed.salt_key("--yes", "--delete=web4")
+        else:
+            options = {**hosts.groups()["wwwshared"], "members": list(OTHERS)}
+            stack.enter_context(hosts.pillar({"wwwshared": options}))
+            hosts.apply(*OTHERS)
+        for host in OTHERS:
+            hosts.eventually(
+                lambda host=host: hosts.named_in(host, "wwwshared") == list(OTHERS), 60, f"{host} drops it"
+            )
+        yield
+
+
+@pytest.mark.parametrize("why", ["it is taken out", "its key is deleted"])
+def test_a_host_that_was_no_member_while_it_was_off_lacks_nothing_when_it_is_back(hosts, joined, why):
     """The others keep nothing for it meanwhile, and it hears nothing of that. What it does offline counts."""
-    top = f"{SHARED}/back"
+    top = f"{SHARED}/back-after-{why.replace(' ', '-')}"
     for name in ("changed", "same", "its"):
         hosts.write("web1", f"{top}/{name}", "the first version\n")
     hosts.equal(hosts=ALL)
     hosts.settled(hosts=ALL)
     hosts.bed.kill("web4")
-    hosts.bed.salt_key("--yes", "--delete=web4")
-    hosts.eventually(lambda: "web4" not in hosts.named_in("web1", "wwwshared"), 60, "web1 leaves it out")
-    hosts.write("web1", f"{top}/changed", "another version\n")
-    hosts.write("web2", f"{top}/new", "x\n")
-    hosts.equal()
-    hosts.settled()
+    with no_member(hosts, why):
+        hosts.write("web1", f"{top}/changed", "another version\n")
+        hosts.write("web2", f"{top}/new", "x\n")
+        hosts.equal()
+        hosts.settled()
     hosts.bed.up(4)
     hosts.write("web4", f"{top}/its", "changed on web4\n")
-    hosts.apply("web4")
+    hosts.apply(*ALL)
     hosts.everywhere(f"{top}/changed", "another version\n", hosts=ALL, seconds=90)
     hosts.everywhere(f"{top}/its", "changed on web4\n", hosts=ALL, seconds=90)
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
