@@ -377,6 +377,7 @@ def _renew(group, host):
         record["known"] = sorted([*others, host]) if options else others
         if options:
             record["options"] = options
+        if host in members:  # else the list of keys could not be read
             record["missed"] = sorted({*record.get("missed", ()), *({*record["admitted"]} - {*members})})
     return options is not None
 
