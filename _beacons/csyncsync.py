@@ -4,7 +4,7 @@ Watch the trees that csync2 synchronizes, and tell the master that a group has s
 The beacon watches every group that has a ``config.json`` below its state directory (the state
 ``csyncsync.group_present`` writes it). A path that has been quiet for a moment is written into the group's
 journal, ``<state_dir>/<group>/journal/``; then one event of fixed size goes out. ``csyncsync.push`` reads the
-journal (the util module ``csync2journal`` tells its format). What csync2 itself has written is left out.
+journal (``csync2lib/journal.py`` tells its format). What csync2 itself has written is left out.
 
 Configure it with a state (or in the minion's config, or in the pillar):
 
@@ -46,8 +46,8 @@ first walk is done, how many walks there were, what is wrong, and which paths ke
 Where a link ``<state_dir>/metrics.prom`` points, the groups' status is written for Prometheus, once in 15 seconds.
 
 The watcher rides on the minion's event loop, in small slices. Where there is no asyncio loop (Salt 3006) it
-works at the beacon's ticks, once a second. It outlives refreshes of the minion's modules. Its code is in the util
-module ``csync2watch`` and those that it calls: ``saltutil.sync_utils`` brings them, as ``saltutil.sync_all`` does.
+works at the beacon's ticks, once a second. It outlives refreshes of the minion's modules. Its code is in the package
+``csync2lib`` of the utils: ``saltutil.sync_utils`` brings it, as ``saltutil.sync_all`` does.
 
 Salt runs no beacon in a minion that has not found a master since it started. The unit ``csyncsync-watch.service`` sees
 that nobody has the lock ``<state_dir>/watch.lock``, and has ``csyncsync.watch`` run the beacon until the minion does.
@@ -56,7 +56,7 @@ that nobody has the lock ``<state_dir>/watch.lock``, and has ``csyncsync.watch``
 import asyncio
 import fcntl
 import hashlib
-import importlib.util
+import importlib
 import logging
 import os
 import sys
@@ -80,9 +80,8 @@ SALT_OPTIONS = (
 
 #: The module object that keeps the watcher while Salt loads this file anew.
 HOLDER = "csyncsync_watcher"
-#: The watcher's code: files of _utils, each after those that it imports.
-CODE = ("csync2inotify", "csync2file", "csync2journal", "csync2left", "csync2echo", "csync2cert", "csync2action")
-CODE += ("csync2status", "csync2metrics", "csync2conflict", "csync2backup", "csync2watch")
+#: The package that the watcher's code is in, and where in it the watcher is.
+PACKAGE, WATCHER = "csync2lib", "csync2lib.watch.watcher"
 
 
 def __virtual__():
@@ -192,7 +191,7 @@ def _watcher(options, opts):
     Return the living watcher, or start one. None if there is none, and its code cannot be loaded yet.
 
     It lives in sys.modules, because Salt forgets this module; and its code is a copy that Salt does not know (see
-    _load_watcher).
+    _load_code).
     """
     try:
         loop = asyncio.get_running_loop()
@@ -219,11 +218,13 @@ def _watcher(options, opts):
 
 def _take_over(old, options, opts, loop, version):
     """Start a watcher with the code that is there now, in the place of an old one, if there is one."""
-    new = _load_watcher()(options, opts, loop, version)
+    code = _load_code()
+    new = code[WATCHER].Watcher(options, opts, loop, version)
     if old is not None:
         log.info("csyncsync: a new watcher takes over")
         old.close()
     new.start()
+    _holder().code = code
     return new
 
 
@@ -234,41 +235,43 @@ def _tell_once(holder, problem):
         log.error("csyncsync: cannot load the watcher's code (saltutil.sync_utils brings it): %s", problem)
 
 
-def _load_watcher():
+def _load_code():
     """
-    Load the watcher's code, and return the class Watcher.
+    Import a copy of the package that nobody else gets, and return its modules: ``{name: module}``.
 
-    The code is a copy that Salt does not know, because a refresh executes a file anew in the very same globals: the
-    watcher's classes would no longer be the ones its objects are made of. While a file is executed, those before it
-    stand under their plain names, so that its imports find the copies, too; then the names are given back.
+    What others have imported under these names may be older, and stays theirs.
     """
-    before = {name: sys.modules.get(name) for name in CODE}
+    folder = _folder()
+    if not os.path.isdir(os.path.join(folder, PACKAGE)):  # else Python may find another one
+        raise ModuleNotFoundError(f"there is no {folder}/{PACKAGE}")
+    before = {name: sys.modules.pop(name) for name in [*sys.modules] if _is_code(name)}
+    sys.path.insert(0, folder)
     try:
-        for name, path in zip(CODE, _code_paths()):
-            sys.modules[name] = _load(path, f"{HOLDER}_{name}")
-        return sys.modules["csync2watch"].Watcher
+        importlib.invalidate_caches()
+        importlib.import_module(WATCHER)
+        return {name: module for name, module in sys.modules.items() if _is_code(name)}
     finally:
-        for name, module in before.items():
-            sys.modules.pop(name, None)
-            if module is not None:
-                sys.modules[name] = module
+        sys.path.remove(folder)
+        for name in [name for name in sys.modules if _is_code(name)]:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
-def _load(path, name):
-    """Load a Python file as a module of its own, which nobody else gets."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _is_code(name):
+    return name == PACKAGE or name.startswith(f"{PACKAGE}.")
+
+
+def _folder():
+    """The folder that the package is in: beside this file's folder, or (pip) beside that of all."""
+    parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    places = [os.path.join(parent, "_utils"), os.path.join(parent, "utils"), os.path.dirname(parent)]
+    return next((place for place in places if os.path.isdir(os.path.join(place, PACKAGE))), places[1])
 
 
 def _code_paths():
-    """Where the watcher's code is: beacons get no utils, but these stand in the folder beside this file's folder."""
-    parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    folder = os.path.join(parent, "_utils")
-    if not os.path.isdir(folder):
-        folder = os.path.join(parent, "utils")
-    return [os.path.join(folder, f"{name}.py") for name in CODE]
+    """The package's files."""
+    walk = os.walk(os.path.join(_folder(), PACKAGE))
+    return sorted(os.path.join(top, name) for top, _, names in walk for name in names if name.endswith(".py"))
 
 
 def _version():

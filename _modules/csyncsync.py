@@ -26,26 +26,30 @@ import tempfile
 import time
 import urllib.parse
 
-import csync2
-import csync2action
-import csync2backup
-import csync2cert
-import csync2conflict
-import csync2echo
-import csync2file
-import csync2guard
-import csync2hang
-import csync2inotify
-import csync2journal
-import csync2key
-import csync2left
-import csync2lost
-import csync2metrics
-import csync2run
-import csync2send
-import csync2status
-import csync2verify
+import csync2lib
 import salt.loader
+from csync2lib import backups as backups_module
+from csync2lib import certificate as certificate_module
+from csync2lib import contents as contents_module
+from csync2lib import journal, keys, storage, watchdog
+from csync2lib.config import membership, schema
+from csync2lib.config import template as template_module
+from csync2lib.csync2 import connections, temporary
+from csync2lib.csync2.command import PORT, STALLED, run, run_paths
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.kept import keep_copy, keep_link, lost_database, put_aside
+from csync2lib.csync2.names import database_path, is_group_name
+from csync2lib.csync2.states import check_text
+from csync2lib.errors import CommandError, CsyncsyncError
+from csync2lib.join import recovery
+from csync2lib.pauses import ALL_HOSTS, pauses
+from csync2lib.push import transfer
+from csync2lib.push.check import half_marked
+from csync2lib.push.guard import LET_THROUGH, Guard, is_empty_directory
+from csync2lib.report import metrics as metrics_module
+from csync2lib.report import status as host_status
+from csync2lib.versions import version
+from csync2lib.watch import inotify
 from salt.exceptions import CommandExecutionError
 
 log = logging.getLogger(__name__)
@@ -96,11 +100,11 @@ def member():
 
         salt '*' csyncsync.member
     """
-    certificate = csync2file.read(_certificate_path())
+    certificate = storage.read(_certificate_path())
     if not certificate:
         raise CommandExecutionError(f"{_certificate_path()} is missing: run state.apply csyncsync.certificate first")
     addresses = {"": _primary_address()}
-    for name, options in csync2.validate(_pillar_groups())["groups"].items():
+    for name, options in schema.validate(_pillar_groups())["groups"].items():
         if options["address"]:
             with contextlib.suppress(CommandExecutionError):  # groups() names it; the others keep their facts
                 addresses[name] = _address(name, options["address"])
@@ -128,18 +132,18 @@ def groups(group=None, facts=True):
         salt web1 csyncsync.groups
         salt web1 csyncsync.groups wwwdata
     """
-    checked = csync2.validate(_pillar_groups())
+    checked = schema.validate(_pillar_groups())
     checked["errors"].update((__pillar__.get("csyncsync") or {}).get("errors") or {})
     result = {"groups": {}, "errors": {n: m for n, m in checked["errors"].items() if group in (None, n) or not n}}
     for name, options in checked["groups"].items():
-        if not facts or group not in (None, name) or not csync2.matches(options["members"], __opts__["id"]):
+        if not facts or group not in (None, name) or not membership.matches(options["members"], __opts__["id"]):
             continue
         try:
             found = _membership(name, options)
-        except (csync2.Csync2Error, CommandExecutionError) as err:
+        except (CsyncsyncError, CommandExecutionError) as err:
             result["errors"][name] = [f"csyncsync:groups:{name} {err}"]
             continue
-        context = csync2.context(name, options, found["hosts"], _key_path(name), _group_path(name, "due"))
+        context = template_module.context(name, options, found["hosts"], _key_path(name), _group_path(name, "due"))
         found["options"] = {option: value for option, value in options.items() if option != "key"}
         result["groups"][name] = {**found, "context": context}
     return result
@@ -153,7 +157,7 @@ def _membership(name, options):
     published[__opts__["id"]] = member()  # the mine may lag behind
     accepted = ((__pillar__.get("csyncsync") or {}).get("accepted") or {}).get(name)
     known = (_config(name) or {}).get("hosts")
-    return csync2.hosts(name, options, published, known, accepted)
+    return membership.hosts(name, options, published, known, accepted)
 
 
 def _pillar_groups():
@@ -186,7 +190,7 @@ def _primary_address():
     try:
         family = socket.AF_INET6 if ":" in master else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect((master.strip("[]"), csync2run.PORT))  # sends nothing: asks the routing table
+            sock.connect((master.strip("[]"), PORT))  # sends nothing: asks the routing table
             address = sock.getsockname()[0]
         if address in own:
             return address
@@ -232,7 +236,7 @@ def _key_path(group):
 
 
 def _database_path(group):
-    return csync2.database(DATABASE_DIR, _host_name(), group)
+    return database_path(DATABASE_DIR, _host_name(), group)
 
 
 def _group_path(group, *names):
@@ -248,9 +252,9 @@ def _forget(group, *names):
 
 def _config(group):
     """What group_present wrote down last, None if the group is not on this host."""
-    if not csync2.is_group_name(group):
+    if not is_group_name(group):
         return None
-    return csync2file.read_json(_group_path(group, "config.json"))
+    return storage.read_json(_group_path(group, "config.json"))
 
 
 def installed():
@@ -282,12 +286,12 @@ def listen():
 
         salt '*' csyncsync.listen
     """
-    checked = csync2.validate(_pillar_groups())
+    checked = schema.validate(_pillar_groups())
     broken = {*checked["errors"], *((__pillar__.get("csyncsync") or {}).get("errors") or {})}
     configs = {name: _config(name) or {} for name in installed()}
     wanted = {name: config.get("address_wanted") for name, config in configs.items() if name in broken}
     for name, options in checked["groups"].items():
-        if csync2.matches(options["members"], __opts__["id"]):
+        if membership.matches(options["members"], __opts__["id"]):
             wanted[name] = options["address"]
     if not all(wanted.values()):
         return []
@@ -384,7 +388,7 @@ def install(group, test=False, new_key=False, found=None):
         "group": group,
         "include": found["options"]["include"],
         "exclude": found["options"]["exclude"],
-        "receive_only": csync2.receives_only(found["options"], __opts__["id"]),
+        "receive_only": membership.receives_only(found["options"], __opts__["id"]),
         "hosts": found["hosts"],
         "unpublished": found["unpublished"],
         "name": _host_name(),
@@ -407,9 +411,9 @@ def install(group, test=False, new_key=False, found=None):
     for kind, added, gone in _differences(old, new):
         changes[kind] = {**({"added": added} if added else {}), **({"removed": gone} if gone else {})}
     if old != new and not test:
-        csync2file.write_json(_group_path(group, "config.json"), new)
+        storage.write_json(_group_path(group, "config.json"), new)
         if old and old["rules"] != new["rules"]:
-            csync2journal.mark_whole(_group_path(group, "journal"))
+            journal.mark_whole(_group_path(group, "journal"))
             if os.path.exists(new["database"]):
                 _csync2(group, "-R")  # forget what is no longer included
     if old != new and not changes:
@@ -420,7 +424,7 @@ def install(group, test=False, new_key=False, found=None):
         _meet_anew(group)
     changes.update(_unit(group, "timer", True, test))
     changes.update(_unit(group, "actions", bool(new["rules"]["commands"]), test))
-    if not test and not problems and not all(csync2guard.is_empty_directory(root) for root in new["include"]):
+    if not test and not problems and not all(is_empty_directory(root) for root in new["include"]):
         _begin(group)
     return {"changes": changes, "problems": problems}
 
@@ -466,7 +470,7 @@ def _begin(group):
     if not os.path.exists("/etc/systemd/system/csyncsync-push@.service"):
         return
     with contextlib.suppress(sqlite3.Error):  # the push says what is wrong with the database
-        if _database_state(group) == csync2.Database.NEW:
+        if _database_state(group) == Database.NEW:
             __salt__["service.start"](f"csyncsync-push@{group}.service", no_block=True)
 
 
@@ -515,7 +519,7 @@ def _pin(group, config, test):
                 raise
     try:
         _await_tables(path)
-        with csync2.Database(path, timeout=20, write=not test) as database:
+        with Database(path, timeout=20, write=not test) as database:
             pinned = database.certificates()
             if pinned == wanted:
                 return {}
@@ -548,7 +552,7 @@ def _await_tables(path, seconds=3):
     """Wait until csync2, its server perhaps, has made all tables of a new database."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        with csync2.Database(path, timeout=20) as database:
+        with Database(path, timeout=20) as database:
             if database.is_complete():
                 return
         time.sleep(0.1)
@@ -566,7 +570,7 @@ def remove(group, test=False):
 
         salt web1 csyncsync.remove wwwold test=True
     """
-    if not csync2.is_group_name(group):
+    if not is_group_name(group):
         raise CommandExecutionError(f"{group!r} is no group name")
     where, removed = paths(group), []
     for what in _UNITS:
@@ -620,7 +624,7 @@ def key_proof(group, salt):
         salt '*' csyncsync.key_proof wwwdata "$RANDOM"
     """
     _require(group)
-    return csync2key.proof(csync2key.read(_key_path(group)) or "", str(salt))
+    return keys.proof(keys.read(_key_path(group)) or "", str(salt))
 
 
 # --- The certificate -------------------------------------------------------------------------------------
@@ -671,10 +675,10 @@ def renew_certificate():
 
 def _check_certificate():
     result = {"valid": False, "reason": "", "fingerprint": None, "not_after": None}
-    pem, key = csync2file.read(_certificate_path()), csync2file.read(_private_key_path())
+    pem, key = storage.read(_certificate_path()), storage.read(_private_key_path())
     if not pem or not key:
         return {**result, "reason": f"there is no {_certificate_path() if not pem else _private_key_path()}"}
-    problem, fingerprint, end = csync2cert.judge(pem, key)
+    problem, fingerprint, end = certificate_module.judge(pem, key)
     if problem:
         return {**result, "reason": f"{_certificate_path()} {problem}"}
     if os.stat(_private_key_path()).st_mode & 0o077:
@@ -686,9 +690,9 @@ def _make_certificate(keep=True):
     for path in (_private_key_path(), _certificate_path()):
         if keep and os.path.exists(path):
             os.replace(path, path + ".old")
-    certificate_, key = csync2cert.make()
-    csync2file.write(_private_key_path(), key)
-    csync2file.write(_certificate_path(), certificate_, 0o644)
+    certificate_, key = certificate_module.make()
+    storage.write(_private_key_path(), key)
+    storage.write(_certificate_path(), certificate_, 0o644)
 
 
 # --- Push ------------------------------------------------------------------------------------------------
@@ -742,7 +746,7 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
         _take_pauses(group, paused)
     began = time.monotonic()
     with _locked(group, wait=LOCK_PROBE) as mine:
-        before = csync2file.read_json(_group_path(group, "push.json"), {})
+        before = storage.read_json(_group_path(group, "push.json"), {})
         refused = before.get("refused") or {}
         result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
         if not mine:
@@ -775,7 +779,7 @@ def wait(group):
         salt web1 csyncsync.wait wwwdata
     """
     _require(group)
-    csync2file.write(_group_path(group, "waits"), "")
+    storage.write(_group_path(group, "waits"), "")
     return True
 
 
@@ -837,11 +841,11 @@ def _held(path, wait=0.0):
 
 def _ended_if_it_hangs():
     """End this job, which holds a lock, when it hangs; not one that is a thread of the minion."""
-    return csync2hang.ended_after(HANGS if __opts__.get("multiprocessing", True) else 0)
+    return watchdog.ended_after(HANGS if __opts__.get("multiprocessing", True) else 0)
 
 
 def _guard(group):
-    return csync2guard.Guard(group, _group_path(group), _database_path(group))
+    return Guard(group, _group_path(group), _database_path(group))
 
 
 def _root_problems(group):
@@ -860,28 +864,28 @@ def _push(group, config, full, release, anew, result):
         return
     with _salts_errors():
         guard.renew_roots()
-    if anew and _database_state(group) == csync2.Database.ESTABLISHED:
+    if anew and _database_state(group) == Database.ESTABLISHED:
         # Its files count as those of a host that has lost its database: what it has not sent yet, it keeps.
-        csync2lost.keep_copy(_group_path(group), _database_path(group))
+        keep_copy(_group_path(group), _database_path(group))
         with _open_database(group, write=True) as database:
             database.empty()
-    if _database_state(group) != csync2.Database.ESTABLISHED:
+    if _database_state(group) != Database.ESTABLISHED:
         _record(group)
         result.update(state="joining", comment="waits for the master to have an established host admit it")
         return
-    csync2lost.keep_link(_group_path(group), _database_path(group))
-    since = csync2send.now()
+    keep_link(_group_path(group), _database_path(group))
+    since = transfer.now()
     result["checked"] = _check_journal(group, config, full)
     peers = _peers_to_serve(group, config)
     vanished = guard.vanished([host["address"] for host in config["hosts"].values()])
-    held = guard.looks_lost(vanished, config["include"], config.get("hold") or csync2.HOLD)
+    held = guard.looks_lost(vanished, config["include"], config.get("hold") or schema.HOLD)
     if held and not release:
         result.update(state="held", comment=held)
         return
     guard.let_through(vanished)
     result["left"] = _send(group, config, peers, since)
     result["refused"] = _refused(group, config, result["refused"])
-    csync2lost.keep_copy(_group_path(group), _database_path(group))
+    keep_copy(_group_path(group), _database_path(group))
 
 
 def _refused(group, config, before, most=20):
@@ -890,7 +894,7 @@ def _refused(group, config, before, most=20):
 
     What a host refused before stays refused while it does not answer.
     """
-    unreachable = csync2file.read_json(_group_path(group, "peers.json"), {})
+    unreachable = storage.read_json(_group_path(group, "peers.json"), {})
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
     refused = {}
     with _open_database(group) as database:
@@ -914,17 +918,17 @@ def _ascii(text):
 def _note_push(group, result):
     """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
     left, path = _group_path(group, "left"), _group_path(group, "push.json")
-    before, now, since = csync2file.read_json(path, {}), time.time(), None
+    before, now, since = storage.read_json(path, {}), time.time(), None
     errors = before.get("errors", 0) + (result["state"] == "error")
     try:
         if result["left"] or result["state"] not in ("pushed",) or _held_back(group):
-            since = csync2status.waiting_since(_group_path(group), before) or now - result["seconds"]
-            csync2file.write(left, "")
+            since = host_status.waiting_since(_group_path(group), before) or now - result["seconds"]
+            storage.write(left, "")
         else:
-            csync2journal.forget(_group_path(group, "journal"))
+            journal.forget(_group_path(group, "journal"))
             _forget(group, "left")
         counted = {"pushes": before.get("pushes", 0) + 1, "errors": errors, "since": since}
-        csync2file.write_json(path, {**result, "time": now, **counted}, durable=False)
+        storage.write_json(path, {**result, "time": now, **counted}, durable=False)
     except OSError as err:
         log.error("csyncsync: cannot note the push of group %s: %s", group, err)
 
@@ -937,36 +941,36 @@ def _send_event(group, what, data):
 
 def _check_journal(group, config, full):
     """Let csync2's check take in what changed; then the journal has done its work. Returns how many paths."""
-    files, entries, whole = csync2journal.take(_group_path(group, "journal"))
+    files, entries, whole = journal.take(_group_path(group, "journal"))
     number, full, held = len(entries), full or whole, _held_back(group)
     entries = {**dict.fromkeys(held, False), **entries}
     with contextlib.suppress(sqlite3.OperationalError), _open_database(group, write=True) as database:
         database.await_writer()  # the one who pushed before may only just have hung up
     check, trees, mark = _sort_paths(group, config, entries)
     if mark:
-        heard = {path: when for path, when in csync2journal.heard(files).items() if path in mark}
-        mark = sorted({*mark} - csync2send.taken(_group_path(group, "sent"), _peers(config), heard))
+        heard = {path: when for path, when in journal.heard(files).items() if path in mark}
+        mark = sorted({*mark} - transfer.taken(_group_path(group, "sent"), _peers(config), heard))
     if not os.path.exists(_group_path(group, "recorded")):  # else what is recorded may never have been sent
-        csync2send.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
+        transfer.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
     if full or trees:
-        csync2echo.await_silence(SILENCE_WAIT)
+        connections.await_silence(SILENCE_WAIT)
     if os.path.exists(_group_path(group, "known")):
         _mark_half_marked(group, config, entries)
     known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
     if full:
         if top := _rules(config).get("backup_directory"):
-            csync2backup.sweep(os.fsencode(top), [os.fsencode(root) for root in config["include"]])
-        _delete_left(csync2left.by_chance(known))
+            backups_module.sweep(os.fsencode(top), [os.fsencode(root) for root in config["include"]])
+        _delete_left(temporary.by_chance(known))
         _csync2(group, "-cr", "/")
     else:
         _csync2_paths(group, ["-c"], check)
         _csync2_paths(group, ["-cr"], trees)
     _csync2_paths(group, ["-m"], mark)
     _hold_back(group, known, held)
-    csync2journal.discharge(files)
+    journal.discharge(files)
     _forget(group, "recorded")
     if full:
-        csync2journal.forget_unwatched(_group_path(group))
+        journal.forget_unwatched(_group_path(group))
     return number
 
 
@@ -974,7 +978,7 @@ def _mark_half_marked(group, config, entries):
     """Mark for all other hosts what a check that died may have recorded, and not marked for all of them."""
     peers = _peers(config)
     with _open_database(group, write=True) as database:
-        path = csync2lost.half_marked(database, entries, peers)
+        path = half_marked(database, entries, peers)
         for peer in peers if path else ():
             database.mark([path], config["address"], peer)
 
@@ -984,11 +988,11 @@ def _test_push(group, config):
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
     result = {"group": group, "state": "test", "send": {}, "comment": "; ".join(_root_problems(group))}
     with _copied_database(group) as (directory, database):
-        with csync2.Database(database) as copy:
-            if copy.state() != csync2.Database.ESTABLISHED:
+        with Database(database) as copy:
+            if copy.state() != Database.ESTABLISHED:
                 return {**result, "comment": "this host has not joined the group yet"}
         _csync2(group, "-D", directory, "-cr", "/")
-        with csync2.Database(database) as copy:
+        with Database(database) as copy:
             for path, peer, _ in copy.dirty(minions):
                 told = result["send"].setdefault(minions[peer], {"entries": 0, "paths": []})
                 told["entries"] += 1
@@ -1022,18 +1026,18 @@ def paused(group, pauses=None):
 
 def _take_pauses(group, pauses):
     path = _group_path(group, "paused.json")
-    if pauses != csync2file.read_json(path, {}):
-        csync2file.write_json(path, pauses)
+    if pauses != storage.read_json(path, {}):
+        storage.write_json(path, pauses)
 
 
 def _pauses(group):
-    return csync2status.pauses(_group_path(group))
+    return pauses(_group_path(group))
 
 
 def _why_paused(group):
     """Until when this host is paused, and what ends it ("" if it is not)."""
     pauses = _pauses(group)
-    for host, which in ((csync2status.ALL_HOSTS, ""), (__opts__["id"], f" host={__opts__['id']}")):
+    for host, which in ((ALL_HOSTS, ""), (__opts__["id"], f" host={__opts__['id']}")):
         if host in pauses:
             end, comment = pauses[host]["until"], pauses[host]["comment"]
             until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(end)) if end else "somebody resumes it"
@@ -1049,7 +1053,7 @@ def _held_back(group):
     What may be csync2's unfinished files, and is not sent yet: ``{path in bytes: [since when, has a suffix that chance
     has made]}``.
     """
-    held = csync2file.read_json(_group_path(group, "held.json"), {})
+    held = storage.read_json(_group_path(group, "held.json"), {})
     return {os.fsencode(path): why for path, why in held.items()}
 
 
@@ -1066,20 +1070,20 @@ def _known_temporaries(group, paths, trees):
         to_send = set(filter(_is_temporary, database.hidden()))
         known = {path for path in paths if database.record(path) is not None}
         known |= set(filter(_is_temporary, database.hidden(trees)))
-    unjudged = to_send - csync2file.read_names(note) if os.path.exists(note) else set()
+    unjudged = to_send - storage.read_names(note) if os.path.exists(note) else set()
     known = (known | to_send) - unjudged
-    csync2file.write_names(note, known)
+    storage.write_names(note, known)
     return known
 
 
 def _is_temporary(path):
-    return csync2left.is_temporary(os.path.basename(path))
+    return temporary.is_temporary(os.path.basename(path))
 
 
 def _delete_left(paths):
     """Delete those of these files, with suffixes that chance has made, that csync2 left. Returns them."""
-    opened = csync2left.open_paths() if paths else ()
-    return {path for path in paths if csync2left.is_left(path, opened) and csync2left.delete(path)}
+    opened = temporary.open_paths() if paths else ()
+    return {path for path in paths if temporary.is_left(path, opened) and temporary.delete(path)}
 
 
 def _hold_back(group, known, held):
@@ -1093,14 +1097,12 @@ def _hold_back(group, known, held):
     now = time.time()
     with _open_database(group, write=True) as database:
         new = set(filter(_is_temporary, database.hidden())) - known
-        chance = csync2left.by_chance(new) | {path for path in new if held.get(path, [0, False])[1]}
+        chance = temporary.by_chance(new) | {path for path in new if held.get(path, [0, False])[1]}
         gone = _delete_left(chance) | {path for path in new if not os.path.lexists(path)}
         hold = {path: [held.get(path, [now])[0], path in chance] for path in new - gone}
-        hold = {path: why for path, why in hold.items() if csync2left.is_to_be_held(path, *why)}
+        hold = {path: why for path, why in hold.items() if temporary.is_to_be_held(path, *why)}
         if hold != held:
-            csync2file.write_json(
-                _group_path(group, "held.json"), {os.fsdecode(path): why for path, why in hold.items()}
-            )
+            storage.write_json(_group_path(group, "held.json"), {os.fsdecode(path): why for path, why in hold.items()})
         if gone or hold:
             database.forget([*gone, *hold])
     os.unlink(_group_path(group, "known"))
@@ -1131,7 +1133,7 @@ def _sort_paths(group, config, entries):
             record = database.record(path)
             if tree or (os.path.isdir(path) and not os.path.islink(path) and record is None):
                 trees.append(path)
-            elif record is not None and record == csync2.check_text(path, status):
+            elif record is not None and record == check_text(path, status):
                 mark.append(path)
             else:
                 check.append(path)
@@ -1154,7 +1156,7 @@ def _peers(config):
 
 def _peers_to_serve(group, config):
     """Addresses of the peers that something is to be sent to now."""
-    failed, now = csync2file.read_json(_group_path(group, "peers.json"), {}), time.time()
+    failed, now = storage.read_json(_group_path(group, "peers.json"), {}), time.time()
     paused = {config["hosts"][minion]["address"] for minion in _pauses(group) if minion in config["hosts"]}
 
     def due(peer):  # a clock that was set back delays nobody
@@ -1167,7 +1169,7 @@ def _send_to(group, config, peers, since, changed, failed=None):
     """csync2send.send_all()."""
     members = [host["address"] for host in config["hosts"].values()]
     notes = _group_path(group, "sent")
-    return csync2send.send_all(group, config["database"], notes, peers, members, since, changed, failed)
+    return transfer.send_all(group, config["database"], notes, peers, members, since, changed, failed)
 
 
 def _send(group, config, peers, since):
@@ -1177,7 +1179,7 @@ def _send(group, config, peers, since):
     Returns ``{address: entries}`` that are left.
     """
     path = _group_path(group, "peers.json")
-    before = csync2file.read_json(path, {})
+    before = storage.read_json(path, {})
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
     with _checked_again(group) as changed:
@@ -1185,14 +1187,14 @@ def _send(group, config, peers, since):
     for peer, problem in problems.items():
         if problem:
             wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
-            times = stalled.get(peer, 0) + problem.endswith(csync2run.STALLED)
+            times = stalled.get(peer, 0) + problem.endswith(STALLED)
             failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait, "stalled": times}
         else:
             failed.pop(peer, None)
     left = _left(group, config)
     failed = {peer: entry for peer, entry in failed.items() if peer in left}
     if failed != before:
-        csync2file.write_json(path, failed, durable=False)
+        storage.write_json(path, failed, durable=False)
     return left
 
 
@@ -1204,11 +1206,11 @@ def _checked_again(group):
         yield paths_
     finally:
         if paths_:
-            csync2journal.write(_group_path(group, "journal"), sorted(paths_), False, "push")
+            journal.write(_group_path(group, "journal"), sorted(paths_), False, "push")
 
 
 def _open_database(group, write=False):
-    return csync2.Database(_database_path(group), timeout=20, write=write)
+    return Database(_database_path(group), timeout=20, write=write)
 
 
 @contextlib.contextmanager
@@ -1247,7 +1249,7 @@ def _put_aside_if_damaged(group):
         damaged = True
     if not damaged:
         return ""
-    csync2lost.put_aside(_group_path(group), path)
+    put_aside(_group_path(group), path)
     log.error("csyncsync: %s is damaged; this host joins %s anew", path, group)
     return f"; {path} is damaged and was put aside as {path}.damaged: this host joins anew"
 
@@ -1256,11 +1258,11 @@ def _database_state(group):
     if not os.path.exists(_database_path(group)):
         _pin(group, _require(group), False)
     with _open_database(group) as database:
-        if database.state() != csync2.Database.NEW:
+        if database.state() != Database.NEW:
             return database.state()
     # A new or replaced database: without the pins csync2 would trust whoever comes first.
     _pin(group, _require(group), False)
-    return csync2.Database.NEW
+    return Database.NEW
 
 
 # --- The first content of a host -------------------------------------------------------------------------
@@ -1272,12 +1274,12 @@ def _record(group):
 
     The marks are what protects them: csync2 refuses to overwrite a file that is also marked on the receiver.
     """
-    if _database_state(group) == csync2.Database.NEW:
+    if _database_state(group) == Database.NEW:
         _note_unwatched_changes(group)
         _csync2(group, "-cr", "/")
         with _open_database(group, write=True) as database:
-            database.set_state(csync2.Database.RECORDED)
-        csync2file.write(_group_path(group, "recorded"), "")
+            database.set_state(Database.RECORDED)
+        storage.write(_group_path(group, "recorded"), "")
 
 
 def _note_unwatched_changes(group):
@@ -1286,16 +1288,16 @@ def _note_unwatched_changes(group):
 
     Once, and now: the longer it takes, the more others have sent.
     """
-    directory, watch = _group_path(group), csync2file.read_json(_group_path(group, "watch.json"), {})
+    directory, watch = _group_path(group), storage.read_json(_group_path(group, "watch.json"), {})
     if not os.path.exists(f"/proc/{watch.get('pid', 0)}"):
-        csync2journal.note_unwatched(directory)
-    since, lost = csync2journal.unwatched_since(directory), csync2.lost_database(directory, _database_path(group))
+        journal.note_unwatched(directory)
+    since, lost = journal.unwatched_since(directory), lost_database(directory, _database_path(group))
     if since is not None and lost and _was_established(group):
         with contextlib.suppress(sqlite3.Error):
-            changed = csync2lost.changed_since(lost, since)
+            changed = recovery.changed_since(lost, since)
             lines = [path + b"/" if tree else path for path, tree in changed.items()]
-            csync2journal.write(_group_path(group, "journal"), lines, False, "unwatched")
-    csync2journal.forget_unwatched(directory)
+            journal.write(_group_path(group, "journal"), lines, False, "unwatched")
+    journal.forget_unwatched(directory)
 
 
 def join(group, source=None, keep=False, admitted=False, digests=None):
@@ -1330,7 +1332,7 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         problems = _root_problems(group)
         if problems:
             raise CommandExecutionError("; ".join(problems))
-        if _database_state(group) == csync2.Database.ESTABLISHED:  # its marks are on changes that others are to get
+        if _database_state(group) == Database.ESTABLISHED:  # its marks are on changes that others are to get
             return {"group": group, "state": "established", "unsent": []}
         _record(group)
         if source is None:
@@ -1340,12 +1342,12 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
         if not admitted:
             _keep_marks(group, config, peer, keep, digests, unsent)
             return {"group": group, "state": "recorded", "unsent": _as_text(unsent)}
-        found, before = _compare(group, config, peer), csync2file.read_json(_group_path(group, "alone"), {})
+        found, before = _compare(group, config, peer), storage.read_json(_group_path(group, "alone"), {})
         # What is here alone only by now was deleted by the source meanwhile; or made here, and then the check finds it.
         alone = found.only_here & {os.fsencode(path) for path in before.get("paths", map(os.fsdecode, found.only_here))}
         there, silent = _only_elsewhere(group, config, peer, unsent)
         there |= found.only_there
-        deleted = {path for path in there if csync2journal.is_among(unsent, path)}
+        deleted = {path for path in there if journal.is_among(unsent, path)}
         _csync2_paths(group, ["-m"], sorted(alone | deleted))
         gone = _mark_deleted(group, config, silent, unsent) if silent else set()
         gone |= {path for path in found.only_here if not os.path.lexists(path)}
@@ -1375,8 +1377,8 @@ def _mark_deleted(group, config, peers, unsent):
 
     The journal names a deleted directory only; what was in it was noted when csync2 found that it is gone.
     """
-    names = {*unsent, *csync2send.noted_before(_group_path(group, "sent"))}
-    gone = {path for path in names if csync2journal.is_among(unsent, path) and not os.path.lexists(path)}
+    names = {*unsent, *transfer.noted_before(_group_path(group, "sent"))}
+    gone = {path for path in names if journal.is_among(unsent, path) and not os.path.lexists(path)}
     with _open_database(group, write=True) as database:
         for peer in peers:
             database.mark(sorted(gone), config["address"], peer)
@@ -1399,7 +1401,7 @@ def reset(group):
     with _locked(group, wait=60) as mine:
         if not mine:
             raise CommandExecutionError(f"another push of {group} is under way on this host")
-        _forget(group, "established", "alone", "push.json", "peers.json", csync2guard.LET_THROUGH)
+        _forget(group, "established", "alone", "push.json", "peers.json", LET_THROUGH)
         _database_state(group)
         with _open_database(group, write=True) as database:
             database.empty()
@@ -1417,19 +1419,19 @@ def _keep_marks(group, config, peer, keep, digests, unsent):
     untold = list(unsent)[:-MOST_UNSENT]
     _csync2_paths(group, ["-m"], [path for path in untold if not os.path.lexists(path)])
     found = _compare(group, config, peer)
-    csync2file.write_json(_group_path(group, "alone"), {"paths": sorted(map(os.fsdecode, found.only_here))})
+    storage.write_json(_group_path(group, "alone"), {"paths": sorted(map(os.fsdecode, found.only_here))})
     kept = found.only_here if keep else ()
     different = found.different | set(_unlike(group, digests)) if keep else ()
 
     def wanted(path, to):
-        return csync2journal.is_among(unsent, path) or path in kept or (to == peer and path in different)
+        return journal.is_among(unsent, path) or path in kept or (to == peer and path in different)
 
     with _open_database(group, write=True) as database:
         database.keep_dirty(wanted)
 
 
 def _was_established(group):
-    return csync2file.read(_group_path(group, "established")) == _host_name()
+    return storage.read(_group_path(group, "established")) == _host_name()
 
 
 def _unsent(group):
@@ -1441,11 +1443,11 @@ def _unsent(group):
     if not _was_established(group):
         return {}
     time.sleep(WATCHER_JUDGES)
-    entries, lost = {}, csync2.lost_database(_group_path(group), _database_path(group))
+    entries, lost = {}, lost_database(_group_path(group), _database_path(group))
     with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as stack:
         if lost:
-            entries.update((path, False) for path, _, _ in stack.enter_context(csync2.Database(lost)).dirty())
-    for path, tree in csync2journal.unsent(_group_path(group, "journal")).items():
+            entries.update((path, False) for path, _, _ in stack.enter_context(Database(lost)).dirty())
+    for path, tree in journal.unsent(_group_path(group, "journal")).items():
         entries.pop(path, None)  # what changed last stands last
         entries[path] = tree
     # Where no directory is, or no longer, one may have been: what others have in it was deleted here.
@@ -1467,10 +1469,10 @@ def _from_text(paths_):
 def _establish(group, wanted):
     with _open_database(group, write=True) as database:
         database.keep_dirty(wanted)
-        database.set_state(csync2.Database.ESTABLISHED)
-    csync2file.write(_group_path(group, "established"), _host_name())
+        database.set_state(Database.ESTABLISHED)
+    storage.write(_group_path(group, "established"), _host_name())
     _forget(group, "alone")
-    csync2journal.mark_whole(_group_path(group, "journal"))
+    journal.mark_whole(_group_path(group, "journal"))
 
 
 def digests(group):
@@ -1487,7 +1489,7 @@ def digests(group):
     """
     _require(group)
     with _open_database(group) as database:
-        return {"group": group, "digests": csync2.digests(database.contents())}
+        return {"group": group, "digests": contents_module.file_digests(database.contents())}
 
 
 def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
@@ -1521,9 +1523,9 @@ def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
         if not mine:
             raise CommandExecutionError(f"another push of {group} is under way on this host")
         problems = _root_problems(group)
-        if problems or _database_state(group) != csync2.Database.ESTABLISHED:
+        if problems or _database_state(group) != Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
-        since = csync2send.now()
+        since = transfer.now()
         with _marked_for(group, peer, keep) as before:
             _mark_unlike(group, config, peer, digests, remove)
             _drop_marks(group, peer, before, _from_text(unsent))
@@ -1552,7 +1554,7 @@ def _drop_marks(group, peer, before, entries):
     """Drop a peer's marks on entries, as is_among() takes them, but for those that were there before."""
 
     def wanted(path, to):
-        return to != peer or path in before or not csync2journal.is_among(entries, path)
+        return to != peer or path in before or not journal.is_among(entries, path)
 
     with _open_database(group, write=True) as database:
         database.keep_dirty(wanted)
@@ -1569,9 +1571,9 @@ def _mark_unlike(group, config, peer, digests, remove):
 def _unlike(group, theirs):
     """The paths of files whose contents may differ from those of a host with these digests: all, if there are none."""
     with _open_database(group) as database:
-        ours = csync2.digests(database.contents())
+        ours = contents_module.file_digests(database.contents())
         theirs = theirs if theirs and len(theirs) == len(ours) else [None] * len(ours)
-        return [path for path in database.contents() if ours[slot := csync2.digest_slot(path)] != theirs[slot]]
+        return [path for path in database.contents() if ours[slot := contents_module.digest_slot(path)] != theirs[slot]]
 
 
 def _peer_address(config, minion):
@@ -1593,11 +1595,11 @@ def _compare(group, config, peer):
     """
     me = config["address"]
     with _copied_database(group) as (directory, path):
-        with csync2.Database(path, write=True) as copy:
+        with Database(path, write=True) as copy:
             ends = copy.record_ends(map(os.fsencode, config["include"]))
         output = _csync2(group, "-D", directory, "-T", me, peer, peer=peer, fine=(0, 2))
     found = _read_comparison(output, me, peer, ends)
-    empty = {os.fsencode(root) for root in config["include"] if csync2guard.is_empty_directory(root)}
+    empty = {os.fsencode(root) for root in config["include"] if is_empty_directory(root)}
     return found._replace(different=found.different - empty)
 
 
@@ -1627,12 +1629,12 @@ def _read_comparison(output, me, peer, ends):
 
 def _csync2(group, *args, **kwargs):
     with _salts_errors():
-        return csync2run.run(group, *args, **kwargs)
+        return run(group, *args, **kwargs)
 
 
 def _csync2_paths(group, flags, paths_):
     with _salts_errors():
-        csync2run.run_paths(group, flags, paths_)
+        run_paths(group, flags, paths_)
 
 
 @contextlib.contextmanager
@@ -1640,7 +1642,7 @@ def _salts_errors():
     """Raise the errors of the rooms below as Salt's, which it shows without a traceback."""
     try:
         yield
-    except (csync2run.CommandError, csync2guard.GuardError, csync2backup.BackupError) as err:
+    except (CommandError, CsyncsyncError) as err:
         raise CommandExecutionError(str(err)) from err
 
 
@@ -1687,7 +1689,7 @@ def versions(group, paths, text=False):
         salt '*' csyncsync.versions wwwdata '[/var/www/data/index.html]'
     """
     raw = _in_includes(group, paths)
-    return {name: csync2conflict.version(path, text) for name, path in raw.items()}
+    return {name: version(path, text) for name, path in raw.items()}
 
 
 def contents(group, part=None, parts=1, slots=None, rate=RATE):
@@ -1713,11 +1715,11 @@ def contents(group, part=None, parts=1, slots=None, rate=RATE):
     """
     config = _require(group)
     os.nice(19)  # this thread's, which is the job's own
-    excludes = csync2inotify.Excludes([os.fsencode(pattern) for pattern in config["exclude"]])
-    found, pace = csync2verify.walk(config["include"], excludes), csync2verify.Pace(rate)
+    excludes = inotify.Excludes([os.fsencode(pattern) for pattern in config["exclude"]])
+    found, pace = contents_module.walk(config["include"], excludes), contents_module.Pace(rate)
     if slots is not None:
-        return csync2verify.entries(found, slots, pace)
-    return csync2verify.count(found) if part is None else csync2verify.digests(found, part, parts, pace)
+        return contents_module.entries(found, slots, pace)
+    return contents_module.count(found) if part is None else contents_module.digests(found, part, parts, pace)
 
 
 def win(group, paths):
@@ -1747,7 +1749,7 @@ def win(group, paths):
             raw.update(path for top in tuple(raw) for path in database.below(top))
             for peer in _peers(config):
                 database.force(sorted(raw), config["address"], peer)
-        csync2file.write(_group_path(group, "left"), "")
+        storage.write(_group_path(group, "left"), "")
     return len(raw)
 
 
@@ -1791,8 +1793,8 @@ def backups(group, paths=(), content=False, most=1000):
     """
     config, top = _require(group), _backup_directory(group)
     raw = list(_in_includes(group, paths).values()) or [os.fsencode(root) for root in config["include"]]
-    generations = _rules(config).get("backup_generations") or csync2backup.GENERATIONS
-    found, more = csync2backup.find(top, raw, most, generations, content)
+    generations = _rules(config).get("backup_generations") or backups_module.GENERATIONS
+    found, more = backups_module.find(top, raw, most, generations, content)
     return {"paths": {urllib.parse.quote_from_bytes(path): versions for path, versions in found.items()}, "more": more}
 
 
@@ -1826,11 +1828,11 @@ def restore(group, path, generation=0):
         if not mine:
             raise CommandExecutionError(f"another push of {group} is under way on this host")
         problems = _root_problems(group)
-        if problems or _database_state(group) != csync2.Database.ESTABLISHED:
+        if problems or _database_state(group) != Database.ESTABLISHED:
             raise CommandExecutionError("; ".join(problems) or f"this host has not joined {group} yet")
         root = next(root for root in roots if raw == root or raw.startswith(root + b"/"))
         with _salts_errors():
-            return csync2backup.restore(top, raw, generation, root)
+            return backups_module.restore(top, raw, generation, root)
 
 
 def _backup_directory(group):
@@ -1876,10 +1878,7 @@ def status(group=None, size=False):
         salt '*' csyncsync.status wwwdata
     """
     names = [name for name in installed() if group in (None, name)]
-    found = {
-        name: csync2status.read(_group_path(name), csync2.Database, _database_path(name), __opts__["id"])
-        for name in names
-    }
+    found = {name: host_status.read(_group_path(name), _database_path(name), __opts__["id"]) for name in names}
     facts = _facts() if size else {}
     return {
         name: {
@@ -1896,10 +1895,10 @@ def status(group=None, size=False):
 
 def _facts():
     """What is true of the whole host."""
-    versions_ = {"csyncsync": csync2.VERSION, "Salt": __grains__["saltversion"]}
+    versions_ = {"csyncsync": csync2lib.VERSION, "Salt": __grains__["saltversion"]}
     with contextlib.suppress(CommandExecutionError):
         versions_["csync2"] = __salt__["pkg.version"]("csync2")
-    return {"certificate_end": csync2cert.end(csync2file.read(_certificate_path())), "versions": versions_}
+    return {"certificate_end": certificate_module.end(storage.read(_certificate_path())), "versions": versions_}
 
 
 def _size(group):
@@ -1927,8 +1926,8 @@ def metrics():
 
         salt web1 csyncsync.metrics
     """
-    end = csync2cert.end(csync2file.read(_certificate_path()))
-    return csync2metrics.text(status(), __opts__["id"], end, time.time())
+    end = certificate_module.end(storage.read(_certificate_path()))
+    return metrics_module.text(status(), __opts__["id"], end, time.time())
 
 
 def actions_command():
@@ -1941,4 +1940,5 @@ def actions_command():
 
         salt web1 csyncsync.actions_command
     """
-    return [sys.executable, "-I", os.path.abspath(csync2action.__file__)]
+    program = os.path.join(os.path.dirname(os.path.abspath(csync2lib.__file__)), "__main__.py")
+    return [sys.executable, "-I", program, "actions"]

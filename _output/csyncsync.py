@@ -5,8 +5,8 @@ What the table says is the affair of the util module ``csync2report``; here it g
 of Salt's other outputters, shows the same facts.
 """
 
-import csync2report
 import salt.utils.color
+from csync2lib.report import report
 
 __virtualname__ = "csyncsync"
 
@@ -37,4 +37,4 @@ def output(data, **kwargs):  # pylint: disable=unused-argument
         return str(data)
     if not data["groups"]:
         return "there is no group: salt '*' state.apply csyncsync"
-    return "\n".join(csync2report.table(data["groups"], color))
+    return "\n".join(report.table(data["groups"], color))

@@ -19,10 +19,10 @@ shaped by the minion's own request (``pillar_override``), so it is never read.
 
 import logging
 
-import csync2
-import csync2key
 import salt.utils.files
 import salt.utils.yaml
+from csync2lib import keys
+from csync2lib.config import membership, schema
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +59,15 @@ def _pillar_of(minion_id, path):
     with salt.utils.files.fopen(path, "r", encoding="utf-8") as file:
         found = (salt.utils.yaml.safe_load(file) or {})["csyncsync"]
     given = found["groups"]
-    checked = csync2.validate(given)
+    checked = schema.validate(given)
     groups, errors = {}, {}
     if not isinstance(given, (dict, type(None))):
         raise TypeError("groups is no mapping")
     for name, options in (given or {}).items():
         if name in checked["groups"]:
-            if csync2.matches(checked["groups"][name]["members"], minion_id):
+            if membership.matches(checked["groups"][name]["members"], minion_id):
                 groups[name] = {**options, "key": options.get("key") or _key(name)}
-        elif csync2.may_match(options, minion_id):
+        elif membership.may_match(options, minion_id):
             errors[str(name)] = checked["errors"].get(str(name), [f"csyncsync:groups:{name} cannot be used"])
     others = {name: value if name in HOST_OPTIONS else None for name, value in found.items() if name != "groups"}
     beside = others if groups or errors else {}
@@ -75,4 +75,4 @@ def _pillar_of(minion_id, path):
 
 
 def _key(group):
-    return csync2key.make_once(csync2key.path(__opts__["pki_dir"], group))
+    return keys.make_once(keys.path(__opts__["pki_dir"], group))

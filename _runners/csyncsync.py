@@ -29,16 +29,17 @@ import threading
 import time
 import urllib.parse
 
-import csync2
-import csync2conflict
-import csync2key
-import csync2report
-import csync2verify
 import salt.cache
 import salt.client
 import salt.key
 import salt.utils.event
 import salt.utils.minions
+from csync2lib import contents
+from csync2lib import keys as keys_module
+from csync2lib.config import membership, schema
+from csync2lib.csync2.names import is_group_name
+from csync2lib.master import conflicts as conflicts_module
+from csync2lib.report import report
 from salt.exceptions import CommandExecutionError, SaltException
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def _read_groups(minion):
     pillar = __salt__["pillar.show_pillar"](minion)
     raw = pillar.get("csyncsync") if isinstance(pillar, dict) else None
     raw = raw if isinstance(raw, dict) else {}
-    checked = csync2.validate(raw.get("groups"))
+    checked = schema.validate(raw.get("groups"))
     broken = {**checked["errors"], **(raw.get("errors") or {})}
     groups = {name: {**options, "key": None} for name, options in checked["groups"].items()}
     recorded = set(_recorded())
@@ -119,7 +120,7 @@ def _read_groups(minion):
         with _record(name) as record:
             if record.get("options"):
                 groups[name] = record["options"]
-    return {name: options for name, options in groups.items() if csync2.matches(options["members"], minion)}
+    return {name: options for name, options in groups.items() if membership.matches(options["members"], minion)}
 
 
 def _recorded():
@@ -205,7 +206,7 @@ def _record(group):
     ``missed`` (who was no member when another one had something to send, and is to join anew).
     Written back if it changed.
     """
-    if not csync2.is_group_name(group):
+    if not is_group_name(group):
         raise CommandExecutionError(f"{group!r:.80} is no group name")
     os.makedirs(_directory(), mode=0o700, exist_ok=True)
     path = os.path.join(_directory(), f"{group}.json")
@@ -354,7 +355,7 @@ def _known_member(group, host):
 
     Reading its pillar takes longer than all else, so that is done when the host has been called.
     """
-    if not (csync2.is_group_name(group) and isinstance(host, str) and group in _recorded()):
+    if not (is_group_name(group) and isinstance(host, str) and group in _recorded()):
         return False
     with _record(group) as record:
         known = record.get("known") or []
@@ -825,18 +826,18 @@ def rotate_key(group):
 
         salt-run csyncsync.rotate_key wwwdata
     """
-    members, file = _members(_known(group)[group]), csync2key.path(__opts__["pki_dir"], group)
+    members, file = _members(_known(group)[group]), keys_module.path(__opts__["pki_dir"], group)
     _require_ours(members[0], group, file)
     question = secrets.token_hex(16)
     present = _call(members, "csyncsync.key_proof", [group, question])
 
     def have_it(minions):
-        wanted = csync2key.proof(csync2key.read(file), question)
+        wanted = keys_module.proof(keys_module.read(file), question)
         found = _call(minions, "csyncsync.key_proof", [group, question])
         return {minion for minion, proof in found.items() if proof == wanted}
 
     with _undisturbed({group: members}):
-        csync2key.replace(file)
+        keys_module.replace(file)
         if __opts__.get("pillar_cache"):
             for minion in members:
                 __salt__["pillar.clear_pillar_cache"](minion)
@@ -851,7 +852,7 @@ def _require_ours(minion, group, file):
         raise CommandExecutionError(
             f"the pillar of {minion} has no key of {group}; see: salt {minion} state.apply csyncsync.groups test=True"
         )
-    if key != csync2key.read(file):
+    if key != keys_module.read(file):
         raise CommandExecutionError(
             f"the key of {group} is not made by the csyncsync ext_pillar: change csyncsync:groups:{group}:key in your"
             f" pillar, then run: salt-run csyncsync.apply {group}"
@@ -1118,7 +1119,7 @@ def _verify(group, members, rate):
     differences = {
         _readable(path): _shown(versions, False)
         for path, versions in seen.items()
-        if len({json.dumps(csync2verify.compared(v), sort_keys=True) for v in versions.values()}) > 1
+        if len({json.dumps(contents.compared(v), sort_keys=True) for v in versions.values()}) > 1
     }
     silent = [minion for minion in members if minion not in hosts]
     return {
@@ -1139,11 +1140,11 @@ def _differing(group, hosts, sizes, rate):
     slots = []
     for part in range(parts):
         answers = _asked(group, hosts, {"part": part, "parts": parts, "rate": rate})
-        slots += csync2verify.unlike(answers)
+        slots += contents.unlike(answers)
         _progress(f"{group}: {part + 1} of {parts} parts read, {len(slots)} differences so far")
     if not slots:
         return []
-    return csync2verify.unlike(_asked(group, hosts, {"slots": [int(slot) for slot in slots], "rate": rate}))
+    return contents.unlike(_asked(group, hosts, {"slots": [int(slot) for slot in slots], "rate": rate}))
 
 
 def _asked(group, hosts, options):
@@ -1182,7 +1183,7 @@ def reset(group, source, test=False):
     """
     options = _known(group)[group]
     members = _members(options)
-    if source not in members or csync2.receives_only(options, source):
+    if source not in members or membership.receives_only(options, source):
         raise CommandExecutionError(f"source= is to be a host that sends: one of {', '.join(members)}")
     if test:
         return _would_reset(group, members, source)
@@ -1235,7 +1236,7 @@ def _would_reset(group, members, source):
         told = {"replaced": [], "deleted": [], "made": []}
         for path, versions in found["differences"].items():
             there, wanted = versions[minion], versions[source]
-            if csync2verify.compared(there) != csync2verify.compared(wanted):
+            if contents.compared(there) != contents.compared(wanted):
                 kind = {"nothing": "deleted"}.get(wanted["type"], "made" if there["type"] == "nothing" else "replaced")
                 told[kind].append(path)
         result[minion] = "its content wins" if minion == source else {k: v for k, v in told.items() if v} or "the same"
@@ -1295,8 +1296,8 @@ def resolve(group, *paths, **kwargs):
         salt-run csyncsync.resolve wwwdata winner=younger
     """
     winner, members = kwargs.get("winner"), _members(_known(group)[group])
-    if winner not in members and winner not in csync2conflict.POLICIES:
-        raise CommandExecutionError(f"winner= is to be one of {', '.join([*members, *csync2conflict.POLICIES])}")
+    if winner not in members and winner not in conflicts_module.POLICIES:
+        raise CommandExecutionError(f"winner= is to be one of {', '.join([*members, *conflicts_module.POLICIES])}")
     found, marked = _find_conflicts(group, members)
     chosen = [path for path in found if not paths or _readable(path) in paths or path in paths]
     missing = sorted({*paths} - {*chosen} - {_readable(path) for path in chosen})
@@ -1313,7 +1314,7 @@ def resolve(group, *paths, **kwargs):
     for path in chosen:
         try:
             host = winner if winner in members else _best(winner, seen[path], found[path])
-            winners.setdefault(host, set()).update({path}, csync2conflict.below(marked, path))
+            winners.setdefault(host, set()).update({path}, conflicts_module.below(marked, path))
         except ValueError as err:
             result[_readable(path)], failed = f"not resolved: {err}; name a host as winner=", True
     for host, names in sorted(winners.items()):
@@ -1333,7 +1334,7 @@ def _find_conflicts(group, members):
     """(``{path: [minion id, …]}`` of the conflicts, what each host that answers is to send); percent-encoded."""
     answers = _call(members, "csyncsync.marked", [group]) if members else {}
     marked = _mappings(answers)
-    return csync2conflict.find(marked), marked
+    return conflicts_module.find(marked), marked
 
 
 def _versions(group, members, paths, text=False):
@@ -1348,11 +1349,11 @@ def _shown(versions, diff):
         minion: {key: value for key, value in version.items() if key not in ("text", "mtime")}
         for minion, version in versions.items()
     }
-    return {**told, "diff": csync2conflict.difference(versions)} if diff else told
+    return {**told, "diff": conflicts_module.difference(versions)} if diff else told
 
 
 def _best(policy, versions, hosts):
-    return csync2conflict.winner(policy, {host: versions[host] for host in hosts if host in versions})
+    return conflicts_module.winner(policy, {host: versions[host] for host in hosts if host in versions})
 
 
 def _have_win(group, host, names, silent):
@@ -1382,7 +1383,7 @@ def _readable(path):
     A percent-encoded path as people read it, and give it back; what cannot be printed, as a newline, as ``\\x0a``, and
     a blank at the end, which Salt strips from arguments, as ``\\x20``.
     """
-    text = csync2report.one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
+    text = report.one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
     return f"{text[:-1]}\\x20" if text.endswith(" ") else text
 
 
@@ -1541,7 +1542,7 @@ def status(group=None):
     members = {name: _members(options) for name, options in sorted(_known(group).items())}
     minions = sorted({minion for hosts in members.values() for minion in hosts})
     answers = _call(minions, "csyncsync.status", ["size=True"], STATUS_ANSWER) if minions else {}
-    rows = {name: csync2report.report(name, hosts, answers, time.time()) for name, hosts in members.items()}
+    rows = {name: report.report(name, hosts, answers, time.time()) for name, hosts in members.items()}
     retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
     return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}
 

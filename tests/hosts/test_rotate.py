@@ -315,9 +315,9 @@ def test_what_is_not_there_is_told_in_a_line(hosts):
 EXPIRED = """
 import datetime, sys
 sys.path.insert(0, "/var/cache/salt/minion/extmods/utils")
-import csync2cert
-csync2cert.DAYS = -0.5
-for path, text in zip(("/etc/csync2_ssl_cert.pem", "/etc/csync2_ssl_key.pem"), csync2cert.make()):
+from csync2lib import certificate
+certificate.DAYS = -0.5
+for path, text in zip(("/etc/csync2_ssl_cert.pem", "/etc/csync2_ssl_key.pem"), certificate.make()):
     with open(path, "w") as file:
         file.write(text)
 """

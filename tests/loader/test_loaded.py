@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import salt.config
@@ -57,31 +58,6 @@ RUNNER = {
     "restore",
 }
 BEACON = {"beacon", "validate", "close", "elsewhere"}
-#: One function of each util module.
-UTILS = {
-    "csync2.validate",
-    "csync2backup.find",
-    "csync2action.told",
-    "csync2cert.judge",
-    "csync2conflict.find",
-    "csync2echo.is_connected",
-    "csync2file.read",
-    "csync2guard.is_empty_directory",
-    "csync2hang.alive",
-    "csync2inotify.watch_limit",
-    "csync2journal.write",
-    "csync2key.proof",
-    "csync2left.is_temporary",
-    "csync2lost.changed_since",
-    "csync2metrics.text",
-    "csync2report.report",
-    "csync2run.run",
-    "csync2send.send_all",
-    "csync2status.read",
-    "csync2verify.unlike",
-    "csync2watch.send",
-}
-
 #: How a command stands in the documentation, in comments and in messages: salt-run csyncsync.sync wwwdata
 IN_WORDS = {
     "runner": re.compile(r"\bsalt-run\s+csyncsync\.(\w+)"),
@@ -155,10 +131,12 @@ def test_the_beacon_is_there(minion, call, beacon_docs):
     assert BEACON - _functions(beacon_docs) == set()
 
 
-def test_every_util_can_be_loaded_on_minion_and_master(minion, master_opts):
+def test_the_package_is_there_as_a_whole_on_minion_and_master(minion, master_opts, repository):
+    ours = repository / "_utils"
+    package = {path.relative_to(ours): path.read_bytes() for path in ours.rglob("*.py")}
     for opts in (salt.config.minion_config(minion.config_file), master_opts):
-        functions = salt.loader.utils(opts, context={})
-        assert {name for name in UTILS if name not in functions} == set()
+        there = Path(opts["extension_modules"]) / "utils"
+        assert {path.relative_to(there): path.read_bytes() for path in there.rglob("*.py")} == package
 
 
 def test_the_beacon_finds_the_watchers_code(minion, tmp_path):
@@ -167,7 +145,7 @@ def test_the_beacon_finds_the_watchers_code(minion, tmp_path):
     assert functions["csyncsync.beacon"]([{"state_dir": str(tmp_path)}]) == []
     watcher = sys.modules.pop("csyncsync_watcher").watcher
     watcher.close()
-    assert watcher.tick.__code__.co_filename == f"{opts['extension_modules']}/utils/csync2watch.py"
+    assert watcher.tick.__code__.co_filename == f"{opts['extension_modules']}/utils/csync2lib/watch/watcher.py"
 
 
 @pytest.mark.parametrize("room", ["execution", "state", "runner", "beacon"])

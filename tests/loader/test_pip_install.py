@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-import csync2
+import csync2lib
 import pytest
 
 #: Prints, of each of Salt's loaders, what it has of csyncsync.
@@ -78,37 +78,18 @@ def salt_with_the_package(installed, tmp_path_factory):
 
 
 def test_the_package_holds_every_room(installed, tree):
-    rooms = {"beacons", "modules", "output", "pillar", "runners", "states", "utils"}
+    rooms = {"beacons", "modules", "output", "pillar", "runners", "states"}
     wanted = {f"csyncsync/{room}/{path.name}" for room in rooms for path in (tree / f"_{room}").glob("*.py")}
     there = {str(path.relative_to(installed)) for path in installed.glob("csyncsync/*/*.py")}
     assert there == wanted
-    # What the modules import: Salt puts no package's utils on the path.
-    needed = (
-        "cert",
-        "conflict",
-        "echo",
-        "file",
-        "gate",
-        "guard",
-        "hang",
-        "inotify",
-        "journal",
-        "left",
-        "lost",
-        "metrics",
-        "report",
-        "run",
-        "send",
-        "sent",
-        "status",
-    )
-    imported = {f"csync2{name}.py" for name in ("", "action", "backup", "key", "verify", *needed)}
-    assert {path.name for path in installed.glob("*.py")} == imported
+    # What they import: Salt puts no package's utils on the path.
+    package = {str(path.relative_to(tree / "_utils")) for path in (tree / "_utils").rglob("*.py")}
+    assert {str(path.relative_to(installed)) for path in installed.glob("csync2lib/**/*.py")} == package
 
 
 def test_the_version_is_the_packages(installed):
     [metadata] = installed.glob("csyncsync-*.dist-info/METADATA")
-    assert f"\nVersion: {csync2.VERSION}\n" in metadata.read_text(encoding="utf-8")
+    assert f"\nVersion: {csync2lib.VERSION}\n" in metadata.read_text(encoding="utf-8")
 
 
 def test_every_loader_of_salt_finds_its_room(salt_with_the_package):
@@ -122,7 +103,7 @@ def test_every_loader_of_salt_finds_its_room(salt_with_the_package):
 
 def test_the_beacon_finds_the_watchers_code(salt_with_the_package, installed):
     there = salt_with_the_package("-c", WATCHER, "CONFIG/minion", "CONFIG/state")
-    assert there == str(installed / "csyncsync/utils/csync2watch.py")
+    assert there == str(installed / "csync2lib/watch/watcher.py")
 
 
 def test_salt_call_answers_without_any_sync(salt_with_the_package):

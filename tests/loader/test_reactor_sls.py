@@ -7,10 +7,10 @@ reaction. Only the call itself is noted instead of made; the last test lets the 
 
 import time
 
-import csync2
-import csync2gate
 import pytest
 import salt.utils.reactor
+from csync2lib.csync2.names import is_group_name
+from csync2lib.master import rate_limit
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -113,7 +113,7 @@ def react(master_opts, minion, tree):
     reactor, wrap = salt.utils.reactor.Reactor(opts), Calls(opts)
 
     def _react(tag, event):
-        csync2gate._buckets.clear()
+        rate_limit.buckets.clear()
         wrap.made = []
         for chunk in reactor.reactions(tag, event, reactor.list_reactors(tag)):
             wrap.run(chunk)
@@ -135,8 +135,8 @@ def _event(fields, values):
 
 
 def test_every_event_of_the_masters_config_has_a_reaction(master):
-    assert {tag for entry in master.config["reactor"] for tag in entry} == set(csync2gate.TAGS)
-    assert set(csync2gate.TAGS.values()) == set(csync2gate.FUNCTIONS) == {*csync2gate.LIMITS} - {"asked"}
+    assert {tag for entry in master.config["reactor"] for tag in entry} == set(rate_limit.TAGS)
+    assert set(rate_limit.TAGS.values()) == set(rate_limit.FUNCTIONS) == {*rate_limit.LIMITS} - {"asked"}
 
 
 @pytest.mark.parametrize("tag", REACTIONS)
@@ -158,7 +158,7 @@ def test_whatever_an_event_holds_nothing_else_is_called(react, tag, data):
         ((kind, called, positional, named),) = made
         assert (kind, called, positional, set(named)) == ("runner", function, (), set(arguments))
         assert "web1" in (named.get("host"), named.get("reporter"))
-        assert csync2.is_group_name(named.get("group", "any"))
+        assert is_group_name(named.get("group", "any"))
         assert {**named, "refused": 0} == {**values, "refused": 0}
         assert named.get("refused") in (None, values.get("refused"))
 
@@ -177,7 +177,7 @@ def test_no_known_trick_in_any_field_is_more_than_text(react, tag):
 @settings(max_examples=30)
 @given(tag=st.sampled_from(sorted(REACTIONS)), event=st.dictionaries(texts, others, max_size=3), inner=others)
 def test_an_event_of_any_shape_is_no_error(minion, master_opts, tag, event, inner):
-    csync2gate.react(tag, {"id": "web1", **event, "data": inner}, master_opts)
+    rate_limit.react(tag, {"id": "web1", **event, "data": inner}, master_opts)
 
 
 @settings(max_examples=30)

@@ -15,7 +15,9 @@ from hypothesis import settings
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "_utils"))
 
-import csync2  # noqa: E402
+from csync2lib.config import schema  # noqa: E402
+from csync2lib.csync2.database import Database  # noqa: E402
+from csync2lib.csync2.names import database_path  # noqa: E402
 
 # The same examples on every run; no example is judged by how long it took.
 settings.register_profile("csyncsync", deadline=None, derandomize=True, database=None)
@@ -64,9 +66,9 @@ class Tree:
     def __init__(self, csync2_in, path):
         self.peers = {"web2": "10.0.0.2", "web3": "fd00::3"}
         self.csync2, self.path = csync2_in, os.fsencode(path)
-        self.file = csync2.database(str(csync2_in.directory), "web1", "data")
+        self.file = database_path(str(csync2_in.directory), "web1", "data")
         os.mkdir(self.path)
-        options = csync2.validate({"data": {"members": "*", "include": os.fsdecode(self.path)}})["groups"]["data"]
+        options = schema.validate({"data": {"members": "*", "include": os.fsdecode(self.path)}})["groups"]["data"]
         assert options
         peers = "".join(f'  host "{name}"@"{address}";\n' for name, address in self.peers.items())
         self.csync2.configure(
@@ -91,7 +93,7 @@ class Tree:
 
     @contextlib.contextmanager
     def database(self, write=False):
-        with csync2.Database(self.file, timeout=5, write=write) as database:
+        with Database(self.file, timeout=5, write=write) as database:
             yield database
 
 

@@ -4,9 +4,10 @@ import json
 import os
 import time
 
-import csync2
-import csync2action
 import pytest
+from csync2lib import actions as actions_module
+from csync2lib.config import schema, template
+from csync2lib.csync2.names import encode
 from test_config import host, render
 
 
@@ -21,9 +22,9 @@ class Group:
 
     def change(self, *actions):
         """Give the group other actions."""
-        checked = csync2.validate({"g": {"members": "*", "include": "/srv", "action": list(actions)}})
+        checked = schema.validate({"g": {"members": "*", "include": "/srv", "action": list(actions)}})
         assert checked["errors"] == {}
-        self.context = csync2.context(
+        self.context = template.context(
             "g", checked["groups"]["g"], {"web1": host(1, name="web1")}, "/k", self.directory / "due"
         )
         (self.directory / "config.json").write_text(json.dumps({"rules": self.context}), encoding="utf-8")
@@ -35,14 +36,14 @@ class Group:
 
     def run(self, **options):
         """Run what is due; what is told then."""
-        csync2action.run_due(str(self.directory), **options)
+        actions_module.run_due(str(self.directory), **options)
         return self.told()
 
     def results(self):
-        return csync2action.results(str(self.directory), self.context["commands"])
+        return actions_module.results(str(self.directory), self.context["commands"])
 
     def told(self):
-        return csync2action.told(self.results())
+        return actions_module.told(self.results())
 
     def left(self):
         return sorted(path.name for path in (self.directory / "due").iterdir())
@@ -164,27 +165,27 @@ def test_notes_of_commands_that_are_gone_are_dropped(tmp_path):
     ],
 )
 def test_why_a_command_failed(monkeypatch, command, why):
-    monkeypatch.setattr(csync2action, "KILLED_WITHIN", 0.3)
+    monkeypatch.setattr(actions_module, "KILLED_WITHIN", 0.3)
     began = time.monotonic()
-    assert csync2action.run(command.encode(), 0.3)[1] == why
+    assert actions_module.run(command.encode(), 0.3)[1] == why
     assert time.monotonic() - began < 5
 
 
 def test_nothing_of_a_command_that_had_to_be_ended_goes_on(tmp_path):
-    csync2action.run(f"(sleep 0.5; : >{tmp_path}/late) & wait".encode(), 0.1)
+    actions_module.run(f"(sleep 0.5; : >{tmp_path}/late) & wait".encode(), 0.1)
     time.sleep(0.8)
     assert not (tmp_path / "late").exists()
 
 
 def test_what_a_command_leaves_behind_is_not_waited_for():
     began = time.monotonic()
-    assert csync2action.run(b"sleep 30 & echo here", 20) == (0, "", b"here\n")
+    assert actions_module.run(b"sleep 30 & echo here", 20) == (0, "", b"here\n")
     assert time.monotonic() - began < 3
 
 
 def test_the_end_of_a_long_output_is_kept():
-    code, _, output = csync2action.run(b"seq 1000000", 20)
-    assert (code, len(output)) == (0, csync2action.OUTPUT)
+    code, _, output = actions_module.run(b"seq 1000000", 20)
+    assert (code, len(output)) == (0, actions_module.OUTPUT)
     assert output.endswith(b"\n999999\n1000000\n")
 
 
@@ -209,7 +210,7 @@ def test_files_that_are_damaged_stop_nothing(tmp_path, text):
     assert group.results()[0]["exit"] == 0
     (tmp_path / "g/config.json").write_text(text, encoding="utf-8")
     group.arrive()
-    csync2action.run_due(str(tmp_path / "g"))
+    actions_module.run_due(str(tmp_path / "g"))
     assert group.left() == []
 
 
@@ -230,10 +231,12 @@ HOSTILE = [
 
 def checked_by_csync2(csync2_in, group, tree):
     """Have csync2 check a tree whose files an action of the group names, with do-local."""
-    options = csync2.validate(
+    options = schema.validate(
         {"g": {"members": "*", "include": str(tree), "action": {**group.action, "pattern": "*", "do-local": True}}}
     )["groups"]["g"]
-    context = csync2.context("g", options, {"web1": host(1, name="web1")}, csync2_in.key_file, group.directory / "due")
+    context = template.context(
+        "g", options, {"web1": host(1, name="web1")}, csync2_in.key_file, group.directory / "due"
+    )
     csync2_in.configure("g", render(context))
     (group.directory / "config.json").write_text(json.dumps({"rules": context}), encoding="utf-8")
     group.context = context
@@ -250,7 +253,7 @@ def test_names_of_files_run_no_commands(csync2_in, tmp_path, monkeypatch, log):
     checked_by_csync2(csync2_in, group, tree)
     assert group.run() == []
     names, where = log.read_bytes().splitlines()
-    assert set(names.split(b" ")) == {csync2.encode(os.fsencode(tree / os.fsdecode(name))) for name in HOSTILE} | {
+    assert set(names.split(b" ")) == {encode(os.fsencode(tree / os.fsdecode(name))) for name in HOSTILE} | {
         os.fsencode(tree)
     }
     assert where == b"/"

@@ -4,8 +4,9 @@ import hashlib
 import os
 import stat
 
-import csync2backup
 import pytest
+from csync2lib import backups
+from csync2lib.errors import CsyncsyncError
 
 NOBODY = 65534
 
@@ -33,7 +34,7 @@ class Host:
     def find(self, *names, most=100, **options):
         """{name: [(generation, sha256 or size), …]}, and how many more."""
         paths = [os.fsencode(self.include / name) for name in names or [""]]
-        found, more = csync2backup.find(os.fsencode(self.top), [path.rstrip(b"/") for path in paths], most, **options)
+        found, more = backups.find(os.fsencode(self.top), [path.rstrip(b"/") for path in paths], most, **options)
         start = len(os.fsencode(self.include)) + 1
         return {os.fsdecode(path[start:]): versions for path, versions in found.items()}, more
 
@@ -43,7 +44,7 @@ class Host:
 
     def restore(self, name, generation=0):
         root = os.fsencode(self.include)
-        return csync2backup.restore(os.fsencode(self.top), os.fsencode(self.include / name), generation, root)
+        return backups.restore(os.fsencode(self.top), os.fsencode(self.include / name), generation, root)
 
     def versions(self, name):
         """What is kept of a file: {generation: content}."""
@@ -137,17 +138,17 @@ def test_as_many_versions_are_kept_as_are_wanted(host, generations):
         (host.include / "file").write_text(f"{number}")
         back_up(host, "file", generations)
         for _ in range(2):
-            csync2backup.make_room(os.fsencode(host.top), os.fsencode(host.include / "file"), generations)
+            backups.make_room(os.fsencode(host.top), os.fsencode(host.include / "file"), generations)
         kept = list(host.versions("file").values())
         assert kept == [f"{older}" for older in range(number, max(number - generations, -1), -1)][:generations]
 
 
 def test_room_is_made_of_no_other_files_versions(host):
     host.keep("log.3", "a file of its own")
-    csync2backup.make_room(os.fsencode(host.top), os.fsencode(host.include / "log"), 4)
+    backups.make_room(os.fsencode(host.top), os.fsencode(host.include / "log"), 4)
     host.keep("log", "x")
     (host.include / "log.3").write_text("")
-    csync2backup.make_room(os.fsencode(host.top), os.fsencode(host.include / "log"), 4)
+    backups.make_room(os.fsencode(host.top), os.fsencode(host.include / "log"), 4)
     assert sorted(os.listdir(host.kept)) == ["log", "log.3"]
 
 
@@ -158,7 +159,7 @@ def test_a_directory_in_place_of_a_file_gets_its_way(host):
     for name in ("a", "b/c"):
         (host.include / name).mkdir(parents=True)
     (host.include / "b/kept").write_text("a file")
-    csync2backup.sweep(os.fsencode(host.top), [os.fsencode(host.include)])
+    backups.sweep(os.fsencode(host.top), [os.fsencode(host.include)])
     assert sorted(path.name for path in host.kept.rglob("*")) == ["a.1", "a.2", "b", "c.1", "kept"]
     assert host.generations("a", "b") == {"b/kept": [0], "b/c.1": [0]}
     for name in ("a/in", "b/c/in"):
@@ -255,7 +256,7 @@ def test_what_no_backup_can_keep_stays(host, make, why):
     host.keep("file", "old")
     make(host.include / "file")
     before = os.lstat(host.include / "file")
-    with pytest.raises(csync2backup.BackupError, match=why):
+    with pytest.raises(CsyncsyncError, match=why):
         host.restore("file")
     assert os.lstat(host.include / "file").st_ino == before.st_ino
     assert os.listdir(host.include) == ["file"]
@@ -267,15 +268,15 @@ def test_no_symlink_leads_out(host, tmp_path):
     (outside / "file").write_text("secret")
     host.keep("d/file", "old")
     (host.include / "d").symlink_to(outside)
-    with pytest.raises(csync2backup.BackupError, match="include/d is no directory"):
+    with pytest.raises(CsyncsyncError, match="include/d is no directory"):
         host.restore("d/file")
     (host.kept / "link").symlink_to(outside)
     (host.kept / "file").symlink_to(outside / "file")
     for name in ("link/file", "file"):
-        with pytest.raises(csync2backup.BackupError, match=r"backups/.*link is no directory|file is a symlink"):
+        with pytest.raises(CsyncsyncError, match=r"backups/.*link is no directory|file is a symlink"):
             host.restore(name)
     os.mkfifo(host.kept / "pipe")
-    with pytest.raises(csync2backup.BackupError, match="is no file"):
+    with pytest.raises(CsyncsyncError, match="is no file"):
         host.restore("pipe")
     assert (outside / "file").read_text() == "secret"
     assert sorted(os.listdir(host.include)) == ["d"]
@@ -284,10 +285,10 @@ def test_no_symlink_leads_out(host, tmp_path):
 def test_what_is_not_there_is_told(host):
     host.keep("file", "old")
     for name, generation in (("file", 1), ("other", 0), ("d/file", 0), ("file/below", 0)):
-        with pytest.raises(csync2backup.BackupError, match=f"no generation {generation} of .*{name}|is no directory"):
+        with pytest.raises(CsyncsyncError, match=f"no generation {generation} of .*{name}|is no directory"):
             host.restore(name, generation)
     host.include.rmdir()
-    with pytest.raises(csync2backup.BackupError, match=r"include root .* is missing"):
+    with pytest.raises(CsyncsyncError, match=r"include root .* is missing"):
         host.restore("file")
     assert not host.include.exists()
 
@@ -295,15 +296,15 @@ def test_what_is_not_there_is_told(host):
 def test_a_change_in_the_meantime_is_not_lost(host, monkeypatch):
     host.keep("file", "old")
     (host.include / "file").write_text("now")
-    copy = csync2backup._copy
+    copy = backups.copy
 
     def copy_while_somebody_writes(*arguments):
         done = copy(*arguments)
         (host.include / "file").write_text("changed")
         return done
 
-    monkeypatch.setattr(csync2backup, "_copy", copy_while_somebody_writes)
-    with pytest.raises(csync2backup.BackupError, match="has just been changed"):
+    monkeypatch.setattr(backups, "copy", copy_while_somebody_writes)
+    with pytest.raises(CsyncsyncError, match="has just been changed"):
         host.restore("file")
     assert (host.include / "file").read_text() == "changed"
     assert os.listdir(host.include) == ["file"]

@@ -9,6 +9,10 @@ import time
 import pytest
 from watching import on_loop
 
+#: Files of the watcher's code.
+CODE = ("watch/inotify", "storage", "journal", "actions", "backups", "csync2/temporary", "csync2/database")
+CODE += ("report/status", "report/metrics", "watch/tree", "watch/echo", "watch/watcher")
+
 # --- Options
 
 
@@ -78,7 +82,7 @@ async def test_the_first_change_after_a_calm_goes_out_early(host):
     host.options.append({"settle": 1.0})
     host.config()
     await host.start()
-    host.code["CALM"] = 10.0
+    host.code("watch.watcher").CALM = 10.0
     await asyncio.sleep(1.1)  # the event of the start was the last one
 
     async def changed(name, times=1):
@@ -290,7 +294,7 @@ async def test_a_watcher_notes_since_when_there_was_none(host):
 async def test_close_is_real_when_no_beacon_follows(host):
     host.config()
     await host.start()
-    host.code["CLOSE_DELAY"] = 0.2
+    host.code("watch.watcher").CLOSE_DELAY = 0.2
     host.module.close([])
     await host.quiet()
     assert host.watcher.closed
@@ -446,14 +450,14 @@ async def test_new_code_takes_over(host):
 @on_loop
 async def test_the_watcher_has_copies_of_its_own(host):
     """Salt executes also the utils anew in the same globals; and who imports them by name gets no copy."""
-    there = {name: importlib.import_module(name) for name in ("csync2inotify", "csync2journal")}
-    sys.modules.pop("csync2echo", None)
+    there = {name: importlib.import_module(f"csync2lib.{name}") for name in ("watch.inotify", "journal")}
+    sys.modules.pop("csync2lib.watch.echo", None)
     host.config()
     await host.start()
     for name, module in there.items():
-        assert sys.modules[name] is module is not host.code[name]
+        assert sys.modules[f"csync2lib.{name}"] is module is not host.code(name)
         module.__spec__.loader.exec_module(module)
-    assert "csync2echo" not in sys.modules
+    assert "csync2lib.watch.echo" not in sys.modules
     (host.tree / "d").mkdir()
     (host.tree / "file").write_text("x")
     await host.until(lambda: sorted(host.lines()) == [b"d/", b"file"])
@@ -465,8 +469,8 @@ async def test_a_changed_util_takes_over(host):
     host.sync_utils()
     host.config()
     await host.start()
-    for number, name in enumerate(host.module.CODE):
-        old, file = host.watcher, host.utils / f"{name}.py"
+    for number, name in enumerate(CODE):
+        old, file = host.watcher, host.utils / "csync2lib" / f"{name}.py"
         file.touch()
         host.beacon()
         assert host.watcher is old, "it says what it said before"
@@ -479,10 +483,8 @@ async def test_a_changed_util_takes_over(host):
         await host.until(lambda: host.whole() and host.events)
         assert host.watcher is not old
         host.discharge()
-    code = {**host.code, "csync2conflict": host.code["csync2backup"].csync2conflict}
-    code["csync2action"] = host.code["csync2status"].csync2action
-    changed = [code[name].CHANGED for name in host.module.CODE[:-1]]
-    assert [*changed, host.code["CHANGED"]] == list(range(len(host.module.CODE)))
+    changed = [host.code(name.replace("/", ".")).CHANGED for name in CODE]
+    assert changed == list(range(len(CODE)))
 
 
 @on_loop
@@ -492,8 +494,8 @@ async def test_a_broken_util_leaves_the_watcher_at_work(host):
     host.config()
     await host.start()
     old = host.watcher
-    for name in host.module.CODE:
-        (host.utils / f"{name}.py").write_text("")
+    for name in CODE:
+        (host.utils / "csync2lib" / f"{name}.py").write_text("")
         host.beacon()
         assert host.watcher is old
     (host.tree / "file").write_text("x")
@@ -507,15 +509,15 @@ async def test_a_broken_util_leaves_the_watcher_at_work(host):
 
 @pytest.mark.parametrize("content", [None, "def (", "raise RuntimeError('broken')"])
 @pytest.mark.parametrize(
-    "name", ["csync2inotify", "csync2journal", "csync2echo", "csync2metrics", "csync2backup", "csync2watch"]
+    "name", ["watch/inotify", "journal", "watch/echo", "report/metrics", "backups", "watch/watcher"]
 )
 def test_a_util_that_is_missing_or_broken_is_told_once_and_heals(host, caplog, name, content):
     """Salt may sync the beacons before the utils."""
     host.load_as_synced()
     host.config()
-    host.sync_utils(but=name)
+    host.sync_utils(but=f"csync2lib/{name}.py")
     if content:
-        (host.utils / f"{name}.py").write_text(content)
+        (host.utils / "csync2lib" / f"{name}.py").write_text(content)
     assert [host.beacon() for _ in range(3)] == [[], [], []]
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 1

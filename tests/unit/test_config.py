@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
-import csync2
 import pytest
 import salt.utils.templates
 import yaml
+from csync2lib.config import membership, schema, template
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.names import database_path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -65,9 +67,9 @@ def golden_groups():
 
 @pytest.mark.parametrize("name", ["wwwdata", "wwwshared", "everything"])
 def test_a_groups_config_is_the_golden_one(name, csync2_in):
-    checked = csync2.validate(golden_groups())
+    checked = schema.validate(golden_groups())
     assert checked["errors"] == {}
-    context = csync2.context(name, checked["groups"][name], HOSTS, f"/etc/csync2_{name}.key", DUE)
+    context = template.context(name, checked["groups"][name], HOSTS, f"/etc/csync2_{name}.key", DUE)
     text = render(context)
     assert text.encode() == (GOLDEN / f"{name}.cfg").read_bytes()
     assert "k" * 64 not in text
@@ -79,13 +81,13 @@ def test_a_groups_config_is_the_golden_one(name, csync2_in):
 
 def test_the_golden_files_are_of_all_groups_of_the_example_and_of_one_with_every_option():
     assert {path.stem for path in GOLDEN.glob("*.cfg")} == set(golden_groups())
-    assert set(EVERYTHING) == set(csync2.OPTIONS)
+    assert set(EVERYTHING) == set(schema.OPTIONS)
 
 
 def test_the_order_in_which_hosts_are_known_does_not_matter():
-    options = csync2.validate(golden_groups())["groups"]["everything"]
+    options = schema.validate(golden_groups())["groups"]["everything"]
     backwards = dict(reversed(HOSTS.items()))
-    assert csync2.context("g", options, backwards, "/k", DUE) == csync2.context("g", options, HOSTS, "/k", DUE)
+    assert template.context("g", options, backwards, "/k", DUE) == template.context("g", options, HOSTS, "/k", DUE)
 
 
 # --- Whatever validate() accepts --------------------------------------------------------------------------
@@ -128,7 +130,7 @@ some_actions = st.fixed_dictionaries(
 )
 OPTIONAL = {
     "exclude": st.one_of(text, st.lists(st.one_of(text, paths), max_size=4)),
-    "auto": st.sampled_from(csync2.AUTO_METHODS),
+    "auto": st.sampled_from(schema.AUTO_METHODS),
     "action": st.one_of(some_actions, st.lists(some_actions, max_size=3)),
     "backup_directory": paths,
     "backup_generations": st.integers(2, 10000),
@@ -145,15 +147,15 @@ def accepted_groups(draw):
     wanted += [(option, draw(strategy)) for option, strategy in OPTIONAL.items() if draw(st.booleans())]
     for option, value in wanted:
         values = value if isinstance(value, list) else [value]
-        good = [v for v in values if not csync2.validate({"g": {**given_options, option: [v]}})["errors"]]
+        good = [v for v in values if not schema.validate({"g": {**given_options, option: [v]}})["errors"]]
         if isinstance(value, list) and good:
             given_options[option] = good
-        elif not csync2.validate({"g": {**given_options, option: value}})["errors"]:
+        elif not schema.validate({"g": {**given_options, option: value}})["errors"]:
             given_options[option] = value
-    return csync2.validate({"g": given_options})["groups"]["g"]
+    return schema.validate({"g": given_options})["groups"]["g"]
 
 
-names = st.from_regex(csync2._HOST_NAME, fullmatch=True)
+names = st.from_regex(membership._HOST_NAME, fullmatch=True)
 addresses = st.ip_addresses().map(str)
 some_hosts = st.dictionaries(st.sampled_from(["web1", "web2", "web3", "db1"]), st.builds(host, st.integers(1, 9)))
 odd_hosts = st.dictionaries(
@@ -216,7 +218,7 @@ def expected(context):
 @given(accepted_groups(), st.one_of(some_hosts, odd_hosts))
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_no_value_breaks_out_of_its_line(options, members):
-    context = csync2.context("g", options, members, "/etc/csync2_g.key", DUE)
+    context = template.context("g", options, members, "/etc/csync2_g.key", DUE)
     config = render(context)
     assert scan(config) == expected(context)
     assert config.endswith("}\n")
@@ -226,21 +228,21 @@ def test_no_value_breaks_out_of_its_line(options, members):
 @pytest.mark.parametrize("strip", [False, True])
 @pytest.mark.parametrize("trim", [False, True])
 def test_settings_of_the_minions_jinja_do_not_change_what_csync2_reads(name, trim, strip):
-    options = csync2.validate(golden_groups())["groups"][name]
-    context = csync2.context(name, options, HOSTS, "/etc/csync2.key", DUE)
+    options = schema.validate(golden_groups())["groups"][name]
+    context = template.context(name, options, HOSTS, "/etc/csync2.key", DUE)
     found = scan(render(context, trim_blocks=trim, lstrip_blocks=strip))
     assert found == expected(context)
 
 
 @given(accepted_groups(), st.one_of(some_hosts, odd_hosts))
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
-@example(csync2.validate({"g": {**EVERYTHING, "exclude": "x" * 4000}})["groups"]["g"], HOSTS)
-@example(csync2.validate({"g": {**EVERYTHING, "include": ["/srv/" + "é" * 1997]}})["groups"]["g"], HOSTS)
-@example(csync2.validate({"g": {**EVERYTHING, "exclude": [f"{n}" for n in range(2000)]}})["groups"]["g"], HOSTS)
-@example(csync2.validate({"g": EVERYTHING})["groups"]["g"], {f"web{n}": host(n) for n in range(2, 250)})
+@example(schema.validate({"g": {**EVERYTHING, "exclude": "x" * 4000}})["groups"]["g"], HOSTS)
+@example(schema.validate({"g": {**EVERYTHING, "include": ["/srv/" + "é" * 1997]}})["groups"]["g"], HOSTS)
+@example(schema.validate({"g": {**EVERYTHING, "exclude": [f"{n}" for n in range(2000)]}})["groups"]["g"], HOSTS)
+@example(schema.validate({"g": EVERYTHING})["groups"]["g"], {f"web{n}": host(n) for n in range(2, 250)})
 def test_csync2_accepts_every_accepted_group(csync2_in, options, members):
     csync2_in.host = "h" * 64
-    context = csync2.context("g", options, {**members, "me": host(1, name=csync2_in.host)}, csync2_in.key_file, DUE)
+    context = template.context("g", options, {**members, "me": host(1, name=csync2_in.host)}, csync2_in.key_file, DUE)
     csync2_in.configure("g", render(context))
     done = csync2_in("g", "-M")
     assert "Near line" not in done.stdout
@@ -250,11 +252,11 @@ def test_csync2_accepts_every_accepted_group(csync2_in, options, members):
 
 @pytest.mark.parametrize("name", ["0", "group", "host", "on", "z" * 64])
 def test_csync2_accepts_every_group_name(csync2_in, name):
-    options = csync2.validate({name: {"members": "*", "include": "/srv/data"}})["groups"][name]
-    context = csync2.context(name, options, {"web1": host(1, name=csync2_in.host)}, csync2_in.key_file, DUE)
+    options = schema.validate({name: {"members": "*", "include": "/srv/data"}})["groups"][name]
+    context = template.context(name, options, {"web1": host(1, name=csync2_in.host)}, csync2_in.key_file, DUE)
     csync2_in.configure(name, render(context))
     assert csync2_in(name, "-M").returncode == 2
-    assert Path(csync2.database(str(csync2_in.directory), csync2_in.host, name)).exists()
+    assert Path(database_path(str(csync2_in.directory), csync2_in.host, name)).exists()
 
 
 @given(st.lists(text.map(lambda name: re.sub(r"[*?\[\]\\/.]", "_", name)), min_size=1, max_size=3))
@@ -268,19 +270,19 @@ def test_csync2_accepts_every_group_name(csync2_in, name):
 def test_csync2_takes_an_accepted_directory_by_its_name_and_no_other(csync2_in, tmp_path, parts):
     top = str(tmp_path / "tree")
     path = "/".join([top, *parts])
-    result = csync2.validate({"g": {"members": "*", "include": path}})
+    result = schema.validate({"g": {"members": "*", "include": path}})
     if result["errors"] or max(len(part.encode()) for part in path.split("/")) > 250:
         return
     include = result["groups"]["g"]["include"][0]
     Path(include).mkdir(parents=True, exist_ok=True)
     Path(include, "file").touch()
     Path(include + "x").mkdir(exist_ok=True)
-    context = csync2.context("g", result["groups"]["g"], {"web1": host(1, name="web1")}, csync2_in.key_file, DUE)
+    context = template.context("g", result["groups"]["g"], {"web1": host(1, name="web1")}, csync2_in.key_file, DUE)
     csync2_in.configure("g", render(context))
     done = csync2_in("g", "-cIr", include)
     assert (done.returncode, done.stdout) == (0, "")
     csync2_in("g", "-cIr", include + "x")
-    with csync2.Database(csync2.database(str(csync2_in.directory), "web1", "g")) as database:
+    with Database(database_path(str(csync2_in.directory), "web1", "g")) as database:
         assert database.record(include.encode()) is not None
         assert database.record(include.encode() + b"/file") is not None
         assert database.record(include.encode() + b"x") is None
@@ -288,14 +290,14 @@ def test_csync2_takes_an_accepted_directory_by_its_name_and_no_other(csync2_in, 
 
 def recorded(csync2_in, tree, **options):
     """The names below a tree that csync2 records under these options."""
-    result = csync2.validate({"g": {"members": "*", "include": str(tree), **options}})
+    result = schema.validate({"g": {"members": "*", "include": str(tree), **options}})
     assert result["errors"] == {}
-    context = csync2.context(
+    context = template.context(
         "g", result["groups"]["g"], {"web1": host(1, name="web1")}, csync2_in.key_file, csync2_in.directory / "due"
     )
     csync2_in.configure("g", render(context))
     assert csync2_in("g", "-cr", "/").returncode == 0
-    with csync2.Database(csync2.database(str(csync2_in.directory), "web1", "g")) as database:
+    with Database(database_path(str(csync2_in.directory), "web1", "g")) as database:
         return {str(p.relative_to(tree)) for p in tree.rglob("*") if database.record(bytes(p)) is not None}
 
 

@@ -6,8 +6,11 @@ import sqlite3
 import stat
 from types import SimpleNamespace
 
-import csync2
 import pytest
+from csync2lib import contents
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.names import _ENCODED, database_path, decode, encode
+from csync2lib.csync2.states import check_text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,20 +34,20 @@ names = st.binary(min_size=1, max_size=30).map(lambda raw: raw.replace(b"\x00", 
     ],
 )
 def test_a_name_is_encoded_as_csync2_does(raw, text):
-    assert csync2.encode(raw) == text
-    assert csync2.decode(text) == raw
+    assert encode(raw) == text
+    assert decode(text) == raw
 
 
 @given(st.binary())
 def test_decoding_gives_back_what_was_encoded(raw):
-    encoded = csync2.encode(raw)
-    assert csync2.decode(encoded) == raw
-    assert not set(encoded.replace(b"%", b"")) & set(csync2._ENCODED)
+    encoded = encode(raw)
+    assert decode(encoded) == raw
+    assert not set(encoded.replace(b"%", b"")) & set(_ENCODED)
 
 
 @given(st.binary())
 def test_anything_can_be_decoded(text):
-    csync2.decode(text)
+    decode(text)
 
 
 def status(mode, **changes):
@@ -67,23 +70,23 @@ def status(mode, **changes):
     ],
 )
 def test_a_state_has_csync2s_text(given_status, text):
-    assert csync2.check_text(b"/nowhere", given_status) == text
+    assert check_text(b"/nowhere", given_status) == text
 
 
 def test_two_writes_within_a_second_have_one_text():
     one, two = (status(0o100644, st_mtime_ns=1_700_000_000_000_000_000 + n) for n in (1, 2))
-    assert csync2.check_text(b"/x", one) == csync2.check_text(b"/x", two)
+    assert check_text(b"/x", one) == check_text(b"/x", two)
 
 
 def test_a_database_is_named_after_the_host_and_the_group():
-    assert csync2.database("/var/lib/csync2", "Web1", "data") == "/var/lib/csync2/web1_data.db3"
+    assert database_path("/var/lib/csync2", "Web1", "data") == "/var/lib/csync2/web1_data.db3"
 
 
 @pytest.mark.parametrize("name", ["x.db3", "a?b#c%41 d.db3"])
 def test_a_missing_database_is_not_made(tmp_path, name):
     for write in (False, True):
         with pytest.raises(sqlite3.Error):
-            csync2.Database(str(tmp_path / name), write=write).count()
+            Database(str(tmp_path / name), write=write).count()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -91,7 +94,7 @@ def test_a_missing_database_is_not_made(tmp_path, name):
 def test_a_damaged_database_is_a_database_error(tmp_path, content):
     path = tmp_path / "x.db3"
     path.write_bytes(content)
-    with csync2.Database(str(path)) as database, pytest.raises(sqlite3.Error):
+    with Database(str(path)) as database, pytest.raises(sqlite3.Error):
         database.count()
 
 
@@ -122,7 +125,7 @@ ODD_NAMES = [
 def assert_recorded(tree, *paths):
     with tree.database() as database:
         for path in paths:
-            assert database.record(path) == csync2.check_text(path, os.lstat(path)), path
+            assert database.record(path) == check_text(path, os.lstat(path)), path
 
 
 def test_the_recorded_states_of_odd_names_are_those_that_are_computed(tree):
@@ -208,7 +211,7 @@ def test_a_state_that_changed_differs_from_the_record(tree):
     tree.check()
     tree.write(b"file", b"12")
     with tree.database() as database:
-        assert database.record(path) != csync2.check_text(path, os.lstat(path))
+        assert database.record(path) != check_text(path, os.lstat(path))
 
 
 def test_what_is_to_be_sent_is_listed_for_each_peer(tree):
@@ -294,10 +297,10 @@ def test_the_count_is_of_all_recorded_paths(tree):
 def test_a_database_that_csync2_made_is_new(tree):
     tree.check()
     with tree.database() as database:
-        assert database.state() == csync2.Database.NEW
+        assert database.state() == Database.NEW
 
 
-@pytest.mark.parametrize("state", [csync2.Database.RECORDED, csync2.Database.ESTABLISHED])
+@pytest.mark.parametrize("state", [Database.RECORDED, Database.ESTABLISHED])
 def test_a_databases_state_outlives_what_csync2_does_with_it(tree, state):
     tree.check()
     with tree.database(write=True) as database:
@@ -335,7 +338,7 @@ def test_pinned_certificates_are_exactly_those_given(tree):
         database.pin({"fd00::3": "3082BB"})
         assert database.certificates() == {"fd00::3": "3082BB"}
     # csync2 looks a peer up by its address as it encodes it, and compares text (conn.c, conn_check_peer_cert()).
-    path = csync2.database(str(tree.csync2.directory), "web1", "data")
+    path = database_path(str(tree.csync2.directory), "web1", "data")
     with contextlib.closing(sqlite3.connect(path)) as raw:
         assert raw.execute(
             "SELECT peername, typeof(peername), certdata, typeof(certdata) FROM x509_cert"
@@ -347,15 +350,15 @@ def test_a_peers_part_is_a_database_that_csync2_takes(tree, tmp_path):
     tree.check()
     part = tmp_path / "part"
     part.mkdir()
-    copy = csync2.database(str(part), "web1", "data")
+    copy = database_path(str(part), "web1", "data")
     with tree.database(write=True) as database:
         database.pin({"fd00::3": "3082BB"})
     with tree.database() as database:
         entries = database.part("fd00::3", b"", 100)
         database.copy(copy, entries)
         wanted = {path for path, peer, _ in database.dirty() if peer == "fd00::3"}
-    assert set(written) < wanted == {csync2.decode(entry[1]) for entry in entries}
-    with csync2.Database(copy) as database:
+    assert set(written) < wanted == {decode(entry[1]) for entry in entries}
+    with Database(copy) as database:
         assert {path for path, _, _ in database.dirty()} == wanted
         assert database.certificates() == {"fd00::3": "3082BB"}
         assert database.count() == 0
@@ -373,11 +376,11 @@ def test_a_part_has_so_many_entries_and_the_next_one_the_rest(tree, tmp_path):
         while part := database.part("10.0.0.2", seen[-1][1] if seen else b"", 10):
             assert len(part) <= 10
             database.copy(copy, part)
-            with csync2.Database(copy) as copied:
+            with Database(copy) as copied:
                 assert copied.dirty_names() == {entry[1] for entry in part}
             seen += part
         wanted = {path for path, peer, _ in database.dirty() if peer == "10.0.0.2"}
-    assert [csync2.decode(entry[1]) for entry in seen] == sorted(wanted) and len(seen) == 26
+    assert [decode(entry[1]) for entry in seen] == sorted(wanted) and len(seen) == 26
 
 
 def test_what_is_above_something_that_a_peer_is_to_get_too(tree):
@@ -388,14 +391,14 @@ def test_what_is_above_something_that_a_peer_is_to_get_too(tree):
     with tree.database(write=True) as database:
         part = database.part("10.0.0.2", b"", 100)
         above = database.above_dirty("10.0.0.2", part[0].name, part[-1].name)
-        assert sorted(map(csync2.decode, above)) == directories
-        name = csync2.encode(directories[2])
+        assert sorted(map(decode, above)) == directories
+        name = encode(directories[2])
         assert database.above_dirty("10.0.0.2", name, name) == {name}  # what is below comes after the last name
-        last = [entry for entry in part if csync2.decode(entry.name).startswith(directories[3] + b"/")]
+        last = [entry for entry in part if decode(entry.name).startswith(directories[3] + b"/")]
         database.discharge("10.0.0.2", last)
         above = database.above_dirty("10.0.0.2", part[0].name, part[-1].name)
-        assert sorted(map(csync2.decode, above)) == directories[:3]
-        assert csync2.encode(directories[3]) in database.above_dirty("fd00::3", part[0].name, part[-1].name)
+        assert sorted(map(decode, above)) == directories[:3]
+        assert encode(directories[3]) in database.above_dirty("fd00::3", part[0].name, part[-1].name)
 
 
 def test_what_is_discharged_is_gone_for_this_peer_alone(tree):
@@ -403,7 +406,7 @@ def test_what_is_discharged_is_gone_for_this_peer_alone(tree):
     tree.check()
     with tree.database(write=True) as database:
         entries = database.part("10.0.0.2", b"", 100)
-        database.discharge("10.0.0.2", [entry for entry in entries if csync2.decode(entry[1]) == sent])
+        database.discharge("10.0.0.2", [entry for entry in entries if decode(entry[1]) == sent])
         left = {(path, peer) for path, peer, _ in database.dirty()}
     assert left == {(tree.path, peer) for peer in tree.peers.values()} | {
         (sent, "fd00::3"),
@@ -441,13 +444,13 @@ def test_digests_tell_which_contents_differ(tmp_path, monkeypatch):
         for name in names:
             with open(name, "wb") as file:
                 file.write(b"changed" if name in changed else b"content")
-        return csync2.digests(names)
+        return contents.file_digests(names)
 
     one, same, other = digests("one"), digests("same"), digests("other", changed=[b"7", b"23"])
-    assert one == same and len(one) == csync2.DIGESTS
-    assert {number for number in range(csync2.DIGESTS) if one[number] != other[number]} == {
-        csync2.digest_slot(b"7"),
-        csync2.digest_slot(b"23"),
+    assert one == same and len(one) == contents.DIGESTS
+    assert {number for number in range(contents.DIGESTS) if one[number] != other[number]} == {
+        contents.digest_slot(b"7"),
+        contents.digest_slot(b"23"),
     }
 
 
@@ -456,9 +459,9 @@ def test_what_cannot_be_read_or_is_no_file_counts_as_missing(tmp_path):
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(tmp_path / "fifo")
     others = [os.fsencode(tmp_path / name) for name in ("gone", "link", "fifo", ".")]
-    assert csync2.digests(others) == csync2.digests([])
+    assert contents.file_digests(others) == contents.file_digests([])
     path = os.fsencode(tmp_path / "file")
-    assert csync2.digests([*others, path]) == csync2.digests([path]) != csync2.digests([])
+    assert contents.file_digests([*others, path]) == contents.file_digests([path]) != contents.file_digests([])
 
 
 def test_marked_paths_are_marked_for_one_peer(tree):
@@ -503,14 +506,14 @@ def test_a_failed_change_leaves_everything_as_it_was(tree):
 
 def test_a_locked_database_is_an_error_and_not_a_wait(tree):
     tree.check()
-    path = csync2.database(str(tree.csync2.directory), "web1", "data")
+    path = database_path(str(tree.csync2.directory), "web1", "data")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with csync2.Database(path) as database, pytest.raises(sqlite3.OperationalError):
+        with Database(path) as database, pytest.raises(sqlite3.OperationalError):
             database.count()
 
 
 @given(names)
 def test_every_name_can_be_asked_for(name):
     with contextlib.closing(sqlite3.connect(":memory:")) as raw:
-        assert raw.execute("SELECT CAST(? AS TEXT) = CAST(? AS TEXT)", [csync2.encode(name)] * 2).fetchone() == (1,)
+        assert raw.execute("SELECT CAST(? AS TEXT) = CAST(? AS TEXT)", [encode(name)] * 2).fetchone() == (1,)

@@ -8,8 +8,9 @@ import pathlib
 import socket
 import sqlite3
 
-import csync2
 import pytest
+from csync2lib.csync2.names import encode
+from csync2lib.csync2.states import check_text
 from watching import on_loop
 
 
@@ -112,7 +113,7 @@ def csync2_writes(host, name, content="x", half=False):
 def a_peer_sends(host):
     """A connection to csync2's port, as long as a peer sends."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        host.code["csync2echo"].PORT = server.getsockname()[1]
+        host.code("csync2.connections").PORT = server.getsockname()[1]
         with socket.create_connection(server.getsockname()), server.accept()[0]:
             yield
 
@@ -163,8 +164,8 @@ async def test_uncommitted_rows_are_waited_for(host):
         daemon.execute("BEGIN IMMEDIATE")
         csync2_writes(host, "echo")
         path = os.fsencode(host.tree / "echo")
-        text = csync2.encode(csync2.check_text(path, os.lstat(path)))
-        daemon.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (csync2.encode(path), text))
+        text = encode(check_text(path, os.lstat(path)))
+        daemon.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (encode(path), text))
         assert journal.exists()
         await host.quiet(7)
         assert not host.lines()
@@ -303,7 +304,7 @@ async def test_a_change_through_one_name_of_several_checks_the_group(host):
     os.link(host.tree / "one", host.tree / "two")
     host.record(host.tree / "one", host.tree / "two")
     await host.start()
-    host.code["LINKED_INTERVAL"] = 0.5
+    host.code("watch.watcher").LINKED_INTERVAL = 0.5
     os.link(host.tree / "one", host.tree / "three")
     await host.until(lambda: b"three" in host.lines())
     await host.quiet(1.5)
@@ -470,7 +471,7 @@ async def test_a_temporary_file_that_csync2_left_is_deleted_and_no_other_one(hos
     host.make_database()
     host.config()
     await host.start()
-    host.code["csync2echo"].csync2left.LEFT_AFTER = 0.3
+    host.code("csync2.temporary").LEFT_AFTER = 0.3
 
     def make(name, mode=0o600):
         os.close(os.open(host.tree / name, os.O_CREAT | os.O_WRONLY, mode))

@@ -4,8 +4,7 @@ import json
 import logging
 
 import pytest
-
-csync2gate = pytest.importorskip("csync2gate", exc_type=ImportError)
+from csync2lib.master import rate_limit
 
 CHANGED = "salt/beacon/web1/csyncsync/wwwdata"
 
@@ -30,23 +29,23 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(csync2gate, "time", clock)
+    monkeypatch.setattr(rate_limit, "time", clock)
     return clock
 
 
 @pytest.fixture
 def gate(tmp_path, monkeypatch, clock):
     """``gate(tag, event)``: what is called. web1 and db1 are accepted, web1 is known to wwwdata."""
-    monkeypatch.setattr(csync2gate, "_accepted", {"minions": {"web1", "db1"}, "read": clock.now})
-    monkeypatch.setattr(csync2gate, "ACCEPTED_AGE", float("inf"))
-    monkeypatch.setattr(csync2gate, "_fire_waiting", lambda opts: None)
-    for name in ("_buckets", "_waiting", "_records", "_left_out", "_ended"):
-        monkeypatch.setattr(csync2gate, name, {})
-    monkeypatch.setattr(csync2gate, "_worker", [])
+    monkeypatch.setattr(rate_limit, "_accepted", {"minions": {"web1", "db1"}, "read": clock.now})
+    monkeypatch.setattr(rate_limit, "ACCEPTED_AGE", float("inf"))
+    monkeypatch.setattr(rate_limit, "_fire_waiting", lambda opts: None)
+    for name in ("buckets", "waiting", "records", "left_out", "ended"):
+        monkeypatch.setattr(rate_limit, name, {})
+    monkeypatch.setattr(rate_limit, "_worker", [])
     note(tmp_path, lease=None)
 
     def call(tag, event):
-        return list(csync2gate.react(tag, event, {"cachedir": str(tmp_path)}).values())
+        return list(rate_limit.react(tag, event, {"cachedir": str(tmp_path)}).values())
 
     return call
 
@@ -77,7 +76,7 @@ def test_a_host_that_is_known_is_served_at_once(gate):
 
 def test_a_thousand_events_of_one_host_are_a_few_calls_and_the_last_one_waits(gate, clock):
     assert served(gate, CHANGED, changed(), 1000) == 10
-    assert list(csync2gate._waiting) == [("changed", "web1", "wwwdata")]
+    assert list(rate_limit.waiting) == [("changed", "web1", "wwwdata")]
     clock.now += 1
     assert served(gate, CHANGED, changed(), 1000) == 4
 
@@ -85,7 +84,7 @@ def test_a_thousand_events_of_one_host_are_a_few_calls_and_the_last_one_waits(ga
 def test_an_event_that_waited_calls_what_it_would_have_called(gate, clock):
     for _ in range(11):
         gate("csyncsync/wwwdata/pushed", pushed("7"))
-    ((tag, event),) = csync2gate._waiting.values()
+    ((tag, event),) = rate_limit.waiting.values()
     clock.now += 10
     assert gate(tag, event) == gate("csyncsync/wwwdata/pushed", pushed("7"))
 
@@ -110,7 +109,7 @@ def test_a_flood_of_one_host_leaves_the_others_their_turn(gate):
 
 def test_nothing_waits_for_a_host_that_is_no_member_as_far_as_is_known(gate):
     assert served(gate, CHANGED, changed("db1"), 1000) == 60
-    assert csync2gate._waiting == {}
+    assert rate_limit.waiting == {}
 
 
 def test_what_no_accepted_minion_can_mean_calls_nothing(gate):
@@ -148,5 +147,5 @@ def test_what_is_kept_does_not_grow_with_the_events(gate):
         gate(CHANGED, changed(f"nosuch{number}"))
         gate(CHANGED, changed("db1", f"nosuch{number}"))
         gate(f"salt/beacon/{number}/csyncsync/{number}", changed())
-    kept = (csync2gate._buckets, csync2gate._waiting, csync2gate._records, csync2gate._left_out, csync2gate._ended)
+    kept = (rate_limit.buckets, rate_limit.waiting, rate_limit.records, rate_limit.left_out, rate_limit.ended)
     assert sum(map(len, kept)) < 15

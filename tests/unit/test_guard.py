@@ -2,10 +2,11 @@
 
 import os
 
-import csync2
-import csync2file
-import csync2guard
 import pytest
+from csync2lib import storage
+from csync2lib.csync2.database import Database
+from csync2lib.errors import CsyncsyncError
+from csync2lib.push.guard import EMPTIED, Guard
 
 HOLD = {"number": 3, "share": 0.5}
 
@@ -13,7 +14,7 @@ HOLD = {"number": 3, "share": 0.5}
 @pytest.fixture
 def guard(tree, tmp_path):
     (tmp_path / "noted").mkdir()
-    return csync2guard.Guard("data", str(tmp_path / "noted"), tree.file)
+    return Guard("data", str(tmp_path / "noted"), tree.file)
 
 
 @pytest.fixture
@@ -24,14 +25,14 @@ def root(tree):
 def test_a_new_root_is_made_once_and_never_again(guard, tmp_path):
     root = str(tmp_path / "a/b")
     assert guard.note_roots([root], test=True) == ([root], [])
-    assert (os.path.exists(root), csync2file.read_json(guard.roots)) == (False, None)
+    assert (os.path.exists(root), storage.read_json(guard.roots)) == (False, None)
     assert guard.note_roots([root]) == ([root], [])
     assert guard.note_roots([root]) == ([], [])
     os.rmdir(root)
     missing = f"include root {root} is missing: is its disk unmounted?"
     assert guard.note_roots([root]) == ([], [missing])
     assert (guard.root_problems(), os.path.exists(root)) == ([missing], False)
-    with pytest.raises(csync2guard.GuardError, match="is its disk unmounted"):
+    with pytest.raises(CsyncsyncError, match="is its disk unmounted"):
         guard.renew_roots()
     assert guard.note_roots([]) == ([], [])
     assert guard.root_problems() == []
@@ -41,7 +42,7 @@ def test_a_root_behind_a_symlink_is_refused_with_its_pillar_path(guard, tmp_path
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     for root in (tmp_path / "link", tmp_path / "link/new"):
-        with pytest.raises(csync2guard.GuardError, match=r"csyncsync:groups:data:include .* name the real directory"):
+        with pytest.raises(CsyncsyncError, match=r"csyncsync:groups:data:include .* name the real directory"):
             guard.note_roots([str(root)])
     root = str(tmp_path / "real")
     guard.note_roots([root])
@@ -54,7 +55,7 @@ def test_a_root_in_whose_place_an_empty_directory_came_is_a_problem_until_it_is_
     tree.write(b"file")
     tree.check()
     with tree.database(write=True) as database:
-        database.set_state(csync2.Database.RECORDED)
+        database.set_state(Database.RECORDED)
     guard.note_roots([root])
     assert guard.root_problems() == []
     os.rename(root, f"{root}.moved")
@@ -78,13 +79,13 @@ def test_an_empty_root_of_which_nothing_is_recorded_is_no_problem(guard, root):
 
 def test_a_root_on_another_file_system_or_device_is_a_problem(guard, root):
     guard.note_roots([root])
-    noted = csync2file.read_json(guard.roots)
+    noted = storage.read_json(guard.roots)
     for changed in ({"mount": ["/mnt", "ext4", "/dev/sdb1", "/"]}, {"device": -1}):
-        csync2file.write_json(guard.roots, {root: {**noted[root], **changed}})
+        storage.write_json(guard.roots, {root: {**noted[root], **changed}})
         assert guard.root_problems() == [
             f"include root {root} is on another file system than before: is its disk unmounted?"
         ]
-    csync2file.write_json(guard.roots, {root: {**noted[root], "device": -1, "boot": "another"}})  # after a reboot
+    storage.write_json(guard.roots, {root: {**noted[root], "device": -1, "boot": "another"}})  # after a reboot
     assert guard.root_problems() == []
 
 
@@ -94,7 +95,7 @@ def test_a_database_that_cannot_be_read_holds_a_push(guard, tree, root):
     os.mkdir(root)
     with open(tree.file, "wb") as file:
         file.write(b"no database" * 1000)
-    with pytest.raises(csync2guard.GuardError, match=r"data\.db3: file is not a database"):
+    with pytest.raises(CsyncsyncError, match=r"data\.db3: file is not a database"):
         guard.root_problems()
 
 
@@ -124,7 +125,7 @@ def test_more_than_number_and_share_hold_a_push_and_count_once(guard, tree, root
 def test_a_root_that_was_emptied_holds_a_push_whatever_the_share(guard, tree, root, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    names = [b"%d" % number for number in range(csync2guard.EMPTIED + 1)]
+    names = [b"%d" % number for number in range(EMPTIED + 1)]
     gone = {tree / name for name in names}
     for name in names:
         tree.write(name)

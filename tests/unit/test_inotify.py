@@ -11,8 +11,9 @@ import shutil
 import time
 import types
 
-import csync2inotify
 import pytest
+from csync2lib.watch import inotify
+from csync2lib.watch.tree import Tree
 from watching import on_loop
 
 #: Enough to show it; the machine lets one user have so many watches, and others want some.
@@ -37,7 +38,7 @@ DIRECTORIES = min(50_000, int(pathlib.Path("/proc/sys/fs/inotify/max_user_watche
 )
 def test_excludes_match_as_csync2_does(patterns, path, excluded):
     path = os.fsencode(path)
-    assert csync2inotify.Excludes([os.fsencode(p) for p in patterns]).match(path, os.path.basename(path)) is excluded
+    assert inotify.Excludes([os.fsencode(p) for p in patterns]).match(path, os.path.basename(path)) is excluded
 
 
 @on_loop
@@ -170,7 +171,7 @@ async def test_too_few_watches(host):
         pytest.skip("max_user_watches cannot be changed here")
     try:
         host.beacon()
-        host.code["csync2inotify"].REWALK = 1.0
+        host.code("watch.tree").REWALK = 1.0
         await host.until(lambda: host.status()["error"])
         assert "fs.inotify.max_user_watches is 10" in host.status()["error"]
         await host.until(lambda: any("error" in event["data"] for _, event in host.events))
@@ -231,11 +232,11 @@ def tree(tmp_path):
     top = tmp_path / "tree"
     top.mkdir()
     group = types.SimpleNamespace(
-        name="g", roots={}, excludes=csync2inotify.Excludes([]), walking=0, unwatched=set(), whole=False
+        name="g", roots={}, excludes=inotify.Excludes([]), walking=0, unwatched=set(), whole=False
     )
-    watches = csync2inotify.Watches()
+    watches = inotify.Watches()
     watches.open()
-    made = csync2inotify.Tree(watches, {"g": group}, Listener())
+    made = Tree(watches, {"g": group}, Listener())
     made.check_root(group, os.fsencode(top))
     yield made, top
     watches.close()
@@ -320,9 +321,7 @@ def test_each_directory_has_its_own_watch_after_any_renames(tree, tmp_path, seed
         found = watched(tree)
         there = [os.fsencode(os.path.relpath(directory, top)) for directory, _, _ in os.walk(top)]
         assert sorted(found) == sorted(b"" if path == b"." else path for path in there)
-        watch = csync2inotify._libc.inotify_add_watch  # of a watched directory, it returns the watch that it has
-        wanted = {
-            path: watch(tree.watches.fd, os.path.join(os.fsencode(top), path), csync2inotify.MASK) for path in found
-        }
+        watch = inotify.libc.inotify_add_watch  # of a watched directory, it returns the watch that it has
+        wanted = {path: watch(tree.watches.fd, os.path.join(os.fsencode(top), path), inotify.MASK) for path in found}
         assert found == wanted
         assert len(tree.watches.nodes) == len(found)

@@ -4,9 +4,10 @@ import os
 import time
 from pathlib import Path
 
-import csync2
-import csync2lost
 import pytest
+from csync2lib.csync2 import kept
+from csync2lib.join import recovery
+from csync2lib.push import check
 
 NOW = 1_700_000_000_500_000_000
 
@@ -27,15 +28,15 @@ class Host:
         os.utime(self.tree.write(os.fsencode(name), content.encode()), ns=(when, when))
 
     def keep(self):
-        csync2lost.keep_link(self.state, self.path)
-        csync2lost.keep_copy(self.state, self.path)
+        kept.keep_link(self.state, self.path)
+        kept.keep_copy(self.state, self.path)
 
     def lost(self):
-        return csync2.lost_database(self.state, self.path)
+        return kept.lost_database(self.state, self.path)
 
     def changed(self, since=0.0):
         """What counts as changed since then, as ``{path below the tree: whole tree?}``."""
-        found = csync2lost.changed_since(self.lost(), since)
+        found = recovery.changed_since(self.lost(), since)
         return {os.fsdecode(os.path.relpath(path, self.tree.path)): whole for path, whole in found.items()}
 
 
@@ -108,29 +109,29 @@ def test_a_database_that_is_truncated_has_a_copy(known, size):
 
 
 def test_a_damaged_database_that_was_put_aside_has_one_too(known):
-    csync2lost.put_aside(known.state, known.path)
+    kept.put_aside(known.state, known.path)
     assert known.lost().endswith(".copy")
     assert os.path.exists(f"{known.path}.damaged")
     assert os.listdir(known.state) == [os.path.basename(known.lost())]
 
 
 def test_a_damaged_database_never_replaces_a_copy(known):
-    copied = csync2.copied_database(known.state, known.path)
+    copied = kept.copied_database(known.state, known.path)
     before = os.stat(copied).st_ino
     os.truncate(known.path, 5000)
-    csync2lost.keep_copy(known.state, known.path)
+    kept.keep_copy(known.state, known.path)
     assert os.stat(copied).st_ino == before
     assert len(os.listdir(known.state)) == 2
 
 
 def test_a_large_database_is_copied_now_and_then(known, monkeypatch):
-    copied = csync2.copied_database(known.state, known.path)
-    monkeypatch.setattr(csync2lost, "COPIED", os.stat(known.path).st_size - 60 * csync2lost.PER_SECOND)
+    copied = kept.copied_database(known.state, known.path)
+    monkeypatch.setattr(kept, "COPIED", os.stat(known.path).st_size - 60 * kept.PER_SECOND)
 
     def again(age):
         os.utime(copied, (time.time() - age,) * 2)
         before = os.stat(copied).st_ino
-        csync2lost.keep_copy(known.state, known.path)
+        kept.keep_copy(known.state, known.path)
         return os.stat(copied).st_ino != before
 
     assert [again(50), again(70), again(-50)] == [False, True, True]
@@ -139,13 +140,13 @@ def test_a_large_database_is_copied_now_and_then(known, monkeypatch):
 def test_nothing_is_known_of_a_database_that_was_not_kept(tree, tmp_path):
     host = Host(tree, tmp_path)
     assert host.lost() is None
-    csync2lost.keep_link(host.state, host.path)
+    kept.keep_link(host.state, host.path)
     assert host.lost() is None, "the database itself is not lost"
 
 
 def half_marked(tree, entries):
     with tree.database() as database:
-        return csync2lost.half_marked(database, entries, list(tree.peers.values()))
+        return check.half_marked(database, entries, list(tree.peers.values()))
 
 
 def unmark(tree, path, peers):

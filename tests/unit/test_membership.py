@@ -4,11 +4,12 @@ import base64
 import datetime
 import time
 
-import csync2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from csync2lib.config import membership, schema
+from csync2lib.errors import CsyncsyncError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +36,7 @@ HUGE = "x" * 10_000_000
 
 
 def options(**changes):
-    result = csync2.validate({"data": {"members": "web*", "include": "/srv/data", **changes}})
+    result = schema.validate({"data": {"members": "web*", "include": "/srv/data", **changes}})
     assert result["errors"] == {}
     return result["groups"]["data"]
 
@@ -52,36 +53,38 @@ def host(number, **changes):
 
 
 def test_every_host_that_publishes_and_is_meant_is_in_the_group_in_the_order_of_minion_ids():
-    found = csync2.hosts("data", options(), {"web2": facts(2), "web1": facts(1), "db1": facts(3), "web10": facts(10)})
+    found = membership.hosts(
+        "data", options(), {"web2": facts(2), "web1": facts(1), "db1": facts(3), "web10": facts(10)}
+    )
     assert found == {"hosts": {"web1": host(1), "web10": host(10), "web2": host(2)}, "unpublished": []}
     assert list(found["hosts"]) == ["web1", "web10", "web2"]
 
 
 def test_an_address_of_the_group_goes_before_the_hosts_own():
     published = {"web1": facts(1, addresses={"": "10.0.0.1", "data": "192.168.0.1", "other": "nonsense"})}
-    assert csync2.hosts("data", options(), published)["hosts"]["web1"]["address"] == "192.168.0.1"
-    assert csync2.hosts("elsewhere", options(), published)["hosts"]["web1"]["address"] == "10.0.0.1"
+    assert membership.hosts("data", options(), published)["hosts"]["web1"]["address"] == "192.168.0.1"
+    assert membership.hosts("elsewhere", options(), published)["hosts"]["web1"]["address"] == "10.0.0.1"
 
 
 @pytest.mark.parametrize(
     ("published", "address"), [("10.0.0.1", "10.0.0.1"), ("FD00:0::01", "fd00::1"), ("::ffff:10.0.0.1", "10.0.0.1")]
 )
 def test_an_address_is_written_in_its_one_form(published, address):
-    found = csync2.hosts("data", options(), {"web1": facts(1, addresses={"": published})})
+    found = membership.hosts("data", options(), {"web1": facts(1, addresses={"": published})})
     assert found["hosts"]["web1"]["address"] == address
 
 
 def test_more_facts_than_are_needed_do_no_harm():
-    assert csync2.hosts("data", options(), {"web1": facts(1, future={"x": 1})})["hosts"] == {"web1": host(1)}
+    assert membership.hosts("data", options(), {"web1": facts(1, future={"x": 1})})["hosts"] == {"web1": host(1)}
 
 
 def test_white_space_around_a_certificate_does_no_harm():
     published = {"web1": facts(1, certificate=f"\n {PEM}\n\n")}
-    assert csync2.hosts("data", options(), published)["hosts"] == {"web1": host(1)}
+    assert membership.hosts("data", options(), published)["hosts"] == {"web1": host(1)}
 
 
 def test_a_certificate_is_kept_as_csync2_keeps_it():
-    assert csync2.certificate_data(PEM) == DER.hex().upper()
+    assert membership.certificate_data(PEM) == DER.hex().upper()
 
 
 # --- Who stays and who leaves -----------------------------------------------------------------------------
@@ -90,42 +93,44 @@ KNOWN = {"web1": host(1), "web2": host(2)}
 
 
 def test_a_host_without_facts_keeps_its_last_known_line_and_is_named():
-    found = csync2.hosts("data", options(), {"web1": facts(1)}, KNOWN)
+    found = membership.hosts("data", options(), {"web1": facts(1)}, KNOWN)
     assert found == {"hosts": KNOWN, "unpublished": ["web2"]}
 
 
 def test_an_empty_answer_does_not_empty_a_config():
-    assert csync2.hosts("data", options(), {}, KNOWN) == {"hosts": KNOWN, "unpublished": ["web1", "web2"]}
+    assert membership.hosts("data", options(), {}, KNOWN) == {"hosts": KNOWN, "unpublished": ["web1", "web2"]}
 
 
 def test_what_a_host_publishes_now_replaces_its_last_known_line():
-    found = csync2.hosts("data", options(), {"web1": facts(7), "web2": facts(2)}, KNOWN)
+    found = membership.hosts("data", options(), {"web1": facts(7), "web2": facts(2)}, KNOWN)
     assert found == {"hosts": {"web1": host(7), "web2": host(2)}, "unpublished": []}
 
 
 def test_two_hosts_may_change_places():
-    found = csync2.hosts("data", options(), {"web1": facts(2), "web2": facts(1)}, KNOWN)
+    found = membership.hosts("data", options(), {"web1": facts(2), "web2": facts(1)}, KNOWN)
     assert found["hosts"] == {"web1": host(2), "web2": host(1)}
 
 
 def test_a_host_that_is_no_target_any_more_has_left():
-    found = csync2.hosts("data", options(members=["web1"]), {"web1": facts(1), "web2": facts(2)}, KNOWN)
+    found = membership.hosts("data", options(members=["web1"]), {"web1": facts(1), "web2": facts(2)}, KNOWN)
     assert found == {"hosts": {"web1": host(1)}, "unpublished": []}
 
 
 def test_a_host_that_the_master_does_not_accept_any_more_has_left():
-    found = csync2.hosts("data", options(), {"web1": facts(1), "web2": facts(2)}, KNOWN, accepted=["web1"])
+    found = membership.hosts("data", options(), {"web1": facts(1), "web2": facts(2)}, KNOWN, accepted=["web1"])
     assert found == {"hosts": {"web1": host(1)}, "unpublished": []}
-    assert csync2.hosts("data", options(), {}, KNOWN, accepted=["web2"])["hosts"] == {"web2": host(2)}
+    assert membership.hosts("data", options(), {}, KNOWN, accepted=["web2"])["hosts"] == {"web2": host(2)}
 
 
 def test_to_be_accepted_does_not_put_a_host_into_a_group_that_does_not_mean_it():
-    found = csync2.hosts("data", options(), {"db1": facts(1)}, {"db2": host(2)}, accepted=["db1", "db2", "web1"])
+    found = membership.hosts("data", options(), {"db1": facts(1)}, {"db2": host(2)}, accepted=["db1", "db2", "web1"])
     assert found == {"hosts": {}, "unpublished": []}
 
 
 def test_what_a_stranger_publishes_is_not_even_looked_at():
-    assert csync2.hosts("data", options(), {"db1": {"name": '"; evil'}, "web1": facts(1)})["hosts"] == {"web1": host(1)}
+    assert membership.hosts("data", options(), {"db1": {"name": '"; evil'}, "web1": facts(1)})["hosts"] == {
+        "web1": host(1)
+    }
 
 
 # --- Hostile answers --------------------------------------------------------------------------------------
@@ -220,8 +225,8 @@ def numbered(values):
 def refusal(published, minion="web2"):
     """The error, which has to name the minion, be short, and be printable; and come soon."""
     started = time.monotonic()
-    with pytest.raises(csync2.Csync2Error) as caught:
-        csync2.hosts("data", options(), {"web1": facts(1), minion: published})
+    with pytest.raises(CsyncsyncError) as caught:
+        membership.hosts("data", options(), {"web1": facts(1), minion: published})
     assert time.monotonic() - started < 5
     text = str(caught.value)
     assert text.startswith(f"minion {minion} publishes ")
@@ -261,8 +266,8 @@ def test_facts_that_are_none_are_refused(published):
 
 @pytest.mark.parametrize("minion", ["web 2", "web2\n", "web/2", 'web"2', "web2\x00"])
 def test_a_minion_with_an_impossible_id_is_refused(minion):
-    with pytest.raises(csync2.Csync2Error, match=r"^minion web.* publishes no csyncsync\.member facts") as caught:
-        csync2.hosts("data", options(), {minion: facts(1)})
+    with pytest.raises(CsyncsyncError, match=r"^minion web.* publishes no csyncsync\.member facts") as caught:
+        membership.hosts("data", options(), {minion: facts(1)})
     assert str(caught.value).isprintable()
 
 
@@ -276,13 +281,13 @@ def test_a_minion_with_an_impossible_id_is_refused(minion):
     ],
 )
 def test_two_hosts_with_one_name_or_address_are_both_named(changes, text):
-    with pytest.raises(csync2.Csync2Error, match=f"^minions web1 and web2 both publish {text}"):
-        csync2.hosts("data", options(), {"web1": facts(1), "web2": facts(2, **changes)})
+    with pytest.raises(CsyncsyncError, match=f"^minions web1 and web2 both publish {text}"):
+        membership.hosts("data", options(), {"web1": facts(1), "web2": facts(2, **changes)})
 
 
 def test_a_new_host_cannot_take_the_name_of_one_that_is_silent():
-    with pytest.raises(csync2.Csync2Error, match=r"^minions web3 and web2 both publish the name host2"):
-        csync2.hosts("data", options(), {"web3": facts(3, name="host2")}, KNOWN)
+    with pytest.raises(CsyncsyncError, match=r"^minions web3 and web2 both publish the name host2"):
+        membership.hosts("data", options(), {"web3": facts(3, name="host2")}, KNOWN)
 
 
 any_text = st.text(st.characters(), max_size=20)
@@ -319,15 +324,15 @@ some_members = st.sampled_from(["*", "web*", ["web1", "db1"], {"tgt": "web[12]|d
 )
 def test_whatever_is_published_gives_hosts_or_an_error_that_names_a_minion(published, known, accepted, members):
     try:
-        found = csync2.hosts("data", options(members=members), published, known, accepted)
-    except csync2.Csync2Error as err:
+        found = membership.hosts("data", options(members=members), published, known, accepted)
+    except CsyncsyncError as err:
         assert str(err).startswith("minion")
         assert str(err).isprintable()
         return
     assert list(found["hosts"]) == sorted(found["hosts"])
     assert set(found["unpublished"]) <= set(known) & set(found["hosts"]) - set(published)
     for minion, entry in found["hosts"].items():
-        assert csync2.matches(options(members=members)["members"], minion)
+        assert membership.matches(options(members=members)["members"], minion)
         assert accepted is None or minion in accepted
         assert set(entry) == {"name", "address", "certificate"}
         assert all(isinstance(value, str) and value for value in entry.values())
@@ -339,7 +344,7 @@ def test_whatever_is_published_gives_hosts_or_an_error_that_names_a_minion(publi
 @given(st.lists(st.tuples(st.integers(1, 250), st.integers(1, 250)), max_size=5))
 def test_good_facts_of_different_hosts_are_all_taken(numbers):
     published = {f"web{n}": facts(n) for n, _ in numbers}
-    found = csync2.hosts("data", options(), published)
+    found = membership.hosts("data", options(), published)
     assert found["hosts"] == {f"web{n}": host(n) for n, _ in numbers}
 
 
@@ -362,15 +367,15 @@ def test_good_facts_of_different_hosts_are_all_taken(numbers):
 )
 def test_a_target_covers_what_the_masters_rules_cover(members, inside, outside):
     target = options(members=members)["members"]
-    assert [m for m in inside if not csync2.matches(target, m)] == []
-    assert [m for m in outside if csync2.matches(target, m)] == []
+    assert [m for m in inside if not membership.matches(target, m)] == []
+    assert [m for m in outside if membership.matches(target, m)] == []
 
 
-@given(st.text(st.characters(exclude_categories=["Cc"]), min_size=1, max_size=20), st.sampled_from(csync2.TARGET_TYPES))
+@given(st.text(st.characters(exclude_categories=["Cc"]), min_size=1, max_size=20), st.sampled_from(schema.TARGET_TYPES))
 def test_every_accepted_target_can_be_asked(tgt, tgt_type):
-    result = csync2.validate({"data": {"members": {"tgt": tgt, "tgt_type": tgt_type}, "include": "/srv"}})
+    result = schema.validate({"data": {"members": {"tgt": tgt, "tgt_type": tgt_type}, "include": "/srv"}})
     for group in result["groups"].values():
-        assert csync2.matches(group["members"], "web1") in (True, False)
+        assert membership.matches(group["members"], "web1") in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -390,15 +395,15 @@ def test_every_accepted_target_can_be_asked(tgt, tgt_type):
     ],
 )
 def test_a_broken_group_may_mean_whom_its_members_cover_or_everybody_if_that_is_broken_too(broken, web1, db1):
-    assert (csync2.may_match(broken, "web1"), csync2.may_match(broken, "db1")) == (web1, db1)
+    assert (membership.may_match(broken, "web1"), membership.may_match(broken, "db1")) == (web1, db1)
 
 
 @given(anything, ids)
 def test_whom_a_broken_group_may_mean_can_always_be_asked(members, minion):
-    assert csync2.may_match({"members": members}, minion) in (True, False)
+    assert membership.may_match({"members": members}, minion) in (True, False)
 
 
 def test_a_host_receives_only_if_a_pattern_covers_its_minion_id():
     some = options(receive_only=["web9", "db*"])
-    assert [m for m in ("web9", "web99", "db1", "db") if csync2.receives_only(some, m)] == ["web9", "db1", "db"]
-    assert not csync2.receives_only(options(), "web9")
+    assert [m for m in ("web9", "web99", "db1", "db") if membership.receives_only(some, m)] == ["web9", "db1", "db"]
+    assert not membership.receives_only(options(), "web9")

@@ -7,13 +7,12 @@ import re
 import time
 from pathlib import Path
 
-import csync2
-import csync2cert
-import csync2journal
-import csync2metrics
-import csync2status
 import pytest
 import yaml
+from csync2lib.certificate import DAYS, end, make
+from csync2lib.journal import discharge, forget, take, write
+from csync2lib.report import metrics as metrics_module
+from csync2lib.report import status as host_status
 from prometheus_client.parser import text_string_to_metric_families
 from watching import on_loop
 
@@ -49,7 +48,7 @@ def status(**changes):
 
 
 def text(**groups):
-    return csync2metrics.text(groups, "web1", NOW + 86400, NOW)
+    return metrics_module.text(groups, "web1", NOW + 86400, NOW)
 
 
 def parsed(content):
@@ -108,7 +107,7 @@ def test_the_status_is_told_in_seconds_and_bytes():
         "web2": {"dirty_entries": 3, "refused_paths": 2, "peer_unreachable": 0},
         "web3": {"dirty_entries": 0, "refused_paths": 0, "peer_unreachable": 1},
     }
-    states = {state: values(content, group="data", state=state)["database_state"] for state in csync2metrics.STATES}
+    states = {state: values(content, group="data", state=state)["database_state"] for state in metrics_module.STATES}
     assert states == {"new": 0, "recorded": 0, "established": 1, "unknown": 0}
 
 
@@ -116,20 +115,20 @@ def test_each_metric_has_one_help_and_one_type_and_a_fitting_name():
     lines = text(data=status(), other=status()).splitlines()
     for kind in ("HELP", "TYPE"):
         names = [line.split()[2] for line in lines if line.startswith(f"# {kind} ")]
-        assert names == list(csync2metrics.METRICS)
-    for name, (kind, _) in csync2metrics.METRICS.items():
+        assert names == list(metrics_module.METRICS)
+    for name, (kind, _) in metrics_module.METRICS.items():
         assert name.endswith("_total") == (kind == "counter")
 
 
 def test_a_host_that_has_only_just_begun_tells_what_it_knows():
     """No push, no watcher, no database, no certificate."""
     new = status(last_push={}, watch={}, waiting_since=None, database_bytes=None, state="unknown", dirty={}, refused={})
-    content = csync2metrics.text({"data": new}, "web1", None, NOW)
+    content = metrics_module.text({"data": new}, "web1", None, NOW)
     assert values(content) == {"metrics_timestamp_seconds": NOW}
     found = values(content, group="data")
     assert (found["pushes_total"], found["push_errors_total"], found["lag_seconds"]) == (0, 0, 0)
     assert not {"database_bytes", "last_push_timestamp_seconds", "last_push_paths"} & {*found}
-    assert parsed(csync2metrics.text({}, "web1", None, NOW)) == {"csyncsync_metrics_timestamp_seconds": {(): NOW}}
+    assert parsed(metrics_module.text({}, "web1", None, NOW)) == {"csyncsync_metrics_timestamp_seconds": {(): NOW}}
 
 
 def test_a_clock_that_was_set_back_makes_no_lag():
@@ -156,22 +155,22 @@ def group(tmp_path):
 
 
 def read(group):
-    return csync2status.read(str(group), csync2.Database, str(group / "data.db3"), "web1")
+    return host_status.read(str(group), str(group / "data.db3"), "web1")
 
 
 def test_a_change_waits_from_its_journal_entry_until_a_push_left_nothing(group):
     journal = str(group / "journal")
     assert read(group)["waiting_since"] is None
     before = time.time()
-    csync2journal.write(journal, [b"/a"], False, 1)
+    write(journal, [b"/a"], False, 1)
     assert before <= read(group)["waiting_since"] <= time.time()
     first = read(group)["waiting_since"]
     time.sleep(0.01)
-    csync2journal.discharge(csync2journal.take(journal)[0])
-    csync2journal.write(journal, [b"/b"], False, 2)
+    discharge(take(journal)[0])
+    write(journal, [b"/b"], False, 2)
     assert read(group)["waiting_since"] == first, "it was checked, and not yet sent"
-    csync2journal.discharge(csync2journal.take(journal)[0])
-    csync2journal.forget(journal)
+    discharge(take(journal)[0])
+    forget(journal)
     assert read(group)["waiting_since"] is None
     (group / "push.json").write_text(json.dumps({"since": 1000}))
     assert read(group)["waiting_since"] == 1000
@@ -201,9 +200,9 @@ def test_a_database_that_is_missing_is_told(group):
 
 
 def test_when_a_certificate_ends():
-    certificate, _ = csync2cert.make()
-    assert csync2cert.end(certificate) == pytest.approx(time.time() + csync2cert.DAYS * 86400, abs=60)
-    assert csync2cert.end("nonsense") is csync2cert.end(None) is None
+    certificate, _ = make()
+    assert end(certificate) == pytest.approx(time.time() + DAYS * 86400, abs=60)
+    assert end("nonsense") is end(None) is None
 
 
 # --- The file
@@ -214,7 +213,7 @@ def test_the_file_is_replaced_and_nothing_else_is_left(tmp_path):
     file.parent.mkdir()
     link.symlink_to(file)
     for content in ("first\n", "second\n"):
-        csync2metrics.publish(link, content)
+        metrics_module.publish(link, content)
         assert {path.name: path.read_text() for path in file.parent.iterdir()} == {"csyncsync.prom": content}
 
 
@@ -222,7 +221,7 @@ def test_nothing_is_left_if_the_link_goes_meanwhile(tmp_path, monkeypatch):
     link, replace = tmp_path / "link", os.replace
     link.symlink_to(tmp_path / "csyncsync.prom")
     monkeypatch.setattr(os, "replace", lambda *paths: (link.unlink(), replace(*paths)))
-    csync2metrics.publish(link, "text\n")
+    metrics_module.publish(link, "text\n")
     assert os.listdir(tmp_path) == []
 
 
@@ -235,7 +234,7 @@ def test_everybody_may_read_the_file_and_nobody_chooses_what_is_written_to(tmp_p
     (tmp_path / "link").symlink_to(tmp_path / "csyncsync.prom")
     before = os.umask(0o077)
     try:
-        csync2metrics.publish(tmp_path / "link", "text\n")
+        metrics_module.publish(tmp_path / "link", "text\n")
     finally:
         os.umask(before)
     assert victim.read_text() == "stays"
@@ -265,7 +264,7 @@ async def test_the_watcher_writes_what_it_knows_again_and_again(host, monkeypatc
     await host.until(file.exists)
     assert metrics(host)["metrics_timestamp_seconds"] == pytest.approx(time.time(), abs=5)
     assert parsed(file.read_text())["csyncsync_dirty_entries"] == {(("group", "data"), ("peer", "web2")): 0}
-    monkeypatch.setitem(host.code, "METRICS_INTERVAL", 0.1)
+    monkeypatch.setattr(host.code("watch.watcher"), "METRICS_INTERVAL", 0.1)
     host.watcher.metrics_at = 0.0
     host.mark(host.tree / "file")
     await host.until(
@@ -279,7 +278,7 @@ async def test_the_watcher_writes_only_while_there_is_a_link(host, monkeypatch):
     link, file = host.state / "metrics.prom", host.state.parent / "csyncsync.prom"
     link.unlink()
     await host.start()
-    monkeypatch.setitem(host.code, "METRICS_INTERVAL", 0.1)
+    monkeypatch.setattr(host.code("watch.watcher"), "METRICS_INTERVAL", 0.1)
     await asyncio.sleep(1.5)
     assert not file.exists()
     link.symlink_to(file)
@@ -296,7 +295,7 @@ async def test_a_directory_that_cannot_be_written_to_is_told_once_and_watching_g
     (host.state / "metrics.prom").unlink()
     (host.state / "metrics.prom").symlink_to(host.state / "missing/csyncsync.prom")
     await host.start()
-    monkeypatch.setitem(host.code, "METRICS_INTERVAL", 0.1)
+    monkeypatch.setattr(host.code("watch.watcher"), "METRICS_INTERVAL", 0.1)
     host.watcher.metrics_at = 0.0
     await asyncio.sleep(3.5)
     told = [record.getMessage() for record in caplog.records if "csyncsync:metrics" in record.getMessage()]
@@ -344,7 +343,7 @@ def test_alerts_and_dashboard_ask_for_metrics_and_labels_that_there_are():
 
 def test_each_metric_is_asked_for():
     asked = " ".join(queries())
-    assert {name for name in csync2metrics.METRICS if not re.search(rf"\b{name}\b", asked)} == set()
+    assert {name for name in metrics_module.METRICS if not re.search(rf"\b{name}\b", asked)} == set()
 
 
 def test_the_labels_that_an_alert_shows_are_its_metrics():

@@ -8,8 +8,8 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import csync2
 import pytest
+from csync2lib.config import schema
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -68,7 +68,7 @@ def test_a_member_gets_its_groups_as_they_stand_in_the_file_with_a_key(provider)
 
 def test_a_made_key_is_one_that_csync2_takes(provider):
     provider.write({"data": DATA})
-    assert csync2.validate(provider.groups("web1"))["errors"] == {}
+    assert schema.validate(provider.groups("web1"))["errors"] == {}
     assert len(provider.groups("web1")["data"]["key"]) == 64
 
 
@@ -255,7 +255,7 @@ json_like = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(csync2.OPTIONS[1:-1]), json_like, max_size=4), json_like, json_like)
+@given(st.dictionaries(st.sampled_from(schema.OPTIONS[1:-1]), json_like, max_size=4), json_like, json_like)
 @settings(suppress_health_check=list(HealthCheck))
 def test_whatever_else_stands_in_the_file_a_key_reaches_no_stranger(provider, options, other, override):
     provider.write({"data": {**DATA, **options, "key": KEY}, "other": other})

@@ -5,8 +5,8 @@ import datetime
 import math
 import time
 
-import csync2
 import pytest
+from csync2lib.config import membership, schema
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,29 +35,29 @@ def group(**options):
 
 
 def accepted(groups):
-    result = csync2.validate(groups)
+    result = schema.validate(groups)
     assert result["errors"] == {}
     return result["groups"]
 
 
 def messages(groups):
-    return [message for lines in csync2.validate(groups)["errors"].values() for message in lines]
+    return [message for lines in schema.validate(groups)["errors"].values() for message in lines]
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_no_groups_are_no_error(nothing):
-    assert csync2.validate(nothing) == {"groups": {}, "errors": {}}
+    assert schema.validate(nothing) == {"groups": {}, "errors": {}}
 
 
 def test_a_group_needs_only_members_and_include_and_gets_all_other_options():
     assert accepted({"data": GOOD}) == {"data": DEFAULTS}
-    assert tuple(DEFAULTS) == csync2.OPTIONS
+    assert tuple(DEFAULTS) == schema.OPTIONS
 
 
 def test_what_was_given_is_not_changed():
     groups = group(action={"exec": "true"}, exclude="*.swp", members={"tgt": "a,b", "tgt_type": "list"})
     before = copy.deepcopy(groups)
-    csync2.validate(groups)
+    schema.validate(groups)
     assert groups == before
 
 
@@ -77,7 +77,7 @@ def test_what_was_given_is_not_changed():
         ("exclude", ".*.swp", [".*.swp"]),
         ("exclude", ["/srv/data/**.tmp", "a%", "\\"], ["/srv/data/**.tmp", "a%", "\\"]),
         ("exclude", ["cache/", "/srv/data/cache/"], ["cache/", "/srv/data/cache/"]),
-        *(("auto", method, method) for method in csync2.AUTO_METHODS),
+        *(("auto", method, method) for method in schema.AUTO_METHODS),
         ("action", {"exec": "true"}, [ACTION]),
         ("action", [{"exec": ["a", "b"]}, {"exec": "true"}], [{**ACTION, "exec": ["a", "b"]}, ACTION]),
         ("action", {"exec": "true", "pattern": "/srv/*"}, [{**ACTION, "pattern": ["/srv/*"]}]),
@@ -148,7 +148,7 @@ def test_a_bad_group_name_is_named(name, shown):
 
 
 def test_an_error_does_not_take_the_other_groups_away():
-    result = csync2.validate({"data": GOOD, "bad": {"members": "*"}})
+    result = schema.validate({"data": GOOD, "bad": {"members": "*"}})
     assert list(result["groups"]) == ["data"]
     assert result["errors"] == {"bad": ["csyncsync:groups:bad:include is missing"]}
 
@@ -159,7 +159,7 @@ def test_every_error_of_a_group_is_named_at_once():
 
 @pytest.mark.parametrize("groups", [[], "data", 7, True, b"data"])
 def test_groups_that_are_no_mapping_are_an_error_of_the_whole(groups):
-    result = csync2.validate(groups)
+    result = schema.validate(groups)
     assert result["groups"] == {}
     assert result["errors"][""][0].startswith("csyncsync:groups is a ")
 
@@ -318,7 +318,7 @@ def test_a_bad_option_is_named_with_its_place_and_a_reason(option, value, where,
     assert found[0].startswith(f"csyncsync:groups:data:{where}")
     assert fragment in found[0]
     assert found[0].isprintable()
-    assert csync2.validate(group(**{option: value}))["groups"] == {}
+    assert schema.validate(group(**{option: value}))["groups"] == {}
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_a_malformed_group_is_named(groups, start, fragment):
     ("one", "two"), [("/srv", "/srv"), ("/srv", "/srv/"), ("/srv", "/srv/a/b"), ("/srv/a", "/srv")]
 )
 def test_a_path_is_in_one_group_only(one, two):
-    result = csync2.validate(
+    result = schema.validate(
         {"a": {**GOOD, "include": ["/opt/a", one]}, "b": {**GOOD, "include": two}, "c": {**GOOD, "include": "/srvx"}}
     )
     assert list(result["groups"]) == ["c"]
@@ -356,7 +356,7 @@ def test_backups_that_another_group_would_synchronize_are_refused():
         "a": {**GOOD, "include": "/srv/a", "backup_directory": "/srv/b/old"},
         "b": {**GOOD, "include": "/srv/b"},
     }
-    result = csync2.validate(groups)
+    result = schema.validate(groups)
     assert list(result["groups"]) == ["b"]
     assert "lies in csyncsync:groups:b:include" in result["errors"]["a"][0]
 
@@ -366,7 +366,7 @@ def test_a_group_may_name_a_path_and_what_is_below_it():
 
 
 def test_a_name_of_digits_and_a_number_do_not_hide_each_other():
-    result = csync2.validate({1: GOOD, "1": {**GOOD, "include": "/opt"}})
+    result = schema.validate({1: GOOD, "1": {**GOOD, "include": "/opt"}})
     assert result["groups"] == {}
     assert "quote a name of digits" in result["errors"]["1"][0]
 
@@ -428,7 +428,7 @@ PLACES = {
     "itself": lambda shape: shape,
     "in a list": lambda shape: ["/srv/x", shape],
     "in a mapping": lambda shape: {"tgt": shape, "tgt_type": "list", "number": shape, "share": shape, "exec": shape},
-    "in a list of mappings": lambda shape: [dict.fromkeys(csync2.ACTION_OPTIONS, shape), {"exec": [shape]}],
+    "in a list of mappings": lambda shape: [dict.fromkeys(schema.ACTION_OPTIONS, shape), {"exec": [shape]}],
     "as a kind of target": lambda shape: {"tgt": "web*", "tgt_type": shape},
     "as a regular expression": lambda shape: {"tgt": shape, "tgt_type": "pcre"},
 }
@@ -436,7 +436,7 @@ PLACES = {
 
 def assert_named_or_complete(groups):
     """Assert that it raises nothing, and that each message is one short line; the messages."""
-    result = csync2.validate(groups)
+    result = schema.validate(groups)
     for options in result["groups"].values():
         assert_complete(options)
     found = [line for lines in result["errors"].values() for line in lines]
@@ -451,7 +451,7 @@ def assert_named_or_complete(groups):
 @pytest.mark.parametrize("place", PLACES)
 def test_no_shape_in_any_option_is_more_than_a_short_message(place, shape):
     began = time.monotonic()
-    for option in csync2.OPTIONS:
+    for option in schema.OPTIONS:
         assert_named_or_complete(group(**{option: PLACES[place](SHAPES[shape])}))
     assert time.monotonic() - began < 20
 
@@ -474,7 +474,7 @@ def test_no_shape_in_the_place_of_a_name_or_of_a_whole_group_is_more_than_a_shor
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_shape_keeps_the_master_from_telling_whom_a_group_may_mean(shape):
     for options in (SHAPES[shape], *({"members": place(SHAPES[shape])} for place in PLACES.values())):
-        assert csync2.may_match(options, "web1") in (True, False)
+        assert membership.may_match(options, "web1") in (True, False)
 
 
 any_text = st.one_of(
@@ -499,9 +499,9 @@ scalars = st.one_of(
 )
 names = st.one_of(st.sampled_from(["data", "0", "1", "nan", "inf", ""]), scalars)
 option_names = st.one_of(
-    st.sampled_from(csync2.OPTIONS), st.sampled_from(csync2.OPTIONS).map(lambda o: o.replace("_", "-")), scalars
+    st.sampled_from(schema.OPTIONS), st.sampled_from(schema.OPTIONS).map(lambda o: o.replace("_", "-")), scalars
 )
-inner_names = st.one_of(st.sampled_from([*csync2.ACTION_OPTIONS, "tgt", "tgt_type", "do-local"]), scalars)
+inner_names = st.one_of(st.sampled_from([*schema.ACTION_OPTIONS, "tgt", "tgt_type", "do-local"]), scalars)
 anything = st.recursive(
     st.one_of(scalars, st.sampled_from(sorted(SHAPES)).map(lambda name: SHAPES[name])),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(inner_names, inner, max_size=4),
@@ -514,21 +514,21 @@ some_groups = st.one_of(
 
 def assert_complete(options):
     """Assert that every option is there, in its one shape."""
-    assert tuple(options) == csync2.OPTIONS
+    assert tuple(options) == schema.OPTIONS
     for option in ("include", "exclude", "receive_only"):
         assert isinstance(options[option], list)
         assert all(isinstance(item, str) for item in options[option])
     assert options["include"]
     assert set(options["members"]) == {"tgt", "tgt_type"}
-    assert options["members"]["tgt_type"] in csync2.TARGET_TYPES
+    assert options["members"]["tgt_type"] in schema.TARGET_TYPES
     assert isinstance(options["members"]["tgt"], list if options["members"]["tgt_type"] == "list" else str)
-    assert options["auto"] in csync2.AUTO_METHODS
+    assert options["auto"] in schema.AUTO_METHODS
     assert isinstance(options["tls"], bool)
     for option in ("backup_directory", "address", "seed", "key"):
         assert options[option] is None or isinstance(options[option], str)
     assert options["backup_generations"] is None or type(options["backup_generations"]) is int
     for action in options["action"]:
-        assert tuple(action) == csync2.ACTION_OPTIONS
+        assert tuple(action) == schema.ACTION_OPTIONS
         assert action["exec"]
         assert all(isinstance(item, str) for item in action["exec"] + action["pattern"])
         assert isinstance(action["do_local"], bool)
@@ -537,7 +537,7 @@ def assert_complete(options):
 
 @given(some_groups)
 def test_whatever_stands_in_the_pillar_is_accepted_complete_or_named(groups):
-    result = csync2.validate(groups)
+    result = schema.validate(groups)
     assert set(result) == {"groups", "errors"}
     assert not set(result["groups"]) & set(result["errors"])
     for options in result["groups"].values():
@@ -554,13 +554,13 @@ mostly_good = st.fixed_dictionaries(
         "members": st.one_of(st.just("web*"), st.lists(st.sampled_from(["web1", "web2"]), min_size=1), anything),
         "include": st.one_of(st.lists(st.sampled_from(["/srv", "/opt/x"]), min_size=1), anything),
     },
-    optional=dict.fromkeys(csync2.OPTIONS[2:], anything),
+    optional=dict.fromkeys(schema.OPTIONS[2:], anything),
 )
 
 
 @given(mostly_good)
 def test_one_odd_option_of_a_good_group_is_accepted_complete_or_named(options):
-    result = csync2.validate({"data": options})
+    result = schema.validate({"data": options})
     if not result["errors"]:
         assert_complete(result["groups"]["data"])
     else:
@@ -584,10 +584,10 @@ keys = st.one_of(
 
 @given(keys, mostly_good)
 def test_a_key_stands_in_no_message(key, options):
-    assert KEY not in repr(csync2.validate({"data": {**options, "key": key}})["errors"])
+    assert KEY not in repr(schema.validate({"data": {**options, "key": key}})["errors"])
 
 
 @pytest.mark.parametrize("options", [f"key: {KEY}", [{"key": KEY}], {"keys": KEY}, {"key": {KEY: KEY}}, {"Key": KEY}])
 def test_a_key_in_the_wrong_place_stands_in_no_message(options):
-    assert KEY not in repr(csync2.validate({"data": options})["errors"])
-    assert KEY not in repr(csync2.validate([options])["errors"])
+    assert KEY not in repr(schema.validate({"data": options})["errors"])
+    assert KEY not in repr(schema.validate([options])["errors"])

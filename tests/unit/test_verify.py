@@ -4,10 +4,9 @@ import os
 import time
 import urllib.parse
 
-import csync2
-import csync2inotify
-import csync2verify
 import pytest
+from csync2lib import contents
+from csync2lib.watch import inotify
 
 
 def no_pace(_):
@@ -15,13 +14,13 @@ def no_pace(_):
 
 
 def walk(*include, exclude=()):
-    excludes = csync2inotify.Excludes([os.fsencode(pattern) for pattern in exclude])
-    return list(csync2verify.walk([str(path) for path in include], excludes))
+    excludes = inotify.Excludes([os.fsencode(pattern) for pattern in exclude])
+    return list(contents.walk([str(path) for path in include], excludes))
 
 
 def everything(path):
     """The digests of a tree, by their slots, as if it stood at one place on each host."""
-    return csync2verify.digests(walk(path), 0, 1, no_pace)
+    return contents.digests(walk(path), 0, 1, no_pace)
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_walk_goes_everywhere_but_into_links_and_what_is_excluded(tree):
     assert set(walk(tree, exclude=["*.swp", f"{tree}/d/e"])) == {top} | {top + path for path in left}
     assert walk(tree / "link") == [top + b"/link"]
     assert walk(tree / "nothing") == []
-    assert csync2verify.count(walk(tree)) == {"files": 7, "bytes": 9}
+    assert contents.count(walk(tree)) == {"files": 7, "bytes": 9}
 
 
 @pytest.mark.parametrize(
@@ -60,16 +59,16 @@ def test_walk_goes_everywhere_but_into_links_and_what_is_excluded(tree):
     ],
 )
 def test_every_change_is_another_digest_at_that_path_alone(tree, change):
-    before, entries = everything(tree), csync2verify.entries(walk(tree), range(csync2.DIGESTS), no_pace)
+    before, entries = everything(tree), contents.entries(walk(tree), range(contents.DIGESTS), no_pace)
     file = tree / "d" / "file"
     times = os.stat(file)
     change(tree)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    slots = csync2verify.unlike({"one": before, "other": everything(tree)})
+    slots = contents.unlike({"one": before, "other": everything(tree)})
     assert len(slots) == 1
-    now = csync2verify.entries(walk(tree), [int(slots[0])], no_pace)
-    before = {path: digest for path, digest in entries.items() if csync2.digest_slot(_raw(path)) == int(slots[0])}
-    assert len(csync2verify.unlike({"one": before, "other": now})) == 1
+    now = contents.entries(walk(tree), [int(slots[0])], no_pace)
+    before = {path: digest for path, digest in entries.items() if contents.digest_slot(_raw(path)) == int(slots[0])}
+    assert len(contents.unlike({"one": before, "other": now})) == 1
 
 
 def _raw(path):
@@ -77,7 +76,7 @@ def _raw(path):
 
 
 def test_parts_make_the_whole(tree):
-    parts = [csync2verify.digests(walk(tree), part, 3, no_pace) for part in range(3)]
+    parts = [contents.digests(walk(tree), part, 3, no_pace) for part in range(3)]
     assert {slot: digest for part in parts for slot, digest in part.items()} == everything(tree)
     assert sum(map(len, parts)) == len(everything(tree))
 
@@ -91,5 +90,5 @@ def test_a_new_time_alone_is_no_difference(tree):
 def test_no_more_is_read_in_a_second_than_asked_for(tmp_path):
     (tmp_path / "big").write_bytes(bytes(3 << 20))
     began = time.monotonic()
-    csync2verify.digests(walk(tmp_path), 0, 1, csync2verify.Pace(6 << 20))
+    contents.digests(walk(tmp_path), 0, 1, contents.Pace(6 << 20))
     assert time.monotonic() - began >= 0.45

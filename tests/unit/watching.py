@@ -12,7 +12,8 @@ import sqlite3
 import sys
 import time
 
-import csync2
+from csync2lib.csync2.names import encode
+from csync2lib.csync2.states import check_text
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 
@@ -63,10 +64,11 @@ class Host:
 
     def sync_utils(self, but=""):
         """Bring the utils, but for one."""
-        self.utils.mkdir(exist_ok=True)
-        for file in (REPO / "_utils").glob("*.py"):
-            if file.stem != but:
-                shutil.copyfile(file, self.utils / file.name)
+        for file in (REPO / "_utils").rglob("*.py"):
+            path = self.utils / file.relative_to(REPO / "_utils")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if str(file.relative_to(REPO / "_utils")) != but:
+                shutil.copyfile(file, path)
 
     def config(self, **more):
         temporary = self.group / "new"
@@ -79,8 +81,8 @@ class Host:
 
     @property
     def code(self):
-        """The globals of the watcher's code; the rooms that it calls are among them."""
-        return self.watcher.tick.__globals__
+        """The modules of the watcher's own copy of the package: ``code("watch.watcher")``."""
+        return lambda name: sys.modules[self.module.HOLDER].code[f"csync2lib.{name}"]
 
     @property
     def watcher(self):
@@ -152,7 +154,7 @@ class Host:
         with contextlib.closing(sqlite3.connect(self.database)) as database:
             for path in paths:
                 database.execute(
-                    "INSERT INTO dirty VALUES (CAST(? AS TEXT), 0, 'a', 'b')", (csync2.encode(os.fsencode(path)),)
+                    "INSERT INTO dirty VALUES (CAST(? AS TEXT), 0, 'a', 'b')", (encode(os.fsencode(path)),)
                 )
             database.commit()
 
@@ -160,17 +162,15 @@ class Host:
         """What csync2's daemon would have deleted."""
         with contextlib.closing(sqlite3.connect(self.database)) as database:
             for path in map(os.fsencode, paths):
-                database.execute("DELETE FROM file WHERE filename = CAST(? AS TEXT)", (csync2.encode(path),))
+                database.execute("DELETE FROM file WHERE filename = CAST(? AS TEXT)", (encode(path),))
             database.commit()
 
     def record(self, *paths):
         """What csync2's daemon would have recorded."""
         with contextlib.closing(sqlite3.connect(self.database)) as database:
             for path in map(os.fsencode, paths):
-                text = csync2.encode(csync2.check_text(path, os.lstat(path)))
-                database.execute(
-                    "INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (csync2.encode(path), text)
-                )
+                text = encode(check_text(path, os.lstat(path)))
+                database.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (encode(path), text))
             database.commit()
 
 

@@ -1,288 +1,20 @@
-"""
-The directories that are watched with inotify, and the walks through them.
-
-Knows which directory has which watch, follows renames, and finds what came before it could be watched. What that means
-for csync2 is the affair of its listener, the watcher (``csync2watch``). May call the C library and the standard library
-only. Paths are bytes.
-"""
+"""The tree of watched directories: kept by the kernel's events, and walked in small steps."""
 
 import collections
-import ctypes
 import errno
-import fcntl
 import logging
 import os
 import stat
-import struct
-import termios
 import time
+
+from csync2lib.watch import inotify
 
 log = logging.getLogger(__name__)
 
-#: The descriptor's number is at least this.
-HIGH_DESCRIPTOR = 400
 #: Seconds to wait for the second half of a rename.
 MOVE_WAIT = 0.5
 #: Seconds between attempts to watch what could not be watched.
 REWALK = 30.0
-
-
-# --- The C library ---------------------------------------------------------------------------------------
-
-IN_MODIFY = 0x2
-IN_ATTRIB = 0x4
-IN_CLOSE_WRITE = 0x8
-IN_MOVED_FROM = 0x40
-IN_MOVED_TO = 0x80
-IN_CREATE = 0x100
-IN_DELETE = 0x200
-IN_DELETE_SELF = 0x400
-IN_MOVE_SELF = 0x800
-IN_UNMOUNT = 0x2000
-IN_Q_OVERFLOW = 0x4000
-IN_IGNORED = 0x8000
-IN_ONLYDIR = 0x1000000
-IN_DONT_FOLLOW = 0x2000000
-IN_EXCL_UNLINK = 0x4000000
-IN_ISDIR = 0x40000000
-
-MASK = (
-    IN_MODIFY
-    | IN_ATTRIB
-    | IN_CLOSE_WRITE
-    | IN_MOVED_FROM
-    | IN_MOVED_TO
-    | IN_CREATE
-    | IN_DELETE
-    | IN_DELETE_SELF
-    | IN_MOVE_SELF
-    | IN_ONLYDIR
-    | IN_DONT_FOLLOW
-    | IN_EXCL_UNLINK
-)
-_EVENT = struct.Struct("iIII")
-
-FNM_PATHNAME = 1
-FNM_LEADING_DIR = 8
-_LC_ALL_MASK = 0x1FBF
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
-_libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
-_libc.fnmatch.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
-_libc.newlocale.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-_libc.newlocale.restype = ctypes.c_void_p
-_libc.uselocale.argtypes = (ctypes.c_void_p,)
-_libc.uselocale.restype = ctypes.c_void_p
-_C_LOCALE = _libc.newlocale(_LC_ALL_MASK, b"C", None)
-
-
-class Excludes:
-    """
-    A group's exclude patterns, matched as csync2 does (groups.c, match_pattern_list()).
-
-    Nothing below an excluded directory is watched, also where only its base name is excluded: csync2's recursive
-    check (check.c, csync_check_mod()) does not go into it either, and the peers lack that directory.
-    """
-
-    def __init__(self, patterns):
-        self.names, self.paths = [], []
-        for given in patterns:
-            pattern = given[:1] + given[1:].rstrip(b"/")
-            if pattern.startswith(b"/"):
-                self.paths.append((pattern, FNM_LEADING_DIR | (0 if b"**" in pattern else FNM_PATHNAME)))
-            elif pattern:
-                self.names.append((pattern, 0))
-
-    def match(self, path, name):
-        """Tell whether a path, with this base name, is excluded."""
-        if not self.names and not self.paths:
-            return False
-        # csync2 never leaves the C locale, while Salt runs in the user's: there a byte is not a character.
-        before = None if path.isascii() else _libc.uselocale(_C_LOCALE)
-        try:
-            return any(not _libc.fnmatch(pattern, name, flags) for pattern, flags in self.names) or any(
-                not _libc.fnmatch(pattern, path, flags) for pattern, flags in self.paths
-            )
-        finally:
-            if before is not None:
-                _libc.uselocale(before)
-
-
-def watch_limit():
-    """How many directories one user may watch; 0 if unknown."""
-    try:
-        with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 0
-
-
-# --- What is watched -------------------------------------------------------------------------------------
-
-
-class Node:
-    """A directory. Its path is made from its parents, so that a rename changes one place."""
-
-    __slots__ = ("children", "excluded", "name", "parent", "since", "wd")
-
-    def __init__(self, name, parent):
-        self.name = name
-        self.parent = parent
-        self.children = {}
-        self.wd = None
-        #: since when it is watched, if it is new
-        self.since = 0.0
-        self.excluded = False
-
-
-class Root(Node):
-    """
-    An include. For one that is no directory, its parent directory is watched for that one name (``only``).
-    """
-
-    __slots__ = ("group", "identity", "only", "path")
-
-    def __init__(self, group, path, only, identity):
-        super().__init__(os.path.dirname(path) if only else path, None)
-        self.group = group
-        self.path = path
-        self.only = only
-        self.identity = identity
-
-
-def _locate(node):
-    """Given a node, return its root and its path; (None, None) if it hangs on no root (any more)."""
-    names = []
-    while node.parent is not None:
-        names.append(node.name)
-        node = node.parent
-    if not isinstance(node, Root) or node.group is None:
-        return None, None
-    names.append(node.name)
-    return node, b"/".join(reversed(names))
-
-
-def _same_directory(one, other):
-    return _identity(one) == _identity(other) is not None
-
-
-def _identity(path):
-    """Device and inode of a path, None if it is not there."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-# --- Watches ---------------------------------------------------------------------------------------------
-
-
-class Watches:
-    """One inotify descriptor, and which directory has which of its watches."""
-
-    def __init__(self):
-        #: watch descriptor -> Node, or a list of them (one directory seen at two places: a bind mount)
-        self.nodes = {}
-        self.fd = -1
-        self.fd_error = 0
-        #: bytes of events that were read
-        self.taken = 0
-
-    def open(self):
-        """Get a descriptor; on failure every watch fails with the same error."""
-        ctypes.set_errno(0)
-        self.fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.fd_error = ctypes.get_errno() if self.fd < 0 else 0
-        if self.fd < 0:
-            return
-        # Others on this loop close a descriptor first and take it from the loop later, when its number may be
-        # somebody else's: keep away from the low numbers, which are handed out again and again.
-        try:
-            high = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
-        except OSError:
-            high = None
-        if high is not None:
-            os.close(self.fd)
-            self.fd = high
-
-    def close(self):
-        """Give the descriptor back, and all watches with it."""
-        os.close(self.fd)
-        self.fd = -1
-
-    def read(self):
-        """Read one buffer of events; b"" if there are none."""
-        if self.fd < 0:
-            return b""
-        try:
-            buffer = os.read(self.fd, 32768)
-        except BlockingIOError:
-            return b""
-        self.taken += len(buffer)
-        return buffer
-
-    def told(self):
-        """Bytes of events that there have been so far, read or not (inotify(7), FIONREAD)."""
-        if self.fd < 0:
-            return self.taken
-        waiting = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
-        return self.taken + waiting
-
-    def of(self, wd):
-        """The nodes that have a watch."""
-        found = self.nodes.get(wd)
-        return tuple(found) if isinstance(found, list) else () if found is None else (found,)
-
-    def add(self, node, path):
-        """Watch a directory. Returns the error's number (0: none), and the nodes from which it has the watch."""
-        if self.fd < 0:
-            return self.fd_error, []
-        wd = _libc.inotify_add_watch(self.fd, path, MASK)
-        if wd < 0:
-            return ctypes.get_errno(), []
-        if node.wd == wd:
-            return 0, []
-        if node.wd is not None:
-            self.disown(node)
-        lost = self._take_over(wd, path)
-        node.wd = wd
-        found = self.nodes.get(wd)
-        if found is None:
-            self.nodes[wd] = node
-        elif isinstance(found, list):
-            found.append(node)
-        else:
-            self.nodes[wd] = [found, node]
-        return 0, lost
-
-    def _take_over(self, wd, path):
-        """
-        A directory that was watched under another path is no longer there (it was moved while nobody heard of
-        it), unless it can be seen at both places. Returns the nodes that are not this directory.
-        """
-        lost = []
-        for other in self.of(wd):
-            root, there = _locate(other)
-            if root is None or not _same_directory(there, path):
-                self.disown(other, keep=True)
-                lost.append(other)
-        return lost
-
-    def disown(self, node, removed=False, keep=False):
-        """Take the watch from a node, and back from the kernel if no other node has it."""
-        wd, node.wd = node.wd, None
-        found = self.nodes.get(wd)
-        if isinstance(found, list):
-            found.remove(node)
-            if found:
-                return
-        elif found is not node:
-            return
-        del self.nodes[wd]
-        if not removed and not keep and self.fd >= 0:
-            _libc.inotify_rm_watch(self.fd, wd)
 
 
 # --- The tree --------------------------------------------------------------------------------------------
@@ -337,7 +69,7 @@ class Tree:
             only, identity = None, (status.st_dev, status.st_ino)
         elif status is not None or (root is not None and root.only is not None):
             # A file may be gone for a moment, while another is renamed to its name.
-            only, identity = os.path.basename(path), _identity(os.path.dirname(path))
+            only, identity = os.path.basename(path), inotify.identity(os.path.dirname(path))
         else:
             only = identity = None
         if root is not None and root.identity == identity and root.only == only:
@@ -348,7 +80,7 @@ class Tree:
         if identity is None:
             group.whole = group.whole or root is not None  # a push finds, and tells, that it has to be held
             return
-        root = group.roots[path] = Root(group, path, only, identity)
+        root = group.roots[path] = inotify.Root(group, path, only, identity)
         root.excluded = group.excludes.match(path, os.path.basename(path))
         self._push_walk(root, FIRST, group)
 
@@ -373,46 +105,46 @@ class Tree:
         places = {}
         offset, end = 0, len(buffer)
         while offset < end:
-            wd, mask, cookie, length = _EVENT.unpack_from(buffer, offset)
-            offset += _EVENT.size
+            wd, mask, cookie, length = inotify.EVENT.unpack_from(buffer, offset)
+            offset += inotify.EVENT.size
             name = buffer[offset : offset + length].rstrip(b"\0") if length else b""
             offset += length
-            if mask & IN_Q_OVERFLOW:
+            if mask & inotify.IN_Q_OVERFLOW:
                 log.warning("csyncsync: events were lost (fs.inotify.max_queued_events); checking everything")
                 self._walk_again()
                 continue
             for node in self.watches.of(wd):
-                if mask & IN_IGNORED:
+                if mask & inotify.IN_IGNORED:
                     self.watches.disown(node, removed=True)
-                    if not isinstance(node, Root):  # another one may stand there by now
+                    if not isinstance(node, inotify.Root):  # another one may stand there by now
                         self.new.append((node, NEW))
                 elif not name:
                     self._self_event(node, mask, now)
-                elif mask & IN_ISDIR:
+                elif mask & inotify.IN_ISDIR:
                     self._directory_event(node, mask, cookie, name, now)
                     places.clear()
                 else:
                     if node not in places:
-                        places[node] = _locate(node)
+                        places[node] = inotify.locate(node)
                     root, directory = places[node]
                     if root is not None:
                         self.listener.file_event(root, directory, mask, cookie, name, now, node.since)
 
     def _self_event(self, node, mask, now):
         """Only a root has nobody above it who hears of its own changes."""
-        if not isinstance(node, Root) or node.only is not None or node.group is None:
+        if not isinstance(node, inotify.Root) or node.only is not None or node.group is None:
             return
-        if mask & IN_ATTRIB and not mask & (IN_DELETE_SELF | IN_MOVE_SELF):
+        if mask & inotify.IN_ATTRIB and not mask & (inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF):
             if not node.excluded:
                 self.listener.directory_event(node.group, node.path, mask, now)
-        elif mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT):
+        elif mask & (inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_UNMOUNT):
             self.check_root(node.group, node.path)
 
     def _directory_event(self, parent, mask, cookie, name, now):
         """Something happened to a directory in a watched directory."""
-        if mask & (IN_MOVED_FROM | IN_MOVED_TO):
+        if mask & (inotify.IN_MOVED_FROM | inotify.IN_MOVED_TO):
             self.renames += 1
-        root, directory = _locate(parent)
+        root, directory = inotify.locate(parent)
         if root is None and not self.moving:
             return
         if root is not None and root.only is not None:
@@ -421,16 +153,16 @@ class Tree:
             return
         path = directory and directory + b"/" + name
         excluded = root is not None and root.group.excludes.match(path, name)
-        if mask & (IN_MOVED_FROM | IN_DELETE):
+        if mask & (inotify.IN_MOVED_FROM | inotify.IN_DELETE):
             node = parent.children.pop(name, None)
             if node is not None:
                 node.parent = None
-                if mask & IN_MOVED_FROM:
+                if mask & inotify.IN_MOVED_FROM:
                     self.moving[cookie] = (node, now + MOVE_WAIT)
                 else:
                     self._drop(node)
-        elif mask & (IN_CREATE | IN_MOVED_TO):
-            self._directory_came(parent, name, excluded, cookie if mask & IN_MOVED_TO else 0)
+        elif mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
+            self._directory_came(parent, name, excluded, cookie if mask & inotify.IN_MOVED_TO else 0)
         if root is not None and not excluded:
             self.listener.directory_event(root.group, path, mask, now)
 
@@ -443,7 +175,7 @@ class Tree:
         if known is not None:
             self._drop(known)
         if node is None:
-            node = Node(name, parent)
+            node = inotify.Node(name, parent)
             mode = NEW
         else:
             node.name, node.parent = name, parent
@@ -551,7 +283,7 @@ class Tree:
         reason = os.strerror(group.problem)
         if group.problem == errno.ENOSPC:
             reason = (
-                f"fs.inotify.max_user_watches is {watch_limit()}, {watched} are in use here and at least"
+                f"fs.inotify.max_user_watches is {inotify.watch_limit()}, {watched} are in use here and at least"
                 f" {watched + missing} are needed (pillar csyncsync:max_user_watches)"
             )
         return (
@@ -593,7 +325,7 @@ class Tree:
     def _look(self, node, mode, missing=False):
         """Note a look at a directory that was ahead of the events, or to which it was missing."""
         told = self.watches.told()
-        if not isinstance(node, Root) and (missing or told > self.watches.taken):
+        if not isinstance(node, inotify.Root) and (missing or told > self.watches.taken):
             mode = NEW if mode in (FIRST, AGAIN) else mode
             self.looks.append(_Look(node, mode, told, self.renames, missing))
 
@@ -642,7 +374,7 @@ class Tree:
 
     def _place(self, node, mode):
         """The root and the path of a directory that is to be scanned, as _locate() returns them."""
-        root, path = _locate(node)
+        root, path = inotify.locate(node)
         if root is None and self.moving:
             self.put_off.append((node, mode))
         return root, path
@@ -664,7 +396,7 @@ class Tree:
                     self._drop(child)
 
     def _scan_entries(self, node, mode, entries, seen):
-        root, path = _locate(node)
+        root, path = inotify.locate(node)
         covered = mode == NEW and self.listener.covers(root.group, path)
         try:
             for number, item in enumerate(entries):
@@ -691,7 +423,7 @@ class Tree:
         name = os.path.basename(path)
         child = parent.children.get(name)
         if child is None:
-            child = parent.children[name] = Node(name, parent)
+            child = parent.children[name] = inotify.Node(name, parent)
             child.excluded = group.excludes.match(path, name)
         elif mode in (FIRST, NEW):
             return  # somebody has it in hand already
@@ -709,7 +441,7 @@ class Tree:
         stack = [top]
         while stack:
             node = stack.pop()
-            root, path = _locate(node)
+            root, path = inotify.locate(node)
             if root is None or root.only is not None:
                 continue
             excluded = root.group.excludes.match(path, os.path.basename(path))

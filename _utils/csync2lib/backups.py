@@ -18,8 +18,9 @@ import re
 import stat
 import time
 
-import csync2conflict
-import csync2left
+from csync2lib import versions as versions_module
+from csync2lib.csync2 import temporary
+from csync2lib.errors import CsyncsyncError
 
 #: What csync2 takes if the group does not set ``backup_generations`` (cfgfile_parser.y).
 GENERATIONS = 3
@@ -28,10 +29,6 @@ _NAME_MAX = 255
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 #: A pipe in place of a file would else be waited for.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-
-
-class BackupError(Exception):
-    """Why a version cannot be put back, in words."""
 
 
 # --- What there is ---------------------------------------------------------------------------------------
@@ -122,10 +119,10 @@ class _Directory:
         """The versions of one file, newest first."""
         found, there = [], self.files.get(name, {})
         for generation, status in there.items() if self._begins(name) else ():
-            version = {"generation": generation, **csync2conflict.described(status)}
+            version = {"generation": generation, **versions_module.described(status)}
             if content:
                 path = self.top + os.path.join(self.path, _file(name, generation))
-                version["sha256"] = csync2conflict.version(path).get("sha256", "is gone")
+                version["sha256"] = versions_module.version(path).get("sha256", "is gone")
             if doubt := self._doubt(name, generation):
                 version["doubt"] = doubt
             found.append(version)
@@ -223,13 +220,13 @@ def restore(top, path, generation, root):
         The include that the path stands in; it is never made.
 
     Returns ``{"size": bytes, "sha256", "changed": False if the version was there already, "kept": the generation that
-    what was there is now, None without}``. Raises BackupError.
+    what was there is now, None without}``. Raises CsyncsyncError.
     """
     directory, name = os.path.split(path)
 
     def make(parent, below, where):
         if not where.startswith(root + b"/"):
-            raise BackupError(f"include root {_text(root)} is missing: is its disk unmounted?")
+            raise CsyncsyncError(f"include root {_text(root)} is missing: is its disk unmounted?")
         _make_like(parent, below, os.lstat(top + where))
 
     with contextlib.ExitStack() as opened:
@@ -237,12 +234,12 @@ def restore(top, path, generation, root):
             kept = opened.enter_context(_opened(top, directory))
             version = opened.enter_context(_opened_file(kept, _file(name, generation)))
         except FileNotFoundError:
-            raise BackupError(f"there is no generation {generation} of {_text(path)} on this host") from None
+            raise CsyncsyncError(f"there is no generation {generation} of {_text(path)} on this host") from None
         try:
             here = opened.enter_context(_opened(b"/", directory, make))
             return _put_back(top, kept, here, name, generation, version)
         except OSError as err:
-            raise BackupError(f"{_text(path)}: {err.strerror}") from err
+            raise CsyncsyncError(f"{_text(path)}: {err.strerror}") from err
 
 
 @contextlib.contextmanager
@@ -260,7 +257,7 @@ def _opened(start, path, make=None):
                 make(handle, name, where)
                 below = os.open(name, _DIRECTORY, dir_fd=handle)
             except NotADirectoryError:
-                raise BackupError(f"{_text(start.rstrip(b'/') + where)} is no directory") from None
+                raise CsyncsyncError(f"{_text(start.rstrip(b'/') + where)} is no directory") from None
             os.close(handle)
             handle = below
         yield handle
@@ -285,11 +282,11 @@ def _opened_file(directory, name):
         handle = os.open(name, _FILE, dir_fd=directory)
     except OSError as err:
         if err.errno == errno.ELOOP:
-            raise BackupError(f"{_text(name)} is a symlink") from None
+            raise CsyncsyncError(f"{_text(name)} is a symlink") from None
         raise
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise BackupError(f"{_text(name)} is no file")
+            raise CsyncsyncError(f"{_text(name)} is no file")
         yield handle
     finally:
         os.close(handle)
@@ -300,21 +297,21 @@ def _put_back(top, kept, here, name, generation, version):
     present = _status(here, name)
     if present is not None and not stat.S_ISREG(present.st_mode):
         kind = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symlink"}.get(stat.S_IFMT(present.st_mode), "no file")
-        raise BackupError(f"{_text(name)} is {kind} by now, which would be lost: move it away first")
+        raise CsyncsyncError(f"{_text(name)} is {kind} by now, which would be lost: move it away first")
     # Named as one of csync2's temporary files: if this is interrupted, a push deals with what is left.
-    new = b".%s.rE%s" % (name.strip(b".")[: csync2left.UNCUT], os.urandom(2).hex().encode())
+    new = b".%s.rE%s" % (name.strip(b".")[: temporary.UNCUT], os.urandom(2).hex().encode())
     saved = b".replaced-%d" % time.time_ns()
     above = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        digest = _copy(version, here, new)
+        digest = copy(version, here, new)
         result = {"size": os.fstat(version).st_size, "sha256": digest, "changed": True, "kept": None}
         if present is not None:
             with _opened_file(here, name) as there:
-                same = _copy(there, above, saved) == digest and _looks(present) == _looks(os.fstat(version))
+                same = copy(there, above, saved) == digest and _looks(present) == _looks(os.fstat(version))
             if same:
                 return {**result, "changed": False}
         if _identity(_status(here, name)) != _identity(present):
-            raise BackupError(f"{_text(name)} has just been changed: look at it, and run the command again")
+            raise CsyncsyncError(f"{_text(name)} has just been changed: look at it, and run the command again")
         os.rename(new, name, src_dir_fd=here, dst_dir_fd=here)
         os.fsync(here)
         if present is not None:
@@ -344,7 +341,7 @@ def _keep(top, above, saved, kept, name, generation):
         other = saved + b"-kept"
         os.rename(saved, other, src_dir_fd=above, dst_dir_fd=above)
         where = _text(os.path.join(top, other))
-        raise BackupError(f"it is back, but what was there is only in {where} now: {err.strerror}") from err
+        raise CsyncsyncError(f"it is back, but what was there is only in {where} now: {err.strerror}") from err
 
 
 def _status(directory, name):
@@ -363,7 +360,7 @@ def _looks(status):
     return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
 
-def _copy(source, directory, name):
+def copy(source, directory, name):
     """Copy an open file, with owner and mode, to a new name. Returns the SHA-256 of the content."""
     digest, like = hashlib.sha256(), os.fstat(source)
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)

@@ -3,7 +3,8 @@ Run the commands of a group's actions, and tell how they ended.
 
 csync2 would wait for a command with the connection open, and the host that sends waits for that. So its config has
 none: it leaves a note in the group's directory ``due`` (csync2.context()), systemd sees that there is one
-(csyncsync-action@GROUP.path), and starts this file as a program, by Python alone: Salt takes a second to begin.
+(csyncsync-action@GROUP.path), and starts this room as a program (__main__.py), by Python alone: Salt takes a second to
+begin.
 
 A note is named after its command; it stays until the command has ended, and one that comes meanwhile has the command
 run once more. May call the standard library, and root's shell for the commands.
@@ -17,8 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-
-__virtualname__ = "csync2action"
 
 #: Seconds that a command may take; and, when it has to be ended, to do as it is told.
 LIMIT, KILLED_WITHIN = 300.0, 5.0
@@ -237,9 +236,10 @@ def told(found, most=80):
     return texts
 
 
-if __name__ == "__main__":
+def main(arguments):
+    """The program: run what is due in the group's directory that is the one argument."""
     time.sleep(SETTLE)
     try:
-        run_due(sys.argv[1])
+        run_due(arguments[0])
     except OSError as error:
         sys.exit(str(error))

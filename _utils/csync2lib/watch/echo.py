@@ -1,23 +1,30 @@
 """
 The echo filter: tells what csync2 itself wrote on this host from what somebody else did.
 
-By two signs: how it was done (csync2 writes a temporary file and renames it), and what csync2 has recorded. May call
-the standard library, ``csync2inotify`` for the names of events, ``csync2journal``, ``csync2left``, and ``csync2`` by
-its path.
+By two signs: how it was done (csync2 writes a temporary file and renames it), and what csync2 has recorded.
 """
 
 import contextlib
 import fcntl
-import importlib.util
 import logging
 import os
 import sqlite3
 import stat
 import time
 
-import csync2journal
-import csync2left
-from csync2inotify import IN_ATTRIB, IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO
+from csync2lib import journal
+from csync2lib.csync2 import connections, kept, temporary
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.states import check_text, is_older
+from csync2lib.watch.inotify import (
+    IN_ATTRIB,
+    IN_CLOSE_WRITE,
+    IN_CREATE,
+    IN_DELETE,
+    IN_MODIFY,
+    IN_MOVED_FROM,
+    IN_MOVED_TO,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +45,6 @@ PUSH_ENDS = 0.2
 #: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
 #: rename may have come too early to be seen.
 OWN_WAIT = 3.0
-#: Where systemd has a directory for each connection (csync2@.service.conf of the states); csync2.c: char *csync_port;
-#: and the states of a connection that csync2 has not closed: established, close wait.
-CONNECTIONS = "/run/csync2"
-PORT = 30865
-CONNECTED = (b"01", b"08")
 #: Seconds between csync2's rename of a file and its last write to it.
 LANDING_WAIT = 2.0
 #: Seconds that csync2 may write to one of its temporary files.
@@ -68,20 +70,10 @@ def is_pushing(directory):
     return False
 
 
-def await_silence(seconds):
-    """Wait until nobody sends to this host, up to so many seconds: what csync2 has half made here is no change."""
-    until = time.monotonic() + seconds
-    while is_connected() and time.monotonic() < until:
-        time.sleep(0.05)
-
-
 class Filter:
     """What is known of csync2's work on this host, for all groups."""
 
     def __init__(self):
-        #: the util module that knows csync2's database, None while there is none
-        self.csync2 = None
-        self.csync2_mtime = None
         #: cookie -> when: the first halves of renames of files that are named as csync2's temporary ones
         self.renaming = {}
         #: path -> when: files that were renamed from such a name, and not closed since; those that were closed, and
@@ -93,30 +85,9 @@ class Filter:
         self.unlinked = {}
         self.receiving, self.receiving_at = False, 0.0
 
-    def load_csync2(self):
-        """Load what knows csync2's database, by its path: beacons get no utils. Anew when it has changed."""
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "csync2.py")
-        try:
-            mtime = os.stat(path).st_mtime_ns
-        except OSError:
-            if self.csync2_mtime is None:
-                self.csync2_mtime = 0
-                log.error("csyncsync: the util module csync2 is missing (saltutil.sync_utils brings it)")
-            return
-        if mtime == self.csync2_mtime:
-            return
-        self.csync2_mtime = mtime
-        try:
-            spec = importlib.util.spec_from_file_location("csyncsync_watcher_csync2", path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            self.csync2 = module
-        except Exception as err:  # pylint: disable=broad-except
-            log.error("csyncsync: cannot load %s, csync2's own writes are not left out: %s", path, err)
-
     def came_from_temporary(self, mask, cookie, name, now):
         """Given an event of any file: tell whether the file had a name of csync2's temporary ones until now."""
-        if mask & IN_MOVED_FROM and csync2left.is_temporary(name):
+        if mask & IN_MOVED_FROM and temporary.is_temporary(name):
             self.renaming[cookie] = now
         return bool(mask & IN_MOVED_TO) and self.renaming.pop(cookie, None) is not None
 
@@ -167,21 +138,21 @@ class Filter:
 
     def look(self, group, paths, settle):
         """Look at what a group's database says of paths that settle in so many seconds, as a context manager."""
-        return Look(self.csync2, group, paths, self.is_receiving(settle))
+        return Look(group, paths, self.is_receiving(settle))
 
     def is_receiving(self, settle=0.1):
         """Tell whether a peer's csync2 is connected; looked up again before the next path can have settled."""
         now = time.monotonic()
         if now - self.receiving_at > min(0.05, settle / 2):
-            self.receiving_at, self.receiving = now, is_connected()
+            self.receiving_at, self.receiving = now, connections.is_connected()
         return self.receiving
 
 
 class Look:
     """One look at what csync2 has recorded, for the verdicts on some paths: it is read at once."""
 
-    def __init__(self, csync2, group, paths, receiving):
-        self.csync2, self.group, self.path, self.receiving = csync2, group, group.database, receiving
+    def __init__(self, group, paths, receiving):
+        self.group, self.path, self.receiving = group, group.database, receiving
         #: the paths; what is recorded of them, and which of them are to be sent
         self.paths, self.records, self.dirty = paths, {}, set()
         self.died = _is_young(DIED, DIED_WAIT)
@@ -194,7 +165,7 @@ class Look:
         self.opened = None
 
     def __enter__(self):
-        if self.csync2 is not None and self.path:
+        if self.path:
             try:
                 self._open()
             except sqlite3.Error:
@@ -204,19 +175,19 @@ class Look:
 
     def _open(self):
         if os.path.exists(self.path):
-            self.database = self.csync2.Database(self.path)
+            self.database = Database(self.path)
             self.records, self.dirty = self.database.records(self.paths)
             state = self.database.state()
-            if state == self.csync2.Database.ESTABLISHED:
+            if state == Database.ESTABLISHED:
                 return
-            if state == self.csync2.Database.RECORDED:
-                self.recorded = csync2journal.mtime(os.path.join(self.group.directory, "recorded"))
+            if state == Database.RECORDED:
+                self.recorded = journal.mtime(os.path.join(self.group.directory, "recorded"))
         if os.path.exists(os.path.join(self.group.directory, "established")):
             self.__exit__()
             self.lost = True
-            before = self.csync2.lost_database(self.group.directory, self.path)
+            before = kept.lost_database(self.group.directory, self.path)
             with contextlib.suppress(sqlite3.Error):
-                self.before = self.csync2.Database(before) if before else None
+                self.before = Database(before) if before else None
 
     def __exit__(self, *_):
         for database in (self.database, self.before):
@@ -249,7 +220,7 @@ class Look:
         """
         if status is None or not stat.S_ISREG(status.st_mode):
             entry.own = False
-        elif entry.csync2s and csync2left.is_unfinished(status):
+        elif entry.csync2s and temporary.is_unfinished(status):
             return self._clear(entry)
         if self.lost:
             return self._compare_with_before(entry, status)
@@ -270,10 +241,10 @@ class Look:
 
         Delete one that was made as only csync2 does, is still as mkstemp() made it, and is open nowhere.
         """
-        if time.monotonic() - entry.judged < csync2left.LEFT_AFTER:
+        if time.monotonic() - entry.judged < temporary.LEFT_AFTER:
             return WAIT
-        self.opened = csync2left.open_paths() if self.opened is None else self.opened
-        if entry.path in self.opened or not csync2left.delete(entry.path):
+        self.opened = temporary.open_paths() if self.opened is None else self.opened
+        if entry.path in self.opened or not temporary.delete(entry.path):
             return WAIT  # a disk that can only be read, say
         log.info("csyncsync: deleted a temporary file that csync2 had left")
         return DROP
@@ -285,7 +256,7 @@ class Look:
             # Most that comes and goes are csync2's temporary files, three for each that arrives: nothing is below them.
             below = (entry.tree or not entry.temporary) and self.database.has_below(entry.path)
             return GO if record is not None or below else self._drop(entry)
-        text = self.csync2.check_text(entry.path, status)
+        text = check_text(entry.path, status)
         if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             entry.group.linked = entry.group.linked or entry.written or text != record
         if entry.came:
@@ -301,7 +272,7 @@ class Look:
             return ALONE
         if status.st_mtime_ns % 10**9 == 0:
             return self._drop(entry)
-        return DROP if csync2left.is_unfinished(status) else ALONE
+        return DROP if temporary.is_unfinished(status) else ALONE
 
     def _lacks(self, directory):
         """
@@ -320,9 +291,9 @@ class Look:
         if status is None and entry.temporary:
             return DROP
         known, record = self._recorded_before(entry.path)
-        if record and status is not None and self.csync2.is_older(status, record):
+        if record and status is not None and is_older(status, record):
             return DROP  # from a backup: the others' versions replace it
-        text = status and self.csync2.check_text(entry.path, status)
+        text = status and check_text(entry.path, status)
         written = self.records.get(entry.path)
         if not entry.own and written == text and (text or self._was_there(entry)):
             return DROP
@@ -390,30 +361,6 @@ class Look:
 def _is_new_directory(status):
     """Tell whether it is a directory with the mode that csync2 gives it first (daemon.c, A_MKDIR)."""
     return status is not None and stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700
-
-
-def is_connected():
-    """
-    Tell whether somebody is connected to csync2's port here (also if that cannot be known).
-
-    The list of all connections is long on a busy host, so it is read only where systemd does not keep the short one.
-    """
-    try:
-        return bool(os.listdir(CONNECTIONS))
-    except OSError:
-        pass
-    known, port = False, b":%04X" % PORT
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            with open(path, "rb") as file:
-                lines = file.read().splitlines()
-        except OSError:
-            continue
-        known = True
-        for fields in (line.split(None, 4) for line in lines if port in line):
-            if fields[1].endswith(port) and fields[3] in CONNECTED:
-                return True
-    return not known
 
 
 def _is_young(path, seconds):

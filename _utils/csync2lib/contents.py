@@ -8,11 +8,45 @@ digests' slots, ``csync2conflict`` for the description of a path, and the standa
 import hashlib
 import json
 import os
+import stat
 import time
 import urllib.parse
 
-import csync2
-import csync2conflict
+from csync2lib import versions
+
+# --- Contents --------------------------------------------------------------------------------------------
+
+#: How many digests stand for all files of a group: few enough for one message, so many that one differing file
+#: makes few others be compared.
+DIGESTS = 4096
+
+
+def digest_slot(path):
+    """Given a path in bytes, return which of the DIGESTS digests it goes into."""
+    return int.from_bytes(hashlib.blake2b(path, digest_size=2).digest(), "big") % DIGESTS
+
+
+def file_digests(paths):
+    """
+    Given paths of files, return DIGESTS digests of their names and contents, each 16 hexadecimal digits.
+
+    Two hosts have the same digest where they have the same files with the same contents. A file that cannot be read
+    counts as missing. Symlinks are not followed.
+    """
+    slots = [0] * DIGESTS
+    for path in paths:
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    continue
+                content = hashlib.blake2b(path + b"\0", digest_size=8)
+                while chunk := file.read(1 << 20):
+                    content.update(chunk)
+        except OSError:
+            continue
+        slots[digest_slot(path)] ^= int.from_bytes(content.digest(), "big")
+    return [f"{slot:016x}" for slot in slots]
+
 
 #: What two hosts compare of a path: csync2 sends all of these, and the time in whole seconds alone.
 COMPARED = ("type", "size", "mode", "owner", "sha256", "target")
@@ -75,7 +109,7 @@ def digests(paths, part, parts, pace):
     """
     slots = {}
     for path in paths:
-        slot = csync2.digest_slot(path)
+        slot = digest_slot(path)
         if slot % parts == part:
             slots[slot] = slots.get(slot, 0) ^ int(_digest(path, pace), 16)
     return {str(slot): f"{digest:016x}" for slot, digest in slots.items()}
@@ -84,12 +118,12 @@ def digests(paths, part, parts, pace):
 def entries(paths, slots, pace):
     """``{percent-encoded path: digest}`` of the paths in some slots."""
     wanted = set(slots)
-    found = (path for path in paths if csync2.digest_slot(path) in wanted)
+    found = (path for path in paths if digest_slot(path) in wanted)
     return {urllib.parse.quote_from_bytes(path): _digest(path, pace) for path in found}
 
 
 def _digest(path, pace):
-    version = compared(csync2conflict.version(path, pace=pace))
+    version = compared(versions.version(path, pace=pace))
     told = json.dumps([urllib.parse.quote_from_bytes(path), version], sort_keys=True)
     return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 

@@ -7,7 +7,7 @@ Given what ``csyncsync.status`` returned on the hosts. May call ``csync2action``
 
 import time
 
-import csync2action
+from csync2lib import actions
 
 #: Conflicts and other things of one kind that are named for each host and group.
 SHOWN = 5
@@ -89,7 +89,7 @@ def _problems(group, minion, status, found, now):
     if days < CERTIFICATE_DAYS:
         yield [f"certificate ends in {days:.0f} days", f"salt-run csyncsync.rotate_certificate {minion}"]
     for action in status.get("actions", ()):
-        for what in csync2action.told([action]):
+        for what in actions.told([action]):
             yield [what, f"salt {minion} csyncsync.status {group}"]
     for disk in status.get("disks", ()):
         if disk["free"] < DISK_FREE * disk["total"]:

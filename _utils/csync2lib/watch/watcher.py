@@ -24,16 +24,16 @@ import subprocess
 import threading
 import time
 
-import csync2backup
-import csync2cert
-import csync2echo
-import csync2file
-import csync2inotify
-import csync2journal
-import csync2left
-import csync2metrics
-import csync2status
 import salt.utils.event
+
+from csync2lib import journal, storage
+from csync2lib.backups import GENERATIONS, make_room, make_way
+from csync2lib.certificate import end
+from csync2lib.csync2 import temporary
+from csync2lib.report import metrics
+from csync2lib.report import status as host_status
+from csync2lib.watch import echo, inotify
+from csync2lib.watch.tree import COMPARE, NOTE, Tree
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Entry:
         self.covers = False
         #: a temporary file that was made as only csync2 does; a file that had the name of such a one until now
         self.csync2s = self.received = False
-        self.temporary = csync2left.is_temporary(os.path.basename(path))
+        self.temporary = temporary.is_temporary(os.path.basename(path))
         #: when it was first found ready, and the number of the database's commit then
         self.judged = None
         self.commits = None
@@ -154,7 +154,7 @@ class Group:
         self.signature = None
         self.include = []
         self.exclude = []
-        self.excludes = csync2inotify.Excludes([])
+        self.excludes = inotify.Excludes([])
         #: where csync2 keeps old versions, if it does, and how many
         self.backups, self.generations = None, 0
         self.database = self.certificate = None
@@ -214,9 +214,9 @@ class Watcher:
         self.options, self.opts, self.loop = options, opts, loop
         self.closed = False
         self.groups = {}
-        self.watches = csync2inotify.Watches()
-        self.tree = csync2inotify.Tree(self.watches, self.groups, self)
-        self.echo = csync2echo.Filter()
+        self.watches = inotify.Watches()
+        self.tree = Tree(self.watches, self.groups, self)
+        self.echo = echo.Filter()
         self.heap = []
         self.sequence = itertools.count()
         self.outbox = []
@@ -287,7 +287,7 @@ class Watcher:
             lines, whole, _ = self._take(group)
             if lines or whole:
                 try:
-                    csync2journal.write(group.journal, lines, whole, next(self.sequence))
+                    journal.write(group.journal, lines, whole, next(self.sequence))
                 except OSError as err:
                     log.error("csyncsync: cannot write the journal of group %s: %s", group.name, err)
         log.debug("csyncsync: the watcher is closed")
@@ -407,14 +407,14 @@ class Watcher:
         entry = self._note(group, path, now)
         entry.told = True
         self.echo.see(entry, mask, renamed, now, since)
-        if group.backups and (renamed or mask & csync2inotify.IN_DELETE):
-            csync2backup.make_room(group.backups, path, group.generations)
+        if group.backups and (renamed or mask & inotify.IN_DELETE):
+            make_room(group.backups, path, group.generations)
         if now - group.changed_at > CALM:
             group.early_until = now + self.options.settle
         group.changed_at = now
-        if mask & csync2inotify.IN_MODIFY:
+        if mask & inotify.IN_MODIFY:
             entry.writing = True
-        elif not mask & csync2inotify.IN_ATTRIB:
+        elif not mask & inotify.IN_ATTRIB:
             entry.writing = False
             due = self._due(entry)
             if due < entry.queued:
@@ -424,13 +424,13 @@ class Watcher:
         """Something happened to a directory."""
         entry = self._note(group, path, now)
         entry.told = True
-        if not mask & csync2inotify.IN_ATTRIB:
+        if not mask & inotify.IN_ATTRIB:
             entry.tree = True
-            entry.moved = entry.moved or bool(mask & (csync2inotify.IN_MOVED_FROM | csync2inotify.IN_MOVED_TO))
-            entry.deleted = entry.deleted or bool(mask & csync2inotify.IN_DELETE)
-            entry.came = entry.came or bool(mask & csync2inotify.IN_MOVED_TO)
+            entry.moved = entry.moved or bool(mask & (inotify.IN_MOVED_FROM | inotify.IN_MOVED_TO))
+            entry.deleted = entry.deleted or bool(mask & inotify.IN_DELETE)
+            entry.came = entry.came or bool(mask & inotify.IN_MOVED_TO)
             if group.backups:
-                csync2backup.make_way(group.backups, path)
+                make_way(group.backups, path)
 
     def found(self, group, path, tree=False, compare=False):
         """A walk came to a path that may have changed before anybody could hear of it."""
@@ -444,7 +444,7 @@ class Watcher:
             return
         if not group.walked:
             try:
-                csync2journal.note_unwatched(group.directory)
+                journal.note_unwatched(group.directory)
             except OSError as err:
                 log.debug("csyncsync: cannot note since when group %s was not watched: %s", group.name, err)
         group.whole = True
@@ -547,19 +547,19 @@ class Watcher:
                 self._carry_out(group, entry, look.verdict(entry))
 
     def _carry_out(self, group, entry, verdict):
-        if verdict == csync2echo.WAIT:
+        if verdict == echo.WAIT:
             self._wait(group, entry)
             return
-        if verdict == csync2echo.DROP:
+        if verdict == echo.DROP:
             if entry.tree and entry.covers:
-                self.tree.walk_below(group, entry.path, csync2inotify.NOTE)
+                self.tree.walk_below(group, entry.path, NOTE)
             return
         if entry.tree and entry.came:
-            self.tree.walk_below(group, entry.path, csync2inotify.COMPARE)
+            self.tree.walk_below(group, entry.path, COMPARE)
         now = time.monotonic()
         last, times = group.recent.get(entry.path, (0.0, 0))
         group.recent[entry.path] = (now, times + 1 if now - last < self.options.max_delay * 1.5 else 0)
-        group.out.append((entry.path, entry.tree, verdict == csync2echo.ALONE))
+        group.out.append((entry.path, entry.tree, verdict == echo.ALONE))
         group.heard = max(group.heard, entry.last)
 
     def _wait(self, group, entry):
@@ -589,7 +589,7 @@ class Watcher:
         """What the next flush writes: (lines, whole, when the last event of it was read, in ns since the epoch)."""
         heard = time.time_ns() - int((time.monotonic() - group.heard) * 10**9)
         out, group.out, group.heard = group.out, [], 0.0
-        lines, whole = csync2journal.lines(out), group.whole
+        lines, whole = journal.lines(out), group.whole
         group.whole = False
         if len(lines) > self.options.max_paths:
             lines, whole = [], True
@@ -605,7 +605,7 @@ class Watcher:
         group.unasked += len(lines)
 
         def work():
-            csync2journal.write(group.journal, lines, whole, number, heard)
+            journal.write(group.journal, lines, whole, number, heard)
             self._ask(group, whole)
 
         def done(err):
@@ -640,7 +640,7 @@ class Watcher:
         group.ask_at = time.monotonic() + ASK_AGAIN
         if self._is_asked(group) and not whole:
             return
-        count, group.unasked, group.asked = group.unasked, 0, csync2journal.first(group.journal)
+        count, group.unasked, group.asked = group.unasked, 0, journal.first(group.journal)
         if count or whole:
             group.last_fired = time.monotonic()
             self._send(group, self._event(group, count, whole))
@@ -704,7 +704,6 @@ class Watcher:
         if self.watches.fd < 0:
             self._reopen()
         self._listen()
-        self.echo.load_csync2()
         self._read_configs()
         now = time.monotonic()
         self.children = [child for child in self.children if child.poll() is None]
@@ -768,8 +767,8 @@ class Watcher:
             group = self.groups.get(name)
             if group is None:
                 group = self.groups[name] = Group(name, os.path.join(self.options.state_dir, name))
-                csync2file.sweep(group.directory)
-                csync2journal.sweep(group.journal)
+                storage.sweep(group.directory)
+                journal.sweep(group.journal)
                 self._write_status(group, force=True)
             if group.signature != signature:
                 group.signature = signature
@@ -793,12 +792,12 @@ class Watcher:
         group.config_error = None
         group.database = database if isinstance(database, str) else None
         group.backups = _raw(backups) if backups else None
-        group.generations = generations or csync2backup.GENERATIONS
+        group.generations = generations or GENERATIONS
         group.certificate = os.path.join(os.path.dirname(key), "csync2_ssl_cert.pem") if key else None
         for gone in [path for path in group.roots if path not in include]:
             self.tree.remove_root(group, gone)
         if exclude != group.exclude:
-            group.exclude, group.excludes = exclude, csync2inotify.Excludes(exclude)
+            group.exclude, group.excludes = exclude, inotify.Excludes(exclude)
             self.tree.exclude_again(group)
             group.whole = group.whole or group.walked
         group.include = include
@@ -818,8 +817,8 @@ class Watcher:
 
     def _repeat(self, group, now):
         """While something is left, fire the event again and again, more and more slowly."""
-        oldest, whole = csync2journal.oldest(group.journal)
-        left = csync2journal.mtime(os.path.join(group.directory, "left"))
+        oldest, whole = journal.oldest(group.journal)
+        left = journal.mtime(os.path.join(group.directory, "left"))
         if oldest is None and left is None:
             group.repeats = 0
             return
@@ -832,10 +831,10 @@ class Watcher:
         # Not while the master lets this host wait for another one (of what came later it has not heard), nor when its
         # own long push has only just ended.
         for name, patience in (("waits", LEFT_ALONE_AFTER), ("push.json", group.alone_after)):
-            told = csync2journal.mtime(os.path.join(group.directory, name))
+            told = journal.mtime(os.path.join(group.directory, name))
             unheard = name == "waits" and None not in (told, oldest) and told < oldest
             waits = waits and (told is None or unheard or _is_older(told, patience))
-        if waits and now >= group.alone_at and not csync2echo.is_pushing(group.directory):
+        if waits and now >= group.alone_at and not echo.is_pushing(group.directory):
             group.alone_at = now + random.uniform(*ALONE_INTERVAL)
             self._push_alone(group)
 
@@ -864,7 +863,7 @@ class Watcher:
         hot = [path for path, (_, times) in group.recent.items() if times >= HOT][:10]
         status = {
             "watches": len(self.watches.nodes),
-            "limit": csync2inotify.watch_limit(),
+            "limit": inotify.watch_limit(),
             "ready": group.walked,
             "walks": group.walks,
             "error": group.config_error or group.error,
@@ -876,16 +875,16 @@ class Watcher:
         group.status, group.status_at = status, now
         try:
             path = os.path.join(group.directory, "watch.json")
-            csync2file.write_json(path, {**status, "time": time.time()}, durable=False)
+            storage.write_json(path, {**status, "time": time.time()}, durable=False)
         except OSError as err:
             log.debug("csyncsync: cannot write the status of group %s: %s", group.name, err)
 
     def _note_watched(self, group, now):
         """Leave a sign that what happens is seen."""
-        if not group.walked or now - group.watched_at < csync2journal.WATCHED_EVERY:
+        if not group.walked or now - group.watched_at < journal.WATCHED_EVERY:
             return
         try:
-            csync2journal.note_watched(group.directory)
+            journal.note_watched(group.directory)
             group.watched_at = now
         except OSError as err:
             log.debug("csyncsync: cannot note that group %s is watched: %s", group.name, err)
@@ -893,15 +892,15 @@ class Watcher:
     def _write_metrics(self, now):
         """Write the groups' status for Prometheus, if a link says where to. Aside: csync2 locks its database."""
         link = os.path.join(self.options.state_dir, METRICS)
-        path = csync2metrics.target(link)
+        path = metrics.target(link)
         if path is None or self.measuring is not None or (now < self.metrics_at and path == self.metrics_in):
             return
         self.metrics_at, self.metrics_in = now + METRICS_INTERVAL, path
-        groups = [group for group in self.groups.values() if group.database and self.echo.csync2 is not None]
+        groups = [group for group in self.groups.values() if group.database]
 
         def work():
             began = time.thread_time()
-            csync2metrics.publish(link, self._metrics(groups))
+            metrics.publish(link, self._metrics(groups))
             self.metrics_at = max(self.metrics_at, now + (time.thread_time() - began) / METRICS_SHARE)
 
         def done(err):
@@ -916,10 +915,10 @@ class Watcher:
     def _metrics(self, groups):
         minion, found = self.opts.get("id"), {}
         for group in groups:
-            status = csync2status.read(group.directory, self.echo.csync2.Database, group.database, minion)
+            status = host_status.read(group.directory, group.database, minion)
             found.update({group.name: status} if status else {})
-        certificate = next((csync2file.read(group.certificate) for group in groups if group.certificate), None)
-        return csync2metrics.text(found, minion, csync2cert.end(certificate), time.time())
+        certificate = next((storage.read(group.certificate) for group in groups if group.certificate), None)
+        return metrics.text(found, minion, end(certificate), time.time())
 
 
 # --- Helpers ---------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import logging
 import os
 import sqlite3
 
-import csync2
-import csync2file
+from csync2lib import storage
+from csync2lib.csync2.database import Database
+from csync2lib.errors import CsyncsyncError
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +18,6 @@ log = logging.getLogger(__name__)
 EMPTIED = 10
 #: In a group's directory: the deletions that are let through, and not sent to all others yet.
 LET_THROUGH = "let_through"
-
-
-class GuardError(Exception):
-    """An include root cannot be used, or nobody can tell."""
 
 
 class Guard:
@@ -42,15 +39,15 @@ class Guard:
         Note the identity of roots that are new, forget those that left; a new one that is missing is made.
 
         Returns (those that were made, what is wrong with the others). With ``test`` nothing is made or written.
-        Raises GuardError if a new one is, or lies below, a symlink, or its database cannot be read; OSError.
+        Raises CsyncsyncError if a new one is, or lies below, a symlink, or its database cannot be read; OSError.
         """
-        noted, made = csync2file.read_json(self.roots, {}), []
+        noted, made = storage.read_json(self.roots, {}), []
         now = {root: identity for root, identity in noted.items() if root in includes}
         for root in includes:
             if root in noted:
                 continue
             if os.path.realpath(root) != root:
-                raise GuardError(
+                raise CsyncsyncError(
                     f"csyncsync:groups:{self.group}:include {root} is, or lies below, a symlink to"
                     f" {os.path.realpath(root)}: csync2 ignores such paths; name the real directory"
                 )
@@ -62,26 +59,26 @@ class Guard:
             now[root] = _identity(root)
         problems = self._problems(now)
         if now != noted and not test:
-            csync2file.write_json(self.roots, now)
+            storage.write_json(self.roots, now)
         return made, problems
 
     def root_problems(self):
         """
-        What is wrong with the include roots, in words; nothing is pushed while there is anything. Raises GuardError if
-        the database cannot be read.
+        What is wrong with the include roots, in words; nothing is pushed while there is anything. Raises
+        CsyncsyncError if the database cannot be read.
         """
-        return self._problems(csync2file.read_json(self.roots, {}))
+        return self._problems(storage.read_json(self.roots, {}))
 
     def renew_roots(self):
         """
         Note what the roots stand on today: after a reboot device numbers may differ, and a release accepts the rest.
 
-        Raises GuardError if a root is missing, or reached through a symlink.
+        Raises CsyncsyncError if a root is missing, or reached through a symlink.
         """
-        noted = csync2file.read_json(self.roots, {})
+        noted = storage.read_json(self.roots, {})
         now = {root: _identity(root) for root in noted}
         if now != noted:
-            csync2file.write_json(self.roots, now)
+            storage.write_json(self.roots, now)
 
     def _problems(self, noted):
         problems = [self._problem(root, identity) for root, identity in sorted(noted.items())]
@@ -91,7 +88,7 @@ class Guard:
         """Why an include root is not the one that was noted ("" if it is)."""
         try:
             now = _identity(root)
-        except GuardError as err:
+        except CsyncsyncError as err:
             return str(err)
         if noted["mount"] != now["mount"] or (noted["boot"] == now["boot"] and noted["device"] != now["device"]):
             return f"include root {root} is on another file system than before: is its disk unmounted?"
@@ -105,9 +102,9 @@ class Guard:
             return False
         try:
             with self._open() as database:
-                return database.state() != csync2.Database.NEW and database.has_below(os.fsencode(root))
+                return database.state() != Database.NEW and database.has_below(os.fsencode(root))
         except sqlite3.Error as err:
-            raise GuardError(f"{self.database}: {err}") from err
+            raise CsyncsyncError(f"{self.database}: {err}") from err
 
     # ---- Deletions: is the disk lost?
 
@@ -126,7 +123,7 @@ class Guard:
         hold
             ``{"number": of files, "share": of all}``: more than both hold the push.
         """
-        new = vanished - csync2file.read_names(self.passed)
+        new = vanished - storage.read_names(self.passed)
         if not new:
             return ""
         with self._open() as database:
@@ -142,15 +139,15 @@ class Guard:
 
     def let_through(self, vanished):
         """Note which deletions are let through, before they are sent: whatever breaks then, they are no lost disk."""
-        if vanished == csync2file.read_names(self.passed):
+        if vanished == storage.read_names(self.passed):
             return
         try:
-            csync2file.write_names(self.passed, vanished)
+            storage.write_names(self.passed, vanished)
         except OSError as err:  # a full disk: they will count once more
             log.warning("csyncsync: cannot note the deletions of group %s: %s", self.group, err)
 
     def _open(self):
-        return csync2.Database(self.database, timeout=20)
+        return Database(self.database, timeout=20)
 
 
 def _identity(path):
@@ -158,13 +155,13 @@ def _identity(path):
     What an include root stands on: the mount it is in, and its device while this boot lasts.
 
     Device numbers of many file systems differ from boot to boot, the mount point and its source do not.
-    Raises GuardError if the root is missing or reached through a symlink.
+    Raises CsyncsyncError if the root is missing or reached through a symlink.
     """
     real = os.path.realpath(path)
     if not os.path.lexists(path):
-        raise GuardError(f"include root {path} is missing: is its disk unmounted?")
+        raise CsyncsyncError(f"include root {path} is missing: is its disk unmounted?")
     if real != path:
-        raise GuardError(f"include root {path} is, or lies below, a symlink to {real}: csync2 would ignore it")
+        raise CsyncsyncError(f"include root {path} is, or lies below, a symlink to {real}: csync2 would ignore it")
     best = ("", "", "", "")
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -173,7 +170,7 @@ def _identity(path):
             point = fields[4].encode().decode("unicode_escape", "replace") if "\\" in fields[4] else fields[4]
             if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
                 best = (point, kind, source, fields[3])
-    boot = (csync2file.read("/proc/sys/kernel/random/boot_id") or "").strip()
+    boot = (storage.read("/proc/sys/kernel/random/boot_id") or "").strip()
     status = os.lstat(path)
     return {"mount": list(best), "device": status.st_dev, "inode": status.st_ino, "boot": boot}
 

@@ -16,13 +16,12 @@ import struct
 import subprocess
 import time
 
-import csync2
-import csync2hang
+from csync2lib import watchdog
+from csync2lib.csync2.connections import PORT
+from csync2lib.errors import CommandError, Interrupted
 
 log = logging.getLogger(__name__)
 
-#: csync2.c: char *csync_port
-PORT = 30865
 #: Seconds after which a peer that may hang is asked whether it still answers; how long it may take to take the
 #: connection (its kernel does that, so a dead host is known soon), and to greet (a busy host is no dead one).
 ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
@@ -34,26 +33,6 @@ STALLED = "it stands still"
 STANDS_STILL = 3.0
 #: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
 COMMAND_BYTES = 100_000
-
-
-class CommandError(csync2.Csync2Error):
-    """csync2 ended with an error, could not be started, or had to be ended. ``output`` is what it had printed."""
-
-    def __init__(self, why, output=b""):
-        super().__init__(why)
-        self.output = output
-
-
-class Interrupted(CommandError):
-    """
-    csync2 did not come to its end: a signal killed it, or it and the peer's csync2 wait for each other for good.
-
-    ``by_peer`` tells whether the peer closed the connection.
-    """
-
-    def __init__(self, why, output, by_peer=False):
-        super().__init__(why, output)
-        self.by_peer = by_peer
 
 
 def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None, cwd="/", largest=None):
@@ -114,7 +93,7 @@ def _wait(process, peer, patience, hopeless):
     """Wait for csync2 and return its output. Raises CommandError, Interrupted when it had to be ended."""
     moved, switches, queues = time.monotonic(), None, {}
     while True:
-        csync2hang.alive()
+        watchdog.alive()
         try:
             return process.communicate(timeout=ANSWER_AFTER)[0]
         except subprocess.TimeoutExpired:

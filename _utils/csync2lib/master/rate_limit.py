@@ -17,9 +17,10 @@ import os
 import threading
 import time
 
-import csync2
 import salt.utils.event
 import salt.utils.minions
+
+from csync2lib.csync2.names import is_group_name
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ TOLD, TOLD_WITHIN = (100, 1_000, 10_000, 100_000), 60.0
 REFUSED_LENGTH = 250_000
 
 _lock = threading.Lock()
-_buckets, _waiting, _records, _left_out, _ended = {}, {}, {}, {}, {}
+buckets, waiting, records, left_out, ended = {}, {}, {}, {}, {}
 _accepted = {"minions": frozenset(), "read": float("-inf")}
 _worker = []
 
@@ -126,7 +127,7 @@ def _passes(kind, tag, data, arguments, opts):
     if kind != "key" and not _is_accepted(minion, opts):
         return _leave_out(None)
     if "group" in arguments:
-        if not csync2.is_group_name(group) or not _are_words(arguments.get("jid"), arguments.get("state")):
+        if not is_group_name(group) or not _are_words(arguments.get("jid"), arguments.get("state")):
             return _leave_out(minion)
         record = _record(group, opts)
         if minion not in (record.get("known") or ()):
@@ -165,10 +166,10 @@ def _record(group, opts):
     try:
         status = os.stat(path)
         look = (status.st_mtime_ns, status.st_ino)
-        if _records.get(group, (None,))[0] != look:
+        if records.get(group, (None,))[0] != look:
             with open(path, encoding="utf-8") as file:
-                _records[group] = (look, json.load(file))
-        return _records[group][1]
+                records[group] = (look, json.load(file))
+        return records[group][1]
     except (OSError, ValueError):
         return {}
 
@@ -176,9 +177,9 @@ def _record(group, opts):
 def _ends_lease(record, group, arguments):
     """Tell whether this is the event that the group waits for; it is served once, whatever else is fired."""
     lease, jid = record.get("lease") or {}, arguments["jid"]
-    if not jid or (lease.get("jid"), lease.get("host")) != (jid, arguments["host"]) or _ended.get(group) == jid:
+    if not jid or (lease.get("jid"), lease.get("host")) != (jid, arguments["host"]) or ended.get(group) == jid:
         return False
-    _ended[group] = jid
+    ended[group] = jid
     return True
 
 
@@ -186,21 +187,21 @@ def _take(limits):
     """Given [(key, (how many at once, seconds for one more)), …], take one of each; False if one has none left."""
     now, left = time.monotonic(), {}
     for key, (most, seconds) in limits:
-        number, at = _buckets.get(key, (most, now))
+        number, at = buckets.get(key, (most, now))
         left[key] = min(most, number + (now - at) / seconds), now
         if left[key][0] < 1:
             return False
-    _buckets.update({key: (number - 1, at) for key, (number, at) in left.items()})
+    buckets.update({key: (number - 1, at) for key, (number, at) in left.items()})
     return True
 
 
 def _leave_out(who):
     """Count an event that is not served now, and log it now and then. Returns False."""
     now = time.monotonic()
-    began, number = _left_out.get(who, (now, 0))
+    began, number = left_out.get(who, (now, 0))
     if now - began > TOLD_WITHIN:
         began, number = now, 0
-    _left_out[who] = (began, number + 1)
+    left_out[who] = (began, number + 1)
     if number + 1 in TOLD:
         sender = "minions that are not accepted" if who is None else f"minion {who!r:.80}"
         log.warning(
@@ -215,7 +216,7 @@ def _leave_out(who):
 def _wait(key, tag, data, opts):
     """Have an event come again when it can be served; it takes the place of the one that waits."""
     with _lock:
-        _waiting[key] = (tag, data)
+        waiting[key] = (tag, data)
         if not _worker:
             _worker.append(threading.Thread(target=_fire_waiting, args=(opts,), name="csyncsync", daemon=True))
             _worker[0].start()
@@ -227,14 +228,14 @@ def _fire_waiting(opts):
         while True:
             time.sleep(AGAIN)
             with _lock:
-                if not _waiting:
+                if not waiting:
                     _worker.clear()
                     return
-                due = [_waiting.pop(key) for key in list(_waiting) if _has_one(key)]
+                due = [waiting.pop(key) for key in list(waiting) if _has_one(key)]
             for tag, data in due:
                 bus.fire_event(data, tag)
 
 
 def _has_one(key):
-    number, at = _buckets.get(key, (1, 0))
+    number, at = buckets.get(key, (1, 0))
     return number + (time.monotonic() - at) / LIMITS[key[0]][1] >= 1

@@ -19,9 +19,12 @@ import shutil
 import stat
 import time
 
-import csync2
-import csync2run
-import csync2sent
+from csync2lib.csync2 import command
+from csync2lib.csync2.database import Database, Entry
+from csync2lib.csync2.names import TEMPDIR, decode, encode
+from csync2lib.csync2.states import check_text, is_made_here
+from csync2lib.errors import CommandError, Interrupted
+from csync2lib.push import ledger
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +96,11 @@ def send_all(group, database, notes, peers, members, since, changed, failed=None
     os.makedirs(notes, mode=0o700, exist_ok=True)
 
     def send(peer):
-        if peer in failed and not csync2run.answers(peer, DOUBTFUL_WITHIN):
+        if peer in failed and not command.answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
         try:
             _Send(group, database, notes, peer, members, since, failed.get(peer, 0), changed).all()
-        except csync2run.CommandError as err:
+        except CommandError as err:
             return str(err)
         return ""
 
@@ -124,13 +127,13 @@ class _Send:
         self.lacking, self.marked, self.own = set(), set(), b""
         #: the logs of what was sent, and of what stood here before it was changed; and the states in which the entries
         #: of the last run stand in the first one
-        self.sent, self.before = (csync2sent.Log(os.path.join(notes, name)) for name in (peer, BEFORE))
+        self.sent, self.before = (ledger.Log(os.path.join(notes, name)) for name in (peer, BEFORE))
         self.noted = {}
 
     def all(self):
         """Send all that is marked."""
         shutil.rmtree(self.directory, ignore_errors=True)
-        os.makedirs(os.path.join(self.directory, csync2.TEMPDIR), mode=0o700)
+        os.makedirs(os.path.join(self.directory, TEMPDIR), mode=0o700)
         try:
             left, held = self._parts()
             while self._mark_lacking():
@@ -149,10 +152,10 @@ class _Send:
         with self._shared() as shared:
             ours = [path for path in sorted(above) if _is_directory(path) and shared.record(path)]
             ours = [path for path in ours if not shared.is_dirty(path)]
-        peer = csync2.encode(self.peer.encode())
-        entries = [csync2.Entry(0, csync2.encode(path), 0, self.own, peer) for path in ours]
+        peer = encode(self.peer.encode())
+        entries = [Entry(0, encode(path), 0, self.own, peer) for path in ours]
         states = self._ask(entries) if entries else {}
-        self.lacking |= {csync2.decode(name) for name, state in states.items() if not state.is_directory}
+        self.lacking |= {decode(name) for name, state in states.items() if not state.is_directory}
         return self._mark_lacking()
 
     def _mark_lacking(self):
@@ -165,9 +168,9 @@ class _Send:
         if not lacking:
             return False
         self.marked |= lacking
-        with csync2.Database(self.database, timeout=20, write=True) as shared:
+        with Database(self.database, timeout=20, write=True) as shared:
             found = {path for directory in lacking for path in shared.below(directory)}
-            shared.mark(sorted(found), csync2.decode(self.own).decode(), self.peer)
+            shared.mark(sorted(found), decode(self.own).decode(), self.peer)
         return bool(found)
 
     def _parts(self):
@@ -213,7 +216,7 @@ class _Send:
                 self.blocked.add([at])
             waiting = [entry for entry in waiting if not self._is_blocked(entry.name)]
         waiting = self._complete(self._without_gone(waiting))
-        return [csync2.decode(entry.name) for entry in waiting]
+        return [decode(entry.name) for entry in waiting]
 
     def _once(self, entries):
         """One run of csync2. Returns (names that are still to be sent, why it was interrupted, the last name)."""
@@ -225,23 +228,23 @@ class _Send:
         where = self._in_memory(copy) if largest <= IN_MEMORY else {}
         try:
             output = self._run(self.directory, patience=patience, hopeless=lambda: self._waits(copy, entries), **where)
-        except csync2run.Interrupted as err:
+        except Interrupted as err:
             output, why = err.output, err
-        except csync2run.CommandError as err:
+        except CommandError as err:
             self._note_outcome(entries, (), _Told(err.output, self.peer).sent)
             raise
         told = _Told(output, self.peer)
-        with csync2.Database(copy, timeout=20) as sent:
+        with Database(copy, timeout=20) as sent:
             kept = sent.dirty_names()
         if told.is_cut_off and not why:
             problem = f"{self.peer} closed the connection, each time: is its disk full?"
-            why = csync2run.Interrupted(problem, output, by_peer=True)
+            why = Interrupted(problem, output, by_peer=True)
         if why and why.by_peer:
             kept |= set(told.names[-UNCOMMITTED:])  # csync2 there may not have committed these
         done = {entry.name for entry in entries} - kept
         self._note_outcome(entries, done, told.sent if why else ())
         if told.unreachable:
-            raise csync2run.CommandError(told.unreachable)
+            raise CommandError(told.unreachable)
         self.lacking |= told.lacking
         self._discharge([entry for entry in entries if entry.name in done], told.deleted)
         return kept, why, told.names[-1] if told.names else None
@@ -253,7 +256,7 @@ class _Send:
         Should csync2 die, here or there, or this process, then csync2 there may not know what it has done, or half
         done, also after it has said that all is well: it takes that for changes of its own host.
         """
-        self.noted = {entry.name: _stands(csync2.decode(entry.name)) for entry in entries}
+        self.noted = {entry.name: stands(decode(entry.name)) for entry in entries}
         self.sent.begin(self.noted)
 
     def _note_outcome(self, entries, done, interrupted):
@@ -262,20 +265,20 @@ class _Send:
         state it took what has changed meanwhile is unknown; what was interrupted may have gone as it is by now.
         """
         names = {entry.name for entry in entries}
-        stands = {name: _stands(csync2.decode(name)) for name in names & {*done, *interrupted}}
-        taken = {name for name in stands if name in done and stands[name] == self.noted[name]}
-        self.sent.end(taken, names - stands.keys())
-        changed = {name: now for name, now in stands.items() if name not in done and now != self.noted[name]}
+        states = {name: stands(decode(name)) for name in names & {*done, *interrupted}}
+        taken = {name for name in states if name in done and states[name] == self.noted[name]}
+        self.sent.end(taken, names - states.keys())
+        changed = {name: now for name, now in states.items() if name not in done and now != self.noted[name]}
         self.sent.begin(changed)
 
     def _discharge(self, entries, deleted):
         """Discharge entries, but for those that csync2 has recorded otherwise than they were sent."""
         if not entries:
             return
-        with csync2.Database(self.database, timeout=20, write=True) as shared:
+        with Database(self.database, timeout=20, write=True) as shared:
             differ = {entry for entry in entries if self._differs(shared, entry.name, deleted)}
             shared.discharge(self.peer, [entry for entry in entries if entry not in differ])
-        self.changed.update(csync2.decode(entry.name) for entry in differ)
+        self.changed.update(decode(entry.name) for entry in differ)
 
     def _differs(self, shared, name, deleted):
         """
@@ -287,7 +290,7 @@ class _Send:
         one. Files that are written to need no such care, unless they stand for something else: who writes is seen
         (csync2echo), but not whether it was csync2 that made a link.
         """
-        path = csync2.decode(name)
+        path = decode(name)
         record = shared.record(path)
         if name in deleted and deleted[name] != (record is None):
             return True
@@ -303,7 +306,7 @@ class _Send:
             changed = self.seen.get(name) != _identity(name)
         else:
             changed = status.st_ctime >= self.since
-        return changed or record != csync2.check_text(path, status)
+        return changed or record != check_text(path, status)
 
     # ---- What a peer refuses without a conflict
 
@@ -313,7 +316,7 @@ class _Send:
 
         csync2 refuses them for good: the peer cannot even look ("Not a directory"). Returns the other entries.
         """
-        tops = {entry: top for entry in entries if (top := _no_directory_above(entry.name))}
+        tops = {entry: top for entry in entries if (top := no_directory_above(entry.name))}
         if not tops:
             return entries
         states = self._ask({top: entry._replace(name=top) for entry, top in tops.items()}.values())
@@ -339,8 +342,8 @@ class _Send:
             )
             kept, _, _ = self._once([entry._replace(forced=1) for entry in ours])
             ours = {entry for entry in ours if entry.name not in kept}
-            paths, own = [csync2.decode(entry.name) for entry in ours], csync2.decode(self.own).decode()
-            with csync2.Database(self.database, timeout=20, write=True) as shared:
+            paths, own = [decode(entry.name) for entry in ours], decode(self.own).decode()
+            with Database(self.database, timeout=20, write=True) as shared:
                 for other in {*self.members} - {own, self.peer}:  # the peer may have handed on what it had
                     shared.mark(paths, own, other)
         return [entry for entry in entries if entry not in ours]
@@ -361,14 +364,12 @@ class _Send:
         begun = self.sent.begun(name, COMPLETED_WITHIN)
         if state.is_half_made(bool(begun)) and self.sent.begun(name):
             return True
-        if any(state.is_begun(_fields(text)) for text, _ in begun):
+        if any(state.is_begun(fields(text)) for text, _ in begun):
             return True
         common = self._common(name)
-        same = {sent for sent in common if _as_told(sent) == state.told}
+        same = {sent for sent in common if as_told(sent) == state.told}
         replaced = [
-            when
-            for text, when in begun
-            if any(state.is_replaced(_fields(text), _fields(old)) for old in common - {text})
+            when for text, when in begun if any(state.is_replaced(fields(text), fields(old)) for old in common - {text})
         ]
         if not replaced and (not same or None in map(_time, same)):
             return bool(same)
@@ -385,19 +386,19 @@ class _Send:
         It tells a file's time, which the states that it is asked for do not; and it is what stands there, because
         csync2 looks before it refuses something.
         """
-        own = csync2.decode(self.own).decode()
+        own = decode(self.own).decode()
         try:
-            output = csync2run.run(
+            output = command.run(
                 self.group, "-v", "-v", "-T", own, self.peer, path, peer=self.peer, fine=(0, 2), hopeless=lambda: True
             )
-        except csync2run.CommandError:
+        except CommandError:
             return b""
         found = re.search(rb"^Fetched tuple from peer: " + re.escape(path) + rb" \[(\S+)\]$", output, re.MULTILINE)
         return found.group(1) if found else b""
 
     def _waits(self, copy, entries):
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
-        with csync2.Database(copy, timeout=20) as sent:
+        with Database(copy, timeout=20) as sent:
             waiting = sent.dirty_names()
         states = self._ask([entry for entry in entries if entry.name in waiting and _is_file(entry.name)])
         blocked = [name for name, state in states.items() if state.is_directory]
@@ -416,9 +417,9 @@ class _Send:
         self._copy(probe, [entry._replace(forced=0) for entry in entries])
         try:
             output = self._run(probe, "-v", "-d", hopeless=lambda: True)
-        except csync2run.Interrupted as err:  # it takes its time, over a large file perhaps
+        except Interrupted as err:  # it takes its time, over a large file perhaps
             output = err.output
-        except csync2run.CommandError:
+        except CommandError:
             return {}
         return _Told(output, self.peer).states()
 
@@ -426,7 +427,7 @@ class _Send:
         """Raise CommandError, with the peer's own words, if it cannot write some of the files that it has left."""
         with self._shared() as shared:
             part = shared.part(self.peer, b"", PART)
-        some = {csync2.encode(path) for path in paths}
+        some = {encode(path) for path in paths}
         asked = [entry for entry in part if entry.name in some and _is_file(entry.name)][:ASKED_WHY]
         if not asked:
             return
@@ -436,25 +437,25 @@ class _Send:
         try:
             # With three -v csync2 tells what the peer answers; and the key, so this output goes nowhere.
             output = self._run(self.directory, "-v", "-v")
-        except csync2run.CommandError as err:
+        except CommandError as err:
             output, why = err.output, err
         told = _Told(output, self.peer)
         self._note_outcome(asked, (), told.sent if why or told.is_cut_off else ())
         if problem := re.search(_CANNOT_WRITE, output):
-            raise csync2run.CommandError(f"{self.peer} cannot write: {problem.group(1).decode()}")
+            raise CommandError(f"{self.peer} cannot write: {problem.group(1).decode()}")
 
     # ---- Running csync2
 
     def _run(self, directory, *flags, **options):
         flags = ("-v", "-D", directory, "-u", *flags, "-P", self.peer)
-        return csync2run.run(self.group, *flags, peer=self.peer, fine=(0, 1), **options)
+        return command.run(self.group, *flags, peer=self.peer, fine=(0, 1), **options)
 
     def _in_memory(self, copy):
         """Options of csync2run.run() with which csync2 has its temporary files beside its database, in memory."""
         return {"cwd": self.directory, "largest": MOST_IN_MEMORY + os.path.getsize(copy)}
 
     def _shared(self):
-        return csync2.Database(self.database, timeout=20)
+        return Database(self.database, timeout=20)
 
     def _copy(self, directory, entries):
         path = os.path.join(directory, os.path.basename(self.database))
@@ -473,7 +474,7 @@ def note_before(database, notes, paths, trees):
     database was lost, and be on no other host.
     """
     names = [*paths]
-    with csync2.Database(database, timeout=20) as shared:
+    with Database(database, timeout=20) as shared:
         for tree in trees:
             names += {tree, *shared.below(tree)}
         records, dirty = {}, set()
@@ -482,18 +483,18 @@ def note_before(database, notes, paths, trees):
             records.update(found)
             dirty |= marked
     clean = [path for path in names[:NOTED] if path not in dirty]
-    common = {csync2.encode(path): records.get(path) or _unrecorded(path) for path in clean}
+    common = {encode(path): records.get(path) or _unrecorded(path) for path in clean}
     os.makedirs(notes, mode=0o700, exist_ok=True)
-    csync2sent.Log(os.path.join(notes, BEFORE)).take(common)
+    ledger.Log(os.path.join(notes, BEFORE)).take(common)
 
 
 def _unrecorded(path):
-    return _GONE if csync2.is_made_here(path) else _UNKNOWN
+    return _GONE if is_made_here(path) else _UNKNOWN
 
 
 def noted_before(notes):
     """The paths, as a set, of what note_before() noted lately: names of what was deleted with its directory, too."""
-    return {csync2.decode(name) for name in csync2sent.Log(os.path.join(notes, BEFORE)).names()}
+    return {decode(name) for name in ledger.Log(os.path.join(notes, BEFORE)).names()}
 
 
 def taken(notes, peers, heard):
@@ -506,9 +507,9 @@ def taken(notes, peers, heard):
     The watcher may tell of a file only after a check of its directory has found it, and it has been sent: sent once
     more, it would be in conflict with what another host has made of it since.
     """
-    logs = [csync2sent.Log(os.path.join(notes, peer)) for peer in peers]
-    stands = {path: (csync2.encode(path), _stands(path)) for path in heard}
-    return {path for path, when in heard.items() if all(_has(log, *stands[path], when) for log in logs)}
+    logs = [ledger.Log(os.path.join(notes, peer)) for peer in peers]
+    found = {path: (encode(path), stands(path)) for path in heard}
+    return {path for path, when in heard.items() if all(_has(log, *found[path], when) for log in logs)}
 
 
 def _has(log, name, state, since):
@@ -533,7 +534,7 @@ class _Told:
         begin = rb"^(Updating|Deleting) (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
         self.before, *sections = re.split(begin, output, flags=re.DOTALL | re.MULTILINE)
         #: encoded names, in the order in which they were sent
-        self.names = [csync2.encode(name) for name in sections[1::3]]
+        self.names = [encode(name) for name in sections[1::3]]
         self.sections = sections[2::3]
         #: {encoded name: whether a deletion was sent}
         self.deleted = {name: verb == b"Deleting" for name, verb in zip(self.names, sections[::3])}
@@ -556,7 +557,7 @@ class _Told:
     def lacking(self):
         """The directories, as paths, that the peer lacks, and into which something was to go."""
         sections = zip(self.names, self.sections)
-        return {os.path.dirname(csync2.decode(name)) for name, told in sections if b"\nmissing parent dir : " in told}
+        return {os.path.dirname(decode(name)) for name, told in sections if b"\nmissing parent dir : " in told}
 
     @property
     def is_cut_off(self):
@@ -587,8 +588,8 @@ class _State:
     """What a peer has at a place. Without a text (a state as csync2 writes it): as here, but for the content."""
 
     def __init__(self, name, text, same_content):
-        self.path, self.text, self.same_content = csync2.decode(name), text, same_content
-        self.fields = _fields(text) if text else None
+        self.path, self.text, self.same_content = decode(name), text, same_content
+        self.fields = fields(text) if text else None
 
     @property
     def is_directory(self):
@@ -599,7 +600,7 @@ class _State:
     @property
     def told(self):
         """Its text; without one that of what stands here."""
-        return self.text or _as_told(_stands(self.path))
+        return self.text or as_told(stands(self.path))
 
     def is_half_made(self, fresh):
         """
@@ -609,7 +610,7 @@ class _State:
         fresh
             Also if it has other ones: a file that is replaced keeps those of the old one until then (rsync.c).
         """
-        here = _fields(_stands(self.path))
+        here = fields(stands(self.path))
         if here == _NOTHING:
             return False
         if self.fields == _NOTHING:
@@ -638,7 +639,7 @@ class _State:
         return same and _owner(there) in (_owner(old), _owner(wanted))
 
 
-def _fields(text):
+def fields(text):
     """Given a state as csync2 writes it, return its fields."""
     return dict(field.partition(b"=")[::2] for field in text.split(b":"))
 
@@ -653,7 +654,7 @@ def _time(record):
     return int(found.group(1)) if found else None
 
 
-def _as_told(record):
+def as_told(record):
     """Given a recorded state, return it as a peer tells of its own: without a time."""
     return _TIME.sub(b"v1:mtime=0:", record)
 
@@ -672,7 +673,7 @@ _DIRECTORY, _FILE = b":type=dir", b":type=reg:"
 _GONE = b"---"
 #: Instead of a state that was common: it is not known. No peer has anything in such a state.
 _UNKNOWN = b"?"
-_NOTHING = _fields(_GONE)
+_NOTHING = fields(_GONE)
 
 
 class _Blocked:
@@ -709,10 +710,10 @@ def _above(path):
         yield path
 
 
-def _stands(path):
+def stands(path):
     """The state of what is there, as csync2 would record it."""
     try:
-        return csync2.check_text(path, os.lstat(path))
+        return check_text(path, os.lstat(path))
     except OSError:
         return _GONE
 
@@ -724,7 +725,7 @@ def _is_directory(path):
 
 def _is_file(name):
     """Given an encoded name, tell whether there is a regular file."""
-    path = csync2.decode(name)
+    path = decode(name)
     return os.path.isfile(path) and not os.path.islink(path)
 
 
@@ -739,7 +740,7 @@ def _identity(name):
     None if nothing is there.
     """
     try:
-        status = os.lstat(csync2.decode(name))
+        status = os.lstat(decode(name))
     except OSError:
         return None
     return status.st_ino, status.st_mode, status.st_uid, status.st_gid
@@ -747,14 +748,14 @@ def _identity(name):
 
 def _replaces(name):
     """Given an encoded name, tell whether there is anything but a directory."""
-    path = csync2.decode(name)
+    path = decode(name)
     return os.path.lexists(path) and not _is_directory(path)
 
 
-def _no_directory_above(name):
+def no_directory_above(name):
     """Given an encoded name, return that of the outermost thing above that is no directory, None if there is none."""
     found = None
-    for path in _above(csync2.decode(name)):
+    for path in _above(decode(name)):
         if os.path.lexists(path) and not _is_directory(path):
             found = path
-    return found and csync2.encode(found)
+    return found and encode(found)

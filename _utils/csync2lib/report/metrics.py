@@ -7,7 +7,7 @@ The text is that of Prometheus' exposition format, version 0.0.4. May call ``csy
 import contextlib
 import os
 
-import csync2action
+from csync2lib import actions
 
 #: The states of a host in a group.
 STATES = ("new", "recorded", "established", "unknown")
@@ -94,7 +94,7 @@ def _of_group(status, now):
         "journal_files": status["journal"],
         "unfinished_files": len(status["unfinished"]),
         "hot_files": len(status["watch"].get("hot") or ()),
-        "action_problems": len(csync2action.told(status["actions"])),
+        "action_problems": len(actions.told(status["actions"])),
         "held": bool(status["held"]),
         "paused": bool(status["paused"]),
         "pushes_total": last.get("pushes", 0),

@@ -1,0 +1,1 @@
+"""From pillar and mine to csync2's config."""

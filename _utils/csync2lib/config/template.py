@@ -1,0 +1,71 @@
+"""What the template of csync2's config lays out: given a group, its options and its hosts."""
+
+import hashlib
+
+from csync2lib.config import membership
+from csync2lib.csync2.names import TEMPDIR
+
+# --- The config ------------------------------------------------------------------------------------------
+
+
+def context(name, options, members, key_file, due):
+    """
+    Given a group, its options and its hosts, return what the config template lays out.
+
+    due
+        The directory for notes of commands that are to run. Its path holds nothing that is special to a shell.
+
+    Returns ``{"name", "tls", "tempdir", "key_file", "hosts": [{"name", "address", "receive_only"}], "include",
+    "exclude", "auto", "actions", "backup_directory", "backup_generations"}``; every string in it can stand between
+    quotes.
+    ``commands`` is for csync2action, not for the config: ``[{"key", "exec", "logfile"}]``, each command once.
+    The hosts stand in the order of their minion ids, the same on every host (csync2's ``auto: left`` needs that).
+    """
+    return {
+        "name": name,
+        "tls": options["tls"],
+        "tempdir": TEMPDIR,
+        "key_file": key_file,
+        "hosts": [
+            {
+                "name": host["name"],
+                "address": host["address"],
+                "receive_only": membership.receives_only(options, minion),
+            }
+            for minion, host in sorted(members.items())
+        ],
+        "include": options["include"],
+        "exclude": options["exclude"],
+        "auto": options["auto"],
+        "actions": [_noting(action, due) for action in options["action"]],
+        "commands": list(_commands_of(options["action"]).values()),
+        "backup_directory": options["backup_directory"],
+        "backup_generations": options["backup_generations"],
+    }
+
+
+def _commands_of(actions):
+    """``{key: {"key", "exec", "logfile"}}`` of these actions. A key stands for a command and where its output goes."""
+    commands = {}
+    for action in actions:
+        for command in action["exec"]:
+            key = hashlib.sha256(f"{action['logfile'] or ''}\0{command}".encode()).hexdigest()[:12]
+            commands[key] = {"key": key, "exec": command, "logfile": action["logfile"]}
+    return commands
+
+
+def _noting(action, due):
+    """
+    Given an action, return it as csync2 is to have it: it runs no command, but leaves a note that one is due.
+
+    The names of files are put there by csync2: no name holds a quote (see _commands()). If they are more than a command
+    line takes, csync2 cannot even start the shell, so there is a note without them as well; csync2 leaves that first
+    (action.c: it sorts by the encoded command).
+    """
+    notes = []
+    for key, command in _commands_of([action]).items():
+        notes.append(f": >{due}/{key}")
+        if "%%" in command["exec"]:
+            notes.append(f"cd {due} && echo '%%' >.$$ && mv .$$ {key}.$$")
+    kept = {option: action[option] for option in ("pattern", "do_local", "do_local_only")}
+    return {**kept, "exec": notes}

@@ -1,0 +1,1 @@
+"""All that knows csync2's formats, and nothing of Salt."""

@@ -1,0 +1,320 @@
+"""csync2's database of one group: a table of what is recorded, and one of what is to be sent to whom."""
+
+import collections
+import contextlib
+import os
+import sqlite3
+
+from csync2lib.csync2.names import decode, encode
+
+#: A line of csync2's table of what is to be sent: its number, the encoded name, whether the peer has to take it (0, 1),
+#: this host's and the peer's encoded address.
+Entry = collections.namedtuple("Entry", "rowid name forced own peer")
+
+
+class Database:
+    """
+    csync2's database of one group, opened for as short as possible.
+
+    A reader that stays makes csync2 give up, so use it as a context manager around one question. Raises
+    sqlite3.Error where the file is missing, locked by a running transaction, or damaged.
+    """
+
+    #: PRAGMA user_version of a database that has not taken in this host's files, has recorded them, and is
+    #: established (may push). csync2 itself leaves it at 0, so a database that was lost is never taken for ours.
+    NEW, RECORDED, ESTABLISHED = 0, 1, 2
+
+    def __init__(self, path, timeout=0.0, write=False):
+        mode = "rw" if write else "ro"
+        quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        self._db = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, timeout=timeout, isolation_level=None)
+        self._db.text_factory = bytes
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._db.close()
+
+    def _rows(self, query, *values):
+        return self._db.execute(query, values).fetchall()
+
+    def state(self):
+        """NEW, RECORDED or ESTABLISHED."""
+        return self._rows("PRAGMA user_version")[0][0]
+
+    def set_state(self, state):
+        self._db.execute(f"PRAGMA user_version = {int(state)}")
+
+    def await_writer(self):
+        """Wait until nobody writes, up to the timeout: csync2 would sleep for a second (db.c: "sleeping a sec")."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("ROLLBACK")
+
+    def is_complete(self):
+        """Tell whether it has all tables: csync2 makes them one by one."""
+        tables = {name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return {b"file", b"dirty", b"hint", b"action", b"x509_cert"} <= tables
+
+    def is_sound(self):
+        """Tell whether nothing is damaged or missing; reads all of it."""
+        return self._rows("PRAGMA quick_check(1)") == [(b"ok",)] and self.is_complete()
+
+    def count(self):
+        """How many files are recorded."""
+        return self._rows("SELECT count(*) FROM file")[0][0]
+
+    def size(self, most=50_000):
+        """``(files, bytes)`` of all that is recorded; read in portions, so that nobody waits."""
+        after, files, size = b"", 0, 0
+        while after is not None:
+            [(number, some, after)] = self._rows(
+                "SELECT count(*), total(CASE WHEN found THEN CAST(substr(checktxt, found + 8) AS INTEGER) END),"
+                " max(filename) FROM (SELECT filename, checktxt, instr(checktxt, '%3Asize=') AS found FROM file"
+                " WHERE filename > CAST(? AS TEXT) ORDER BY filename LIMIT ?)",
+                after,
+                most,
+            )
+            files, size = files + number, size + int(some)
+        return files, size
+
+    def record(self, path):
+        """The recorded state (as check_text() gives it) of a path in bytes, None if there is none."""
+        rows = self._rows("SELECT checktxt FROM file WHERE filename = CAST(? AS TEXT)", encode(path))
+        return decode(rows[0][0]) if rows else None
+
+    def records(self, paths):
+        """
+        ``({path: record}, {path, …} of those that are to be sent to anybody)`` of these paths, a few hundred at most.
+
+        Two short reads: whatever csync2 commits while somebody reads, it commits a second later.
+        """
+        names = [encode(path) for path in paths]
+        among = f"filename IN ({', '.join(['CAST(? AS TEXT)'] * len(names))})"
+        rows = self._rows(f"SELECT filename, checktxt FROM file WHERE {among}", *names)
+        dirty = self._rows(f"SELECT DISTINCT filename FROM dirty WHERE {among}", *names)
+        return {decode(name): decode(text) for name, text in rows}, {decode(name) for (name,) in dirty}
+
+    def has_below(self, path):
+        """Tell whether anything is recorded below this directory."""
+        name = encode(path)
+        return bool(
+            self._rows(
+                "SELECT 1 FROM file WHERE filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT) LIMIT 1",
+                name + b"/",
+                name + b"0",
+            )
+        )
+
+    def below(self, path):
+        """What is recorded of a directory and everything below it, as paths in bytes."""
+        name = encode(path)
+        rows = self._rows(
+            "SELECT filename FROM file WHERE filename = CAST(? AS TEXT)"
+            " OR (filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT))",
+            name,
+            name + b"/",
+            name + b"0",
+        )
+        return [decode(row) for (row,) in rows]
+
+    def latest(self, most):
+        """The paths, in bytes, that were recorded last: the latest first, so many at most."""
+        return [decode(name) for (name,) in self._rows("SELECT filename FROM file ORDER BY rowid DESC LIMIT ?", most)]
+
+    def is_dirty(self, path):
+        """Tell whether a path in bytes is to be sent to anybody."""
+        return bool(self._rows("SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT) LIMIT 1", encode(path)))
+
+    def dirty(self, peers=None):
+        """What is still to be sent (to some peers): ``[(path in bytes, peer's address, forced), …]``."""
+        names = None if peers is None else [encode(peer.encode()) for peer in peers]
+        wanted = "" if names is None else f" WHERE peername IN ({', '.join(['CAST(? AS TEXT)'] * len(names))})"
+        rows = self._rows(f"SELECT filename, peername, forced FROM dirty{wanted} ORDER BY filename", *(names or ()))
+        return [(decode(name), decode(peer).decode(), forced in (1, b"1")) for name, peer, forced in rows]
+
+    def dirty_peers(self):
+        """``{peer's address: how many entries}``."""
+        rows = self._rows("SELECT peername, count(*) FROM dirty GROUP BY peername")
+        return {decode(peer).decode(): number for peer, number in rows}
+
+    def part(self, peer, after, most):
+        """
+        What is to be sent to one peer: at most so many entries, in the order of their names, after a name.
+
+        Returns a list of Entry.
+        """
+        rows = self._rows(
+            "SELECT rowid, filename, forced, myname, peername FROM dirty WHERE peername = CAST(? AS TEXT)"
+            " AND filename > CAST(? AS TEXT) ORDER BY filename LIMIT ?",
+            encode(peer.encode()),
+            after,
+            most,
+        )
+        return [Entry(*row) for row in rows]
+
+    def above_dirty(self, peer, first, last):
+        """The encoded names between two, as a set, that are to be sent to a peer, as is something below them."""
+        rows = self._rows(
+            "SELECT filename FROM dirty AS above WHERE peername = CAST(? AS TEXT)"
+            " AND filename >= CAST(? AS TEXT) AND filename <= CAST(? AS TEXT)"
+            " AND EXISTS (SELECT 1 FROM dirty WHERE peername = above.peername"
+            " AND filename > above.filename || '/' AND filename < above.filename || '0')",
+            encode(peer.encode()),
+            first,
+            last,
+        )
+        return {name for (name,) in rows}
+
+    def copy(self, path, entries):
+        """Put entries of part(), and no file's record, into a new database of the same shape."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        copy = sqlite3.connect(path, isolation_level=None)
+        try:
+            copy.execute("BEGIN")
+            for (statement,) in self._rows("SELECT sql FROM sqlite_master WHERE type = 'table'"):
+                copy.execute(statement.decode())
+            copy.executemany(
+                "INSERT INTO dirty (filename, forced, myname, peername)"
+                " VALUES (CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT))",
+                [entry[1:] for entry in entries],
+            )
+            copy.executemany(
+                "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))",
+                self._rows("SELECT peername, certdata FROM x509_cert"),
+            )
+            copy.execute("COMMIT")
+        finally:
+            copy.close()
+
+    def empty(self):
+        """Forget all files, and what is to be sent of them: NEW again, but for the pins."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for table in ("file", "dirty", "hint", "action"):
+            self._db.execute(f"DELETE FROM {table}")
+        self._db.execute(f"PRAGMA user_version = {self.NEW}")
+        self._db.execute("COMMIT")
+
+    def backup(self, path, durable=True):
+        """Copy the whole database; durable: also if the power fails."""
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            if not durable:
+                copy.execute("PRAGMA synchronous = OFF")
+            self._db.backup(copy)
+
+    def dirty_names(self):
+        """The encoded names of all that is to be sent, as a set."""
+        return {name for (name,) in self._rows("SELECT filename FROM dirty")}
+
+    def hidden(self, tops=None):
+        """Paths, in bytes, of what has a name that begins with a dot: all to be sent, or all recorded below tops."""
+        if tops is None:
+            names = self._rows("SELECT DISTINCT filename FROM dirty WHERE filename GLOB '*/.*'")
+        else:
+            query = "SELECT filename FROM file WHERE filename GLOB '*/.*' AND filename >= CAST(? AS TEXT)"
+            query += " AND filename < CAST(? AS TEXT)"
+            names = []
+            for top in map(encode, tops):
+                names += self._rows(query, top, top.rstrip(b"/") + b"0")
+        paths = (decode(name) for (name,) in names)
+        return {path for path in paths if os.path.basename(path).startswith(b".")}
+
+    def forget(self, paths):
+        """Drop what is recorded of paths and that they are to be sent: the next check finds them as new ones."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for table in ("dirty", "file"):
+            query = f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)"
+            self._db.executemany(query, [(encode(path),) for path in paths])
+        self._db.execute("COMMIT")
+
+    def discharge(self, peer, entries):
+        """Drop what has been sent to a peer: entries as part() gave them."""
+        name = encode(peer.encode())
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(
+            "DELETE FROM dirty WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
+            [(rowid, filename, name) for rowid, filename, *_ in entries],
+        )
+        self._db.execute("COMMIT")
+
+    def keep_dirty(self, wanted):
+        """Drop what is to be sent but for the (path, peer) pairs for which wanted(path, peer) is true."""
+        drop = [(encode(path), encode(peer.encode())) for path, peer, _ in self.dirty() if not wanted(path, peer)]
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)", drop)
+        self._db.execute("COMMIT")
+
+    def contents(self, most=10_000):
+        """The paths, in bytes, of all recorded files that have content; read in portions, so that nobody waits."""
+        wanted = "checktxt LIKE '%type=reg%' AND checktxt NOT LIKE '%size=0'"
+        return (path for path, _ in self._portions(wanted, most))
+
+    def states(self, most=10_000):
+        """``(path in bytes, its recorded state)`` of all files, in the order of their names; read in portions."""
+        return self._portions("1", most)
+
+    def _portions(self, wanted, most):
+        after = b""
+        while True:
+            rows = self._rows(
+                f"SELECT filename, checktxt FROM file WHERE filename > CAST(? AS TEXT) AND {wanted}"
+                " ORDER BY filename LIMIT ?",
+                after,
+                most,
+            )
+            if not rows:
+                return
+            yield from ((decode(name), decode(text)) for name, text in rows)
+            after = rows[-1][0]
+
+    def record_ends(self, tops):
+        """
+        Record below each of these directories a path that no file can have, and that stands behind all others there.
+        Returns them as a set.
+        """
+        ends = {top.rstrip(b"/") + b"/" + b"\xff" * 256 for top in tops}
+        self._db.executemany(
+            "INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), '-')", [(encode(end),) for end in ends]
+        )
+        return ends
+
+    def mark(self, paths, name, peer, most=10_000):
+        """
+        Mark paths, a list, as to be sent to one peer; csync2 then compares contents with it. In portions, so that
+        nobody waits.
+        """
+        name, peer = encode(name.encode()), encode(peer.encode())
+        for start in range(0, len(paths), most):
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
+                " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
+                [(encode(path), name, peer) for path in paths[start : start + most]],
+            )
+            self._db.execute("COMMIT")
+
+    def force(self, paths, name, peer):
+        """Mark paths as to be sent to one peer whatever it says (csync2 -f)."""
+        self.mark(paths, name, peer)
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(
+            "UPDATE dirty SET forced = 1 WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
+            [(encode(path), encode(peer.encode())) for path in paths],
+        )
+        self._db.execute("COMMIT")
+
+    def certificates(self):
+        """The pinned certificates: ``{peer's address: certificate as certificate_data() gives it}``."""
+        rows = self._rows("SELECT peername, certdata FROM x509_cert")
+        return {decode(peer).decode(): data.decode() for peer, data in rows}
+
+    def pin(self, certificates):
+        """Make the pinned certificates exactly these: ``{peer's address: certificate}``."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("DELETE FROM x509_cert")
+        self._db.executemany(
+            "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), ?)",
+            [(encode(peer.encode()), data) for peer, data in sorted(certificates.items())],
+        )
+        self._db.execute("COMMIT")

@@ -1,0 +1,42 @@
+"""How csync2 names things: groups, its databases, and paths in a database."""
+
+import os
+import re
+
+#: csync2.c: "Config names are limited to [a-z0-9]+"; the length keeps host_group.db3 below NAME_MAX.
+_GROUP_NAME = re.compile(r"[a-z0-9]{1,64}\Z")
+
+#: csync2's ``tempdir``, below the directory that it runs in: where there is none, its temporary files stand beside the
+#: file that they are for (rsync.c, next_tempdir()).
+TEMPDIR = "csync2-temporary"
+
+#: db_api/urlencode.c: the bytes that csync2 writes as %XX.
+_ENCODED = bytes(range(1, 0x21)) + b"\x7f\"'%$:|\\"
+_TO_ENCODE = re.compile(b"[%s]" % re.escape(_ENCODED))
+_TO_DECODE = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def is_group_name(name):
+    """Tell whether csync2 takes this as the name of a config (``-C``)."""
+    return isinstance(name, str) and _GROUP_NAME.match(name) is not None
+
+
+# --- File names and states, as csync2 writes them --------------------------------------------------------
+
+
+def encode(raw):
+    """Given bytes, return them as csync2 writes them into its database (urlencode.c)."""
+    return _TO_ENCODE.sub(lambda match: b"%%%02X" % ord(match.group()), raw)
+
+
+def decode(text):
+    """The reverse of encode()."""
+    return _TO_DECODE.sub(lambda match: bytes((int(match.group(1), 16),)), text)
+
+
+# --- csync2's database -----------------------------------------------------------------------------------
+
+
+def database_path(directory, host, group):
+    """The path of a group's database: csync2 builds it from the host's own name (db.c, db_default_database())."""
+    return os.path.join(directory, f"{host.lower()}_{group}.db3")

@@ -1,0 +1,1 @@
+"""What an administrator, or a monitor, is shown."""

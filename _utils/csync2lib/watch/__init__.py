@@ -1,0 +1,1 @@
+"""From what happens in the includes to the journal, and to an event."""

@@ -1,0 +1,277 @@
+"""
+The directories that are watched with inotify, and the walks through them.
+
+Knows which directory has which watch, follows renames, and finds what came before it could be watched. What that means
+for csync2 is the affair of its listener, the watcher (``csync2watch``). May call the C library and the standard library
+only. Paths are bytes.
+"""
+
+import ctypes
+import fcntl
+import logging
+import os
+import struct
+import termios
+
+log = logging.getLogger(__name__)
+
+#: The descriptor's number is at least this.
+HIGH_DESCRIPTOR = 400
+
+
+# --- The C library ---------------------------------------------------------------------------------------
+
+IN_MODIFY = 0x2
+IN_ATTRIB = 0x4
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_UNMOUNT = 0x2000
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x1000000
+IN_DONT_FOLLOW = 0x2000000
+IN_EXCL_UNLINK = 0x4000000
+IN_ISDIR = 0x40000000
+
+MASK = (
+    IN_MODIFY
+    | IN_ATTRIB
+    | IN_CLOSE_WRITE
+    | IN_MOVED_FROM
+    | IN_MOVED_TO
+    | IN_CREATE
+    | IN_DELETE
+    | IN_DELETE_SELF
+    | IN_MOVE_SELF
+    | IN_ONLYDIR
+    | IN_DONT_FOLLOW
+    | IN_EXCL_UNLINK
+)
+EVENT = struct.Struct("iIII")
+
+FNM_PATHNAME = 1
+FNM_LEADING_DIR = 8
+_LC_ALL_MASK = 0x1FBF
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
+libc.fnmatch.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
+libc.newlocale.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+libc.newlocale.restype = ctypes.c_void_p
+libc.uselocale.argtypes = (ctypes.c_void_p,)
+libc.uselocale.restype = ctypes.c_void_p
+_C_LOCALE = libc.newlocale(_LC_ALL_MASK, b"C", None)
+
+
+class Excludes:
+    """
+    A group's exclude patterns, matched as csync2 does (groups.c, match_pattern_list()).
+
+    Nothing below an excluded directory is watched, also where only its base name is excluded: csync2's recursive
+    check (check.c, csync_check_mod()) does not go into it either, and the peers lack that directory.
+    """
+
+    def __init__(self, patterns):
+        self.names, self.paths = [], []
+        for given in patterns:
+            pattern = given[:1] + given[1:].rstrip(b"/")
+            if pattern.startswith(b"/"):
+                self.paths.append((pattern, FNM_LEADING_DIR | (0 if b"**" in pattern else FNM_PATHNAME)))
+            elif pattern:
+                self.names.append((pattern, 0))
+
+    def match(self, path, name):
+        """Tell whether a path, with this base name, is excluded."""
+        if not self.names and not self.paths:
+            return False
+        # csync2 never leaves the C locale, while Salt runs in the user's: there a byte is not a character.
+        before = None if path.isascii() else libc.uselocale(_C_LOCALE)
+        try:
+            return any(not libc.fnmatch(pattern, name, flags) for pattern, flags in self.names) or any(
+                not libc.fnmatch(pattern, path, flags) for pattern, flags in self.paths
+            )
+        finally:
+            if before is not None:
+                libc.uselocale(before)
+
+
+def watch_limit():
+    """How many directories one user may watch; 0 if unknown."""
+    try:
+        with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+# --- What is watched -------------------------------------------------------------------------------------
+
+
+class Node:
+    """A directory. Its path is made from its parents, so that a rename changes one place."""
+
+    __slots__ = ("children", "excluded", "name", "parent", "since", "wd")
+
+    def __init__(self, name, parent):
+        self.name = name
+        self.parent = parent
+        self.children = {}
+        self.wd = None
+        #: since when it is watched, if it is new
+        self.since = 0.0
+        self.excluded = False
+
+
+class Root(Node):
+    """
+    An include. For one that is no directory, its parent directory is watched for that one name (``only``).
+    """
+
+    __slots__ = ("group", "identity", "only", "path")
+
+    def __init__(self, group, path, only, identity):
+        super().__init__(os.path.dirname(path) if only else path, None)
+        self.group = group
+        self.path = path
+        self.only = only
+        self.identity = identity
+
+
+def locate(node):
+    """Given a node, return its root and its path; (None, None) if it hangs on no root (any more)."""
+    names = []
+    while node.parent is not None:
+        names.append(node.name)
+        node = node.parent
+    if not isinstance(node, Root) or node.group is None:
+        return None, None
+    names.append(node.name)
+    return node, b"/".join(reversed(names))
+
+
+def _same_directory(one, other):
+    return identity(one) == identity(other) is not None
+
+
+def identity(path):
+    """Device and inode of a path, None if it is not there."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+# --- Watches ---------------------------------------------------------------------------------------------
+
+
+class Watches:
+    """One inotify descriptor, and which directory has which of its watches."""
+
+    def __init__(self):
+        #: watch descriptor -> Node, or a list of them (one directory seen at two places: a bind mount)
+        self.nodes = {}
+        self.fd = -1
+        self.fd_error = 0
+        #: bytes of events that were read
+        self.taken = 0
+
+    def open(self):
+        """Get a descriptor; on failure every watch fails with the same error."""
+        ctypes.set_errno(0)
+        self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.fd_error = ctypes.get_errno() if self.fd < 0 else 0
+        if self.fd < 0:
+            return
+        # Others on this loop close a descriptor first and take it from the loop later, when its number may be
+        # somebody else's: keep away from the low numbers, which are handed out again and again.
+        try:
+            high = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
+        except OSError:
+            high = None
+        if high is not None:
+            os.close(self.fd)
+            self.fd = high
+
+    def close(self):
+        """Give the descriptor back, and all watches with it."""
+        os.close(self.fd)
+        self.fd = -1
+
+    def read(self):
+        """Read one buffer of events; b"" if there are none."""
+        if self.fd < 0:
+            return b""
+        try:
+            buffer = os.read(self.fd, 32768)
+        except BlockingIOError:
+            return b""
+        self.taken += len(buffer)
+        return buffer
+
+    def told(self):
+        """Bytes of events that there have been so far, read or not (inotify(7), FIONREAD)."""
+        if self.fd < 0:
+            return self.taken
+        waiting = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
+        return self.taken + waiting
+
+    def of(self, wd):
+        """The nodes that have a watch."""
+        found = self.nodes.get(wd)
+        return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+
+    def add(self, node, path):
+        """Watch a directory. Returns the error's number (0: none), and the nodes from which it has the watch."""
+        if self.fd < 0:
+            return self.fd_error, []
+        wd = libc.inotify_add_watch(self.fd, path, MASK)
+        if wd < 0:
+            return ctypes.get_errno(), []
+        if node.wd == wd:
+            return 0, []
+        if node.wd is not None:
+            self.disown(node)
+        lost = self._take_over(wd, path)
+        node.wd = wd
+        found = self.nodes.get(wd)
+        if found is None:
+            self.nodes[wd] = node
+        elif isinstance(found, list):
+            found.append(node)
+        else:
+            self.nodes[wd] = [found, node]
+        return 0, lost
+
+    def _take_over(self, wd, path):
+        """
+        A directory that was watched under another path is no longer there (it was moved while nobody heard of
+        it), unless it can be seen at both places. Returns the nodes that are not this directory.
+        """
+        lost = []
+        for other in self.of(wd):
+            root, there = locate(other)
+            if root is None or not _same_directory(there, path):
+                self.disown(other, keep=True)
+                lost.append(other)
+        return lost
+
+    def disown(self, node, removed=False, keep=False):
+        """Take the watch from a node, and back from the kernel if no other node has it."""
+        wd, node.wd = node.wd, None
+        found = self.nodes.get(wd)
+        if isinstance(found, list):
+            found.remove(node)
+            if found:
+                return
+        elif found is not node:
+            return
+        del self.nodes[wd]
+        if not removed and not keep and self.fd >= 0:
+            libc.inotify_rm_watch(self.fd, wd)
