@@ -31,7 +31,7 @@ import salt.loader
 from csync2lib import backups as backups_module
 from csync2lib import certificate as certificate_module
 from csync2lib import contents as contents_module
-from csync2lib import journal, keys, storage, watchdog
+from csync2lib import journal, keys, storage, waits, watchdog
 from csync2lib.config import membership, schema
 from csync2lib.config import template as template_module
 from csync2lib.csync2 import connections, temporary
@@ -58,8 +58,6 @@ __virtualname__ = "csyncsync"
 
 STATE_DIR = "/var/lib/csyncsync"
 DATABASE_DIR = "/var/lib/csync2"
-#: Seconds until a peer that failed is tried again: doubles from the first to the second.
-PEER_RETRY = (5.0, 20.0)
 #: Changes of its own that a host that lost its database names to the host that admits it.
 MOST_UNSENT = 5000
 #: Seconds that the watcher may take to judge a change, while a peer sends.
@@ -68,9 +66,6 @@ WATCHER_JUDGES = 2.0
 SILENCE_WAIT = 3.0
 #: Seconds until the watcher has seen that a group's config is gone.
 WATCHER_LETS_GO = 3.0
-#: Seconds after which a job that reads pillar and mine anew counts as hung, and a push in which no csync2 ran
-#: meanwhile. Both take a second or two as a rule.
-HANGS = 300.0
 #: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
 LOCK_PROBE = 0.2
 #: Bytes that contents() reads in a second, and paths of each host that a test of a push names.
@@ -327,7 +322,7 @@ def refresh(accepted=None):
     with contextlib.ExitStack() as waiting:
         if not waiting.enter_context(_held(os.path.join(STATE_DIR, "refresh.next"))):
             return "another call waits for its turn"
-        with _held(os.path.join(STATE_DIR, "refresh.lock"), wait=HANGS + 60) as mine:
+        with _held(os.path.join(STATE_DIR, "refresh.lock"), wait=waits.HANGS + 60) as mine:
             waiting.close()
             if not mine:
                 return "another call takes too long"
@@ -841,7 +836,7 @@ def _held(path, wait=0.0):
 
 def _ended_if_it_hangs():
     """End this job, which holds a lock, when it hangs; not one that is a thread of the minion."""
-    return watchdog.ended_after(HANGS if __opts__.get("multiprocessing", True) else 0)
+    return watchdog.ended_after(waits.HANGS if __opts__.get("multiprocessing", True) else 0)
 
 
 def _guard(group):
@@ -1160,7 +1155,7 @@ def _peers_to_serve(group, config):
     paused = {config["hosts"][minion]["address"] for minion in _pauses(group) if minion in config["hosts"]}
 
     def due(peer):  # a clock that was set back delays nobody
-        return peer not in paused and not 0 < failed.get(peer, {}).get("again", 0) - now <= PEER_RETRY[1]
+        return peer not in paused and not 0 < failed.get(peer, {}).get("again", 0) - now <= waits.PEER_RETRY[1]
 
     return [peer for peer in sorted(_left(group, config)) if due(peer)]
 
@@ -1186,7 +1181,7 @@ def _send(group, config, peers, since):
         problems = _send_to(group, config, peers, since, changed, stalled)
     for peer, problem in problems.items():
         if problem:
-            wait = min(failed.get(peer, {}).get("wait", PEER_RETRY[0] / 2) * 2, PEER_RETRY[1])
+            wait = min(failed.get(peer, {}).get("wait", waits.PEER_RETRY[0] / 2) * 2, waits.PEER_RETRY[1])
             times = stalled.get(peer, 0) + problem.endswith(STALLED)
             failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait, "stalled": times}
         else:

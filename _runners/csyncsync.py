@@ -34,7 +34,7 @@ import salt.client
 import salt.key
 import salt.utils.event
 import salt.utils.minions
-from csync2lib import contents
+from csync2lib import contents, waits
 from csync2lib import keys as keys_module
 from csync2lib.config import membership, schema
 from csync2lib.csync2.names import is_group_name
@@ -46,25 +46,12 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "csyncsync"
 
-#: Seconds after which the holder of a lease is asked whether it still pushes, and how long that may take.
-LEASE_CHECK, LEASE_ANSWER = 8, 5
-#: Seconds between two messages to the hosts that wait: less than they have patience for (the beacon's ALONE_AFTER).
-WAITING_TOLD = 4
 #: Joins that run at once, in all groups, and seconds after which one that waits for its turn goes on all the same.
-JOINS, JOIN_WAIT = 3, 60
-#: Seconds for which a host that joins waits for hosts that may have what nobody else has, or have deleted what it has.
-RETURN_PATIENCE = 120
-#: Seconds to wait for a push that is under way before keys change, and until all hosts that answer have the new ones.
-LEASE_WAIT, ROTATE_WAIT = 20, 90
-#: Seconds until hosts that did not answer when keys changed are called again; while nobody pushes, nobody calls them.
-BEHIND_AGAIN = 30
+JOINS = 3
 #: Seconds that what the pillar says about a minion's groups is kept.
 PILLAR_AGE = 20
 #: The same for a group that was not there: it may just have been added.
 PILLAR_AGE_WITHOUT = 1
-#: Seconds of silence after which a minion is asked whether its job still runs, and to wait for the answer; while it
-#: does, it is waited for. The same for the status, which takes no time and is looked at by somebody.
-ANSWER, STATUS_ANSWER = 10, 5
 #: What is said of a host that did not answer when something was paused or resumed.
 LATER = "; it hears of this when it next asks to push"
 #: Groups that are paused at once.
@@ -75,9 +62,9 @@ SILENT = "did not answer: is its minion up? (salt-run manage.down)"
 ALL_HOSTS = "*"
 #: Bytes that each host reads in a second to verify a group; seconds of reading between two lines of progress; seconds
 #: until paths that differ are looked at again, and how many of them are shown.
-VERIFY_RATE, VERIFY_STEP, VERIFY_AGAIN, VERIFY_SHOWN = 50_000_000, 10, 10, 1000
+VERIFY_RATE, VERIFY_STEP, VERIFY_SHOWN = 50_000_000, 10, 1000
 #: Seconds to wait until a version that wins a conflict is on all hosts, and until it is sent once more.
-RESOLVE_WAIT, RESOLVE_AGAIN = 120, 6
+RESOLVE_AGAIN = 6
 
 #: In the place of a path, in a list of paths: what is said of hosts that did not tell.
 UNKNOWN = "… unknown"
@@ -289,7 +276,7 @@ def _leased(group, host, seconds=float("inf")):
     lease = {"host": host, "jid": f"process {os.getpid()}", "pid": os.getpid()}
     began = told = time.monotonic()
     while not _take_lease(group, lease) and time.monotonic() - began < seconds:
-        if time.monotonic() - told > WAITING_TOLD:
+        if time.monotonic() - told > waits.WAITING_TOLD:
             told = time.monotonic()
             _progress(f"{group} {host}: waits until another host has pushed")
         time.sleep(0.2)
@@ -307,7 +294,7 @@ def _take_lease(group, lease):
         if not held:
             record["lease"] = {**lease, "since": now, "checked": now}
             return True
-        stale = not 0 <= now - held["checked"] <= LEASE_CHECK
+        stale = not 0 <= now - held["checked"] <= waits.LEASE_CHECK
         if stale:
             held["checked"] = now
             held = dict(held)
@@ -327,7 +314,7 @@ def _ask(group, host):
         if host not in record["waiting"]:
             record["waiting"].append(host)
         # A time in the future: the clock was set back.
-        stale = record["lease"] and not 0 <= time.time() - record["lease"]["checked"] <= LEASE_CHECK
+        stale = record["lease"] and not 0 <= time.time() - record["lease"]["checked"] <= waits.LEASE_CHECK
         if stale:
             record["lease"]["checked"] = time.time()
             holder = dict(record["lease"])
@@ -390,7 +377,7 @@ def _impatient(record, host):
     A host that hears nothing for long takes the master for dead, and pushes by itself.
     """
     now = time.time()
-    if not record["lease"] or host not in record["waiting"] or 0 <= now - record.get("told", 0) < WAITING_TOLD:
+    if not record["lease"] or host not in record["waiting"] or 0 <= now - record.get("told", 0) < waits.WAITING_TOLD:
         return []
     record["told"] = now
     return [minion for minion in record["waiting"] if minion != record["lease"]["host"]]
@@ -420,7 +407,9 @@ def _holds(lease):
     """Ask the holder of an old lease whether it is still at work."""
     if lease.get("pid"):  # a process here, of a join for example
         return _is_runner(lease["pid"])
-    running = _client().cmd([lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=LEASE_ANSWER)
+    running = _client().cmd(
+        [lease["host"]], "saltutil.find_job", [lease["jid"]], tgt_type="list", timeout=waits.LEASE_ANSWER
+    )
     # Of a dead minion Salt returns a text that says so.
     return bool(_mappings(running).get(lease["host"]))
 
@@ -588,7 +577,7 @@ def _turn():
 
     It may also take hours, and groups are not to wait for each other: so the wait has an end.
     """
-    until = time.monotonic() + JOIN_WAIT
+    until = time.monotonic() + waits.JOIN_WAIT
     with contextlib.ExitStack() as stack:
         os.makedirs(_directory(), mode=0o700, exist_ok=True)
         names = [os.path.join(_directory(), f"join{number}.lock") for number in range(JOINS)]
@@ -669,7 +658,7 @@ def _have_patience(group, host, late):
     """
     with _record(group) as record:
         since = record.setdefault("returning", {}).setdefault(host, time.time())
-    if late and 0 <= time.time() - since < RETURN_PATIENCE:
+    if late and 0 <= time.time() - since < waits.RETURN_PATIENCE:
         raise CommandExecutionError(f"{', '.join(late)} may have newer files, or have deleted what {host} still has")
 
 
@@ -703,7 +692,7 @@ def _step(minion, function, arguments, kind=dict):
     return answer
 
 
-def _call(minions, function, arguments, seconds=ANSWER, **kwarg):
+def _call(minions, function, arguments, seconds=waits.ANSWER, **kwarg):
     """``{minion id: return}``; whoever is silent, and does not say either that the job still runs, is left out."""
     answers, options = {}, {"timeout": seconds, "gather_job_timeout": seconds, "kwarg": kwarg or None}
     for part in _client().cmd_iter(minions, function, arguments, tgt_type="list", **options):
@@ -920,7 +909,7 @@ def _undisturbed(members):
             record["behind"] = {**record.get("behind", {}), **dict.fromkeys(minions, time.time())}
     with contextlib.ExitStack() as stack:
         for group in sorted(members):
-            stack.enter_context(_leased(group, "", LEASE_WAIT))
+            stack.enter_context(_leased(group, "", waits.LEASE_WAIT))
         yield
 
 
@@ -938,7 +927,7 @@ def _have_read_anew(members, present, have_it, what):
         What has changed, in words.
     """
     told = dict.fromkeys(_all_of(members), f"did not answer: gets {what} when it is back")
-    waiting, until = [minion for minion in told if minion in present], time.monotonic() + ROTATE_WAIT
+    waiting, until = [minion for minion in told if minion in present], time.monotonic() + waits.ROTATE_WAIT
     while waiting and time.monotonic() < until:
         answers = _call(waiting, "csyncsync.refresh", [], accepted=members)
         done = have_it(sorted(answers)) if answers else set()
@@ -962,7 +951,7 @@ def _call_behind(group):
     """Have hosts read pillar and mine that did not when something changed: aside, because they may be silent still."""
     with _record(group) as record:
         behind, now = record.get("behind", {}), time.time()
-        due = [minion for minion, called in behind.items() if not 0 <= now - called < BEHIND_AGAIN]
+        due = [minion for minion, called in behind.items() if not 0 <= now - called < waits.BEHIND_AGAIN]
         behind.update(dict.fromkeys(due, now))
     if due:
         _aside(_refresh_behind, group, due)
@@ -1051,7 +1040,7 @@ def _set_pause(group, host, pause_):
             pauses.pop(host or ALL_HOSTS, None)
             record["paused"] = {**pauses, **({host or ALL_HOSTS: pause_} if pause_ else {})}
             pauses = dict(record["paused"])
-        answers = _call(chosen[name], "csyncsync.paused", [name, pauses], STATUS_ANSWER)
+        answers = _call(chosen[name], "csyncsync.paused", [name, pauses], waits.STATUS_ANSWER)
         return {minion: _paused_text(minion, answers.get(minion)) for minion in chosen[name]}
 
     # Side by side: a host that is silent would be waited for once for each group.
@@ -1113,8 +1102,8 @@ def _verify(group, members, rate):
     hosts = sorted(sizes)
     found = _differing(group, hosts, sizes, rate)
     if found:
-        _progress(f"{group}: {len(found)} paths differ; looking again in {VERIFY_AGAIN} s")
-        time.sleep(VERIFY_AGAIN)
+        _progress(f"{group}: {len(found)} paths differ; looking again in {waits.VERIFY_AGAIN} s")
+        time.sleep(waits.VERIFY_AGAIN)
     seen = _versions(group, hosts, found[:VERIFY_SHOWN]) if found else {}
     differences = {
         _readable(path): _shown(versions, False)
@@ -1361,7 +1350,7 @@ def _have_win(group, host, names, silent):
     Have a host's version of paths win, and wait until it is on all hosts but the silent ones. Returns what it still has
     to send, as a set.
     """
-    until, left, told = time.monotonic() + RESOLVE_WAIT, set(names), None
+    until, left, told = time.monotonic() + waits.RESOLVE_WAIT, set(names), None
     while left and time.monotonic() < until:
         # Again and again: csync2 forgets that a mark is forced when the other host tries to send its own version.
         _step(host, "csyncsync.win", [group, sorted(left)], kind=int)
@@ -1504,7 +1493,7 @@ def _version_line(version):
 
 def _await_version(group, members, name, digest):
     """Wait until hosts have a file with this content. Returns those that do not, as a set."""
-    until, late = time.monotonic() + RESOLVE_WAIT, set(members)
+    until, late = time.monotonic() + waits.RESOLVE_WAIT, set(members)
     while late and time.monotonic() < until:
         time.sleep(1)
         there = _versions(group, sorted(late), [name])[name]
@@ -1541,7 +1530,7 @@ def status(group=None):
     """
     members = {name: _members(options) for name, options in sorted(_known(group).items())}
     minions = sorted({minion for hosts in members.values() for minion in hosts})
-    answers = _call(minions, "csyncsync.status", ["size=True"], STATUS_ANSWER) if minions else {}
+    answers = _call(minions, "csyncsync.status", ["size=True"], waits.STATUS_ANSWER) if minions else {}
     rows = {name: report.report(name, hosts, answers, time.time()) for name, hosts in members.items()}
     retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
     return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}

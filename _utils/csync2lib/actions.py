@@ -19,14 +19,14 @@ import subprocess
 import sys
 import time
 
-#: Seconds that a command may take; and, when it has to be ended, to do as it is told.
-LIMIT, KILLED_WITHIN = 300.0, 5.0
+from csync2lib import waits
+
+#: Seconds that a command which has to be ended may take to do as it is told.
+KILLED_WITHIN = 5.0
 #: Seconds from the first note on: a push runs csync2 several times.
 SETTLE = 0.5
 #: Bytes of a run's output that are kept: its end.
 OUTPUT = 1_048_576
-#: Seconds after which a command that runs, or waits for others, is shown.
-SHOWN_AFTER = 60.0
 #: The end of a note's name while its command runs, and seconds after which one that was never finished is deleted.
 _TAKEN, _STALE = ".taken", 60.0
 
@@ -34,7 +34,7 @@ _TAKEN, _STALE = ".taken", 60.0
 # --- The program -----------------------------------------------------------------------------------------
 
 
-def run_due(directory, limit=LIMIT):
+def run_due(directory, limit=waits.ACTION_LIMIT):
     """
     Run what is due in a group's directory, in the order of the pillar, and note how it ended in ``actions.json``.
 
@@ -231,7 +231,7 @@ def told(found, most=80):
         if result["why"]:
             texts.append(f"action failed: '{command}' {result['why']}, see {result['log']}")
         for state in ("running", "waiting"):
-            if (result[state] or 0) > SHOWN_AFTER:
+            if (result[state] or 0) > waits.ACTION_SHOWN:
                 texts.append(f"action {state} for {result[state]:.0f} s: '{command}'")
     return texts
 

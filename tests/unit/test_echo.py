@@ -304,7 +304,7 @@ async def test_a_change_through_one_name_of_several_checks_the_group(host):
     os.link(host.tree / "one", host.tree / "two")
     host.record(host.tree / "one", host.tree / "two")
     await host.start()
-    host.code("watch.watcher").LINKED_INTERVAL = 0.5
+    host.code("waits").LINKED_INTERVAL = 0.5
     os.link(host.tree / "one", host.tree / "three")
     await host.until(lambda: b"three" in host.lines())
     await host.quiet(1.5)
@@ -471,7 +471,7 @@ async def test_a_temporary_file_that_csync2_left_is_deleted_and_no_other_one(hos
     host.make_database()
     host.config()
     await host.start()
-    host.code("csync2.temporary").LEFT_AFTER = 0.3
+    host.code("waits").LEFT_AFTER = 0.3
 
     def make(name, mode=0o600):
         os.close(os.open(host.tree / name, os.O_CREAT | os.O_WRONLY, mode))

@@ -31,7 +31,7 @@ def hanging(tmp_path, seconds):
 def test_what_hangs_ends_and_shows_where(tmp_path):
     done = hanging(tmp_path, 0.5)
     assert (done.returncode, done.stdout) == (1, "hangs\n")
-    assert 'File "<string>", line 11' in done.stderr
+    assert 'File "<string>", line 10' in done.stderr
 
 
 @pytest.mark.parametrize("seconds", [0, 30])

@@ -171,7 +171,7 @@ async def test_too_few_watches(host):
         pytest.skip("max_user_watches cannot be changed here")
     try:
         host.beacon()
-        host.code("watch.tree").REWALK = 1.0
+        host.code("waits").REWALK = 1.0
         await host.until(lambda: host.status()["error"])
         assert "fs.inotify.max_user_watches is 10" in host.status()["error"]
         await host.until(lambda: any("error" in event["data"] for _, event in host.events))

@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from csync2lib import waits
 from csync2lib.csync2 import temporary as temporary_module
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="csync2 runs as root")
@@ -20,7 +21,7 @@ def make(path, content="", mode=0o600):
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
-    monkeypatch.setattr(temporary_module, "LEFT_AFTER", 0.0)
+    monkeypatch.setattr(waits, "LEFT_AFTER", 0.0)
 
 
 @pytest.mark.parametrize("name", [".name.aB3dE6", ".name.backup", ".aB3dE6", f".{LONG[:246]}.aB3dE6", ".a.b.c.000000"])
@@ -63,7 +64,7 @@ def test_what_a_user_may_need_is_not_left(tmp_path):
     os.chown(path, 1, 0)
     assert not temporary_module.is_left(path, set())
     os.chown(path, 0, 0)
-    temporary_module.LEFT_AFTER = 60.0
+    waits.LEFT_AFTER = 60.0
     assert not temporary_module.is_left(path, set())
 
 

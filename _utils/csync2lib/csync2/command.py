@@ -16,18 +16,12 @@ import struct
 import subprocess
 import time
 
-from csync2lib import watchdog
+from csync2lib import waits, watchdog
 from csync2lib.csync2.connections import PORT
 from csync2lib.errors import CommandError, Interrupted
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a peer that may hang is asked whether it still answers; how long it may take to take the
-#: connection (its kernel does that, so a dead host is known soon), and to greet (a busy host is no dead one).
-ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
-#: Seconds without a sign of life from a run after which it is ended, though the peer answers others: of one that may
-#: go through the whole group.
-STALLED_AFTER = 120.0
 STALLED = "it stands still"
 #: Seconds without a sign of life after which is asked whether the two sides wait for each other for good.
 STANDS_STILL = 3.0
@@ -35,7 +29,7 @@ STANDS_STILL = 3.0
 COMMAND_BYTES = 100_000
 
 
-def run(group, *args, peer=None, fine=(0,), patience=STALLED_AFTER, hopeless=None, cwd="/", largest=None):
+def run(group, *args, peer=None, fine=(0,), patience=waits.STALLED_AFTER, hopeless=None, cwd="/", largest=None):
     """
     Run ``csync2 -C group …`` and return what it printed, as bytes.
 
@@ -95,7 +89,7 @@ def _wait(process, peer, patience, hopeless):
     while True:
         watchdog.alive()
         try:
-            return process.communicate(timeout=ANSWER_AFTER)[0]
+            return process.communicate(timeout=waits.ANSWER_AFTER)[0]
         except subprocess.TimeoutExpired:
             if peer is None:
                 continue
@@ -154,7 +148,7 @@ def _as_in_proc(address):
     return "".join(f"{word:08X}" for word in words) + f":{PORT:04X}"
 
 
-def answers(peer, within=ANSWER_WITHIN):
+def answers(peer, within=waits.ANSWER_WITHIN):
     """
     Tell whether csync2 on the peer still begins to talk: it answers "SSL" and the first message of a TLS handshake.
 
@@ -166,7 +160,7 @@ def answers(peer, within=ANSWER_WITHIN):
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.wrap_bio(incoming, outgoing).do_handshake()
     try:
-        with socket.create_connection((peer, PORT), timeout=CONNECT_WITHIN) as sock:
+        with socket.create_connection((peer, PORT), timeout=waits.CONNECT_WITHIN) as sock:
             sock.settimeout(within)
             sock.sendall(b"SSL\n")
             if not sock.recv(64).startswith(b"OK"):

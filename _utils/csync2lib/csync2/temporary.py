@@ -11,6 +11,8 @@ import re
 import stat
 import time
 
+from csync2lib import waits
+
 #: A suffix that chance has made, as eleven of twelve are: hardly one that somebody chose, as .backup.
 _CHANCE = rb"(?=[^.]*[a-z])(?=[^.]*[A-Z])[A-Za-z0-9]{6}"
 _BY_CHANCE = re.compile(rb".*\." + _CHANCE + rb"\Z", re.DOTALL)
@@ -19,10 +21,6 @@ _BY_CHANCE = re.compile(rb".*\." + _CHANCE + rb"\Z", re.DOTALL)
 _TEMPORARY = re.compile(rb"\.(?:.*\.[A-Za-z0-9]{6}|" + _CHANCE + rb")\Z", re.DOTALL)
 #: rsync.c: NAME_MAX without the dots and the suffix
 UNCUT = 246
-#: Seconds without a change until a temporary file is taken for one that was left.
-LEFT_AFTER = 10.0
-#: Seconds for which a file that may be csync2's is not sent: with a suffix that chance has made, and with another one.
-HELD_FOR, CHOSEN_HELD_FOR = 600.0, 60.0
 #: Files that were made beside each other within so many seconds were made by one program.
 TOGETHER = 60.0
 
@@ -64,7 +62,7 @@ def by_chance(paths):
 
 def is_to_be_held(path, since, chance):
     """Tell whether a file may be csync2's, and has not been held back for long enough since that time."""
-    return _is_unfinished(path) and 0 <= time.time() - since < (HELD_FOR if chance else CHOSEN_HELD_FOR)
+    return _is_unfinished(path) and 0 <= time.time() - since < (waits.HELD_FOR if chance else waits.CHOSEN_HELD_FOR)
 
 
 def is_left(path, opened):
@@ -74,7 +72,7 @@ def is_left(path, opened):
     It is if there is nothing in it that is not in the file which it was to become: then nothing is lost with it,
     whoever made it.
     """
-    if path in opened or not _is_unfinished(path) or time.time() - _made(path) < LEFT_AFTER:
+    if path in opened or not _is_unfinished(path) or time.time() - _made(path) < waits.LEFT_AFTER:
         return False
     try:
         return any(_begins_with(final, path) for final in _finals(path))

@@ -19,6 +19,7 @@ import shutil
 import stat
 import time
 
+from csync2lib import waits
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database, Entry
 from csync2lib.csync2.names import TEMPDIR, decode, encode
@@ -32,9 +33,8 @@ log = logging.getLogger(__name__)
 RUN_DIR = "/run/csyncsync"
 #: Seconds that a peer that failed lately has to answer: a dead host costs the others next to nothing.
 DOUBTFUL_WITHIN = 1.0
-#: Seconds for which a transfer may stand still while the peer answers others: it reads a file, or waits for its
-#: database (csync2.c: lock timeout 12 s); and the bytes a second that it reads at least. Doubled after each try.
-TRANSFER_STALLED_AFTER, READ_RATE = 20.0, 10_000_000
+#: Bytes a second that a peer reads at least.
+READ_RATE = 10_000_000
 #: Peers that are sent to at once, and entries that one run of csync2 sends to one of them.
 PEERS_AT_ONCE = 8
 PART = 5000
@@ -52,9 +52,6 @@ ASKED_WHY, ASKED_ABOVE = 3, 1000
 #: Entries that csync2 on the peer may not have committed when it dies: it commits after 1,000 queries, of which an
 #: entry takes at least three (db.c, csync_db_maycommit()).
 UNCOMMITTED = 400
-#: Seconds until a file is tried again in whose place the peer has a directory, or at which its csync2 gave up twice:
-#: all others would have to wait for one that does not fit on its disk.
-BLOCKED_FOR = 30.0
 #: linux/time.h; Python has no name for it.
 CLOCK_REALTIME_COARSE = 5
 #: Seconds after an interruption for which a peer's file counts as half made, if it has the content of the one here, or
@@ -224,7 +221,7 @@ class _Send:
         self._note(entries)
         self.seen = {name: _identity(name) for name, state in self.noted.items() if state.endswith(_DIRECTORY)}
         largest = max(map(_size, self.noted.values()))
-        patience = (TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
+        patience = (waits.TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled
         where = self._in_memory(copy) if largest <= IN_MEMORY else {}
         try:
             output = self._run(self.directory, patience=patience, hopeless=lambda: self._waits(copy, entries), **where)
@@ -684,7 +681,7 @@ class _Blocked:
         self.path, self.names = path, {}
         with contextlib.suppress(OSError), open(path, "rb") as file:
             for when, name in (line.split(b" ") for line in file.read().splitlines()):
-                if 0 <= time.time() - float(when) <= BLOCKED_FOR:  # others are old, or the clock was set back
+                if 0 <= time.time() - float(when) <= waits.BLOCKED_FOR:  # others are old, or the clock was set back
                     self.names[name] = float(when)
 
     def __contains__(self, name):

@@ -7,7 +7,7 @@ Given what ``csyncsync.status`` returned on the hosts. May call ``csync2action``
 
 import time
 
-from csync2lib import actions
+from csync2lib import actions, waits
 
 #: Conflicts and other things of one kind that are named for each host and group.
 SHOWN = 5
@@ -15,10 +15,6 @@ SHOWN = 5
 CERTIFICATE_DAYS, DISK_FREE = 30, 0.05
 #: A disk is called the smallest of a group if it has less room than this share of the one that has most.
 SMALLEST = 0.95
-#: Seconds for which a host may be unreachable before somebody is asked to see to it.
-UNREACHABLE = 60
-#: Seconds for which a change may wait, for no other reason that is known. A push of many files may take as long.
-LATE = 600
 
 
 def report(group, members, answers, now):
@@ -83,7 +79,7 @@ def _problems(group, minion, status, found, now):
     if status["last_push"].get("state") == "error":
         yield [f"last push failed: {status['last_push']['comment']}", f"salt {minion} csyncsync.push {group}"]
     for peer, why in status["unreachable"].items():
-        if now - (status.get("waiting_since") or now) > UNREACHABLE:
+        if now - (status.get("waiting_since") or now) > waits.UNREACHABLE:
             yield [f"{peer} unreachable: {why}", f"is {peer} up, and csync2.socket (port 30865)? salt {peer} test.ping"]
     days = (status.get("certificate_end", now + 10**9) - now) / 86400
     if days < CERTIFICATE_DAYS:
@@ -97,10 +93,10 @@ def _problems(group, minion, status, found, now):
 
 
 def _late(group, status, now):
-    waits = now - (status.get("waiting_since") or now)
-    if waits > LATE and status["state"] == "established" and not status["paused"]:
+    age = now - (status.get("waiting_since") or now)
+    if age > waits.LATE and status["state"] == "established" and not status["paused"]:
         what = ", ".join(_under_way(status)) or "a change"
-        yield [f"{what}: waits for {_seconds(waits)}", f"salt-run csyncsync.sync {group}"]
+        yield [f"{what}: waits for {_seconds(age)}", f"salt-run csyncsync.sync {group}"]
 
 
 def _under_way(status):

@@ -12,7 +12,7 @@ import sqlite3
 import stat
 import time
 
-from csync2lib import journal
+from csync2lib import journal, waits
 from csync2lib.csync2 import connections, kept, temporary
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import check_text, is_older
@@ -241,7 +241,7 @@ class Look:
 
         Delete one that was made as only csync2 does, is still as mkstemp() made it, and is open nowhere.
         """
-        if time.monotonic() - entry.judged < temporary.LEFT_AFTER:
+        if time.monotonic() - entry.judged < waits.LEFT_AFTER:
             return WAIT
         self.opened = temporary.open_paths() if self.opened is None else self.opened
         if entry.path in self.opened or not temporary.delete(entry.path):

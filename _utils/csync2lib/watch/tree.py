@@ -7,14 +7,13 @@ import os
 import stat
 import time
 
+from csync2lib import waits
 from csync2lib.watch import inotify
 
 log = logging.getLogger(__name__)
 
 #: Seconds to wait for the second half of a rename.
 MOVE_WAIT = 0.5
-#: Seconds between attempts to watch what could not be watched.
-REWALK = 30.0
 
 
 # --- The tree --------------------------------------------------------------------------------------------
@@ -269,7 +268,7 @@ class Tree:
 
     def watch_unwatched(self, group):
         """Try again what could not be watched; the end of the walk marks the whole group."""
-        group.rewalk_at = time.monotonic() + REWALK
+        group.rewalk_at = time.monotonic() + waits.REWALK
         nodes, group.unwatched = group.unwatched, set()
         for node in nodes:
             self._push_walk(node, FIRST, group)
@@ -288,7 +287,7 @@ class Tree:
             )
         return (
             f"{len(group.unwatched)} directories of group {group.name} are not watched: {reason};"
-            f" until then the whole group is checked every {REWALK:.0f} seconds"
+            f" until then the whole group is checked every {waits.REWALK:.0f} seconds"
         )
 
     def _next_scan(self):
@@ -360,7 +359,7 @@ class Tree:
         if problem:
             group.unwatched.add(node)
             group.problem = problem
-            group.rewalk_at = time.monotonic() + REWALK
+            group.rewalk_at = time.monotonic() + waits.REWALK
         else:
             group.unwatched.discard(node)
             node.since = time.monotonic() if mode == NEW else 0.0

@@ -26,7 +26,7 @@ import time
 
 import salt.utils.event
 
-from csync2lib import journal, storage
+from csync2lib import journal, storage, waits
 from csync2lib.backups import GENERATIONS, make_room, make_way
 from csync2lib.certificate import end
 from csync2lib.csync2 import temporary
@@ -60,22 +60,14 @@ BATCH = 200
 COMMIT_POLL = (0.25, 1.0)
 #: Seconds that csync2 may keep one of its temporary files untouched.
 TEMPORARY_SETTLE = 2.0
-#: Seconds between checks of the whole group because a file with several names was changed through one of them.
-LINKED_INTERVAL = 30.0
 #: A path that went out so many times in a row, each within max_delay, is hot.
 HOT = 3
-RETRY_CAP = 30.0
 #: Seconds between looks whether a push has taken the journal, while more has been written into it.
 ASK_AGAIN = 0.2
 STATUS_INTERVAL = 5.0
 #: Seconds between two writings of the metrics, and the share of the time that they may take: to count what is to be
 #: sent takes a while if that is much.
 METRICS_INTERVAL, METRICS_SHARE = 15.0, 0.02
-#: Seconds after which no master is expected to answer: of the oldest journal entry, of the mark "left".
-ALONE_AFTER = 20.0
-LEFT_ALONE_AFTER = 90.0
-ALONE_SPREAD = 5.0
-ALONE_INTERVAL = (15.0, 30.0)
 
 #: What an entry that waits leaves to a newer one of the same path.
 MERGED = ("tree", "moved", "deleted", "came", "covers", "own", "written", "compare", "told", "csync2s")
@@ -193,7 +185,7 @@ class Group:
         self.config_error = None
         self.alone_at = 0.0
         #: spread, so that hosts that lost their master together do not push together
-        self.alone_after = ALONE_AFTER + random.uniform(0, ALONE_SPREAD)
+        self.alone_after = waits.ALONE_AFTER + random.uniform(0, waits.ALONE_SPREAD)
         self.status = None
         self.status_at = self.watched_at = 0.0
         self.gone = False
@@ -720,7 +712,7 @@ class Watcher:
                 group.whole = True
             old = now - 3 * self.options.max_delay
             group.recent = {path: value for path, value in group.recent.items() if value[0] > old}
-            if group.linked and now - group.last_whole >= LINKED_INTERVAL:
+            if group.linked and now - group.last_whole >= waits.LINKED_INTERVAL:
                 group.linked, group.whole = False, True
             self._repeat(group, now)
             self._write_status(group)
@@ -824,18 +816,18 @@ class Watcher:
             return
         if group.flushing is not None:
             return
-        if now - group.last_fired >= min(self.options.retry * 2**group.repeats, RETRY_CAP):
+        if now - group.last_fired >= min(self.options.retry * 2**group.repeats, waits.RETRY_CAP):
             group.repeats = min(group.repeats + 1, 10)
             self._fire(group, 0, whole)
-        waits = _is_older(oldest, group.alone_after) or _is_older(left, LEFT_ALONE_AFTER)
+        late = _is_older(oldest, group.alone_after) or _is_older(left, waits.LEFT_ALONE_AFTER)
         # Not while the master lets this host wait for another one (of what came later it has not heard), nor when its
         # own long push has only just ended.
-        for name, patience in (("waits", LEFT_ALONE_AFTER), ("push.json", group.alone_after)):
+        for name, patience in (("waits", waits.LEFT_ALONE_AFTER), ("push.json", group.alone_after)):
             told = journal.mtime(os.path.join(group.directory, name))
             unheard = name == "waits" and None not in (told, oldest) and told < oldest
-            waits = waits and (told is None or unheard or _is_older(told, patience))
-        if waits and now >= group.alone_at and not echo.is_pushing(group.directory):
-            group.alone_at = now + random.uniform(*ALONE_INTERVAL)
+            late = late and (told is None or unheard or _is_older(told, patience))
+        if late and now >= group.alone_at and not echo.is_pushing(group.directory):
+            group.alone_at = now + random.uniform(*waits.ALONE_INTERVAL)
             self._push_alone(group)
 
     def _push_alone(self, group):
