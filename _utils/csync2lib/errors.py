@@ -1,5 +1,13 @@
 """The one family of errors of this package; a loader file raises them as Salt's, which has no traceback shown."""
 
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
 
 class CsyncsyncError(Exception):
     """Something cannot be done, or be accepted. The message names the thing and the way out."""
@@ -8,7 +16,7 @@ class CsyncsyncError(Exception):
 class CommandError(CsyncsyncError):
     """csync2 ended with an error, could not be started, or had to be ended. ``output`` is what it had printed."""
 
-    def __init__(self, why, output=b""):
+    def __init__(self, why: str, output: bytes = b"") -> None:
         super().__init__(why)
         self.output = output
 
@@ -20,6 +28,27 @@ class Interrupted(CommandError):
     ``by_peer`` tells whether the peer closed the connection.
     """
 
-    def __init__(self, why, output, by_peer=False):
+    def __init__(self, why: str, output: bytes, by_peer: bool = False) -> None:
         super().__init__(why, output)
         self.by_peer = by_peer
+
+
+def raised_as(kind: type[Exception]) -> Callable[[Function], Function]:
+    """
+    A decorator for functions of a loader file: what they raise of this family is raised as Salt's kind.
+
+    kind
+        ``salt.exceptions.CommandExecutionError``: this package does not know Salt.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def converted(*args: object, **kwargs: object) -> object:
+            try:
+                return function(*args, **kwargs)
+            except CsyncsyncError as err:
+                raise kind(str(err)) from err
+
+        return converted  # type: ignore[return-value]
+
+    return decorate

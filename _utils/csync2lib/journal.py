@@ -1,7 +1,7 @@
 """
 The journal of a group: what has changed on this host and is still to be checked by csync2.
 
-One room for one format: the watcher writes the journal, and a push reads it. May call the standard library only.
+One module for one format: the watcher writes the journal, and a push reads it.
 
 A journal is a directory. It holds files named ``<time in ns>-<counter>-<when the last event of what is in it was read,
 in ns>.paths``, one for each flush, without the last number if that is not known: absolute paths as bytes, each ended by
@@ -14,10 +14,15 @@ Beside the journal, the time of the file ``watched`` tells how lately the watche
 ``unwatched`` since when it had not been there, until all is checked.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 import os
 import time
+from collections.abc import Iterable, Mapping
+
+from csync2lib import storage
 
 #: The directory of what is checked and not yet sent, and how many flushes it holds: while a peer is away for days, all
 #: would be too much.
@@ -29,13 +34,14 @@ WATCHED, WATCHED_EVERY, UNWATCHED = "watched", 10.0, "unwatched"
 # --- Writing ---------------------------------------------------------------------------------------------
 
 
-def lines(out):
+def lines(out: Iterable[tuple[bytes, bool, bool]]) -> list[bytes]:
     """
     Given [(path, tree, alone), …], return the lines of a journal file. What is below a tree of the same flush
     is left out, unless it must be named alone.
     """
+    out = list(out)
     trees = {path for path, tree, _ in out if tree}
-    found = {}
+    found: dict[bytes, None] = {}
     for path, tree, alone in out:
         if trees and not alone and _below_any(path, trees):
             continue
@@ -43,7 +49,7 @@ def lines(out):
     return list(found)
 
 
-def _below_any(path, trees):
+def _below_any(path: bytes, trees: set[bytes]) -> bool:
     """Tell whether a path is below one of these, or is one of them itself without standing for a tree."""
     path = path.rpartition(b"/")[0]
     while path:
@@ -53,51 +59,30 @@ def _below_any(path, trees):
     return False
 
 
-def write(directory, content, whole, number, heard=None):
+def write(directory: str, content: list[bytes], whole: bool, number: int | str, heard: int | None = None) -> None:
     """
     Write one flush: lines into a new file, the mark as a new file over the old one. Survives a power cut.
 
     heard
         When the last event of what is in the lines was read, in nanoseconds since the epoch.
     """
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
-    except FileExistsError:
-        pass
-    temporary = os.path.join(directory, f".tmp-{os.getpid()}-{number}")
     if content:
         name = f"{time.time_ns():020d}-{number}{f'-{heard}' if heard else ''}.paths"
-        _put(temporary, os.path.join(directory, name), b"".join(line + b"\0" for line in content))
+        storage.write(os.path.join(directory, name), b"".join(line + b"\0" for line in content))
     if whole:
-        _put(temporary, os.path.join(directory, "whole"), b"")
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        storage.write(os.path.join(directory, "whole"), b"")
+    storage.sync_directory(directory)
 
 
-def _put(temporary, path, content):
-    """Write a file durably, then give it its name. Nothing stays of it on a full disk."""
-    try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def mark_whole(directory):
+def mark_whole(directory: str) -> None:
     """Have the whole group checked with the next push."""
     with open(os.path.join(directory, "whole"), "w", encoding="utf-8"):
         pass
 
 
-def note_watched(directory):
+def note_watched(directory: str) -> None:
     """Leave a sign in a group's directory that the watcher is there. Raises OSError."""
     path = os.path.join(directory, WATCHED)
     try:
@@ -106,7 +91,7 @@ def note_watched(directory):
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
-def note_unwatched(directory):
+def note_unwatched(directory: str) -> None:
     """Note since when nobody has watched, before the watcher does again, if that is known and nothing earlier is."""
     last = mtime(os.path.join(directory, WATCHED))
     if last is not None and unwatched_since(directory) is None:
@@ -114,17 +99,16 @@ def note_unwatched(directory):
             file.write(f"{last - WATCHED_EVERY:.3f}")
 
 
-def forget_unwatched(directory):
+def forget_unwatched(directory: str) -> None:
     """All has been checked since."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(directory, UNWATCHED))
+    storage.remove(os.path.join(directory, UNWATCHED))
 
 
-def sweep(directory):
+def sweep(directory: str) -> None:
     """Remove what a crash left half-written in a journal."""
     try:
         for name in os.listdir(directory):
-            if name.startswith(".tmp-"):
+            if name.startswith(".") and name != CHECKED:
                 os.unlink(os.path.join(directory, name))
     except OSError:
         pass
@@ -133,12 +117,12 @@ def sweep(directory):
 # --- Looking ---------------------------------------------------------------------------------------------
 
 
-def names(directory):
+def names(directory: str) -> list[str]:
     """What is in a journal, the oldest flush first. Raises OSError if it is not there."""
     return sorted(name for name in os.listdir(directory) if not name.startswith("."))
 
 
-def first(directory):
+def first(directory: str) -> str | None:
     """The name of the oldest flush, None if there is none."""
     try:
         return next((name for name in names(directory) if name.endswith(".paths")), None)
@@ -146,7 +130,7 @@ def first(directory):
         return None
 
 
-def count(directory):
+def count(directory: str) -> int:
     """How many flushes, and marks, are in a journal; 0 if it is not there."""
     try:
         return len(names(directory))
@@ -154,7 +138,7 @@ def count(directory):
         return 0
 
 
-def oldest(directory):
+def oldest(directory: str) -> tuple[float | None, bool]:
     """When the oldest entry of a journal was made (None: it is empty), and whether the whole mark is set."""
     try:
         there = names(directory)
@@ -167,18 +151,18 @@ def oldest(directory):
     return (min(times) if times else time.time()) if there else None, whole is not None
 
 
-def oldest_unsent(directory):
+def oldest_unsent(directory: str) -> float | None:
     """When the oldest change was noted that has not been sent to all others, as far as is known (None: all has)."""
     times = [*_times(map(os.path.basename, _checked(directory))), oldest(directory)[0]]
     return min((when for when in times if when is not None), default=None)
 
 
-def _times(there):
+def _times(there: Iterable[str]) -> list[float]:
     """When these flushes were written."""
     return [int(name[:20]) / 10**9 for name in there if name.endswith(".paths") and name[:20].isdigit()]
 
 
-def mtime(path):
+def mtime(path: str) -> float | None:
     """When a file was changed, None if it is not there."""
     try:
         return os.stat(path).st_mtime
@@ -186,7 +170,7 @@ def mtime(path):
         return None
 
 
-def unwatched_since(directory):
+def unwatched_since(directory: str) -> float | None:
     """
     Given a group's directory, since when (seconds since the epoch) nobody had watched when the watcher came; None if
     all has been checked since then, or nobody knows.
@@ -201,7 +185,7 @@ def unwatched_since(directory):
 # --- Taking ----------------------------------------------------------------------------------------------
 
 
-def take(directory):
+def take(directory: str) -> tuple[list[str], dict[bytes, bool], bool]:
     """Returns (journal files, {path: whole tree?}, whole group?). The mark of the whole group is renamed, so
     that one that comes while the check runs is not taken for done."""
     with contextlib.suppress(FileNotFoundError):
@@ -210,9 +194,9 @@ def take(directory):
     return files, _read(files), os.path.join(directory, "whole.taken") in files
 
 
-def _read(files):
+def _read(files: Iterable[str]) -> dict[bytes, bool]:
     """``{path: whole tree?}`` of what stands in some journal files; what changed last stands last."""
-    entries = {}
+    entries: dict[bytes, bool] = {}
     for file_name in files:
         if file_name.endswith(".paths"):
             with open(file_name, "rb") as file:
@@ -223,16 +207,16 @@ def _read(files):
     return entries
 
 
-def heard(files):
+def heard(files: Iterable[str]) -> dict[bytes, float]:
     """``{path: when the last event that told of it was read, in seconds since the epoch}``, of some journal files."""
-    found = {}
+    found: dict[bytes, float] = {}
     for file in files:
         _, _, when = os.path.basename(file).removesuffix(".paths").partition("-")[2].partition("-")
         found.update(dict.fromkeys(_read([file]), int(when) / 10**9 if when.isdigit() else math.inf))
     return found
 
 
-def discharge(files):
+def discharge(files: list[str]) -> None:
     """The check has taken in what these files said."""
     for path in files:
         if path.endswith(".paths"):
@@ -245,13 +229,13 @@ def discharge(files):
         os.unlink(path)
 
 
-def forget(directory):
+def forget(directory: str) -> None:
     """All that was taken in has been sent."""
     for path in _checked(directory):
         os.unlink(path)
 
 
-def unsent(directory):
+def unsent(directory: str) -> dict[bytes, bool]:
     """
     ``{path: whole tree?}`` of what changed here and has not been sent to all others, as far as is known; what changed
     last stands last.
@@ -260,14 +244,14 @@ def unsent(directory):
     return _read([*_checked(directory), *there])
 
 
-def _checked(directory):
+def _checked(directory: str) -> list[str]:
     try:
         return [os.path.join(directory, CHECKED, name) for name in names(os.path.join(directory, CHECKED))]
     except FileNotFoundError:
         return []
 
 
-def is_among(entries, path):
+def is_among(entries: Mapping[bytes, bool], path: bytes) -> bool:
     """Tell whether a path is one of ``{path: whole tree?}``, or stands in one of the trees (b"" is that of all)."""
     if path in entries:
         return True

@@ -1,15 +1,38 @@
 """What is paused of a group, and until when."""
 
+from __future__ import annotations
+
 import os
 import time
+from typing import Any
 
 from csync2lib import storage
 
 #: In the place of a host, in what is paused: the whole group.
 ALL_HOSTS = "*"
 
+#: ``{minion id, or ALL_HOSTS: {"until": seconds since the epoch or None, "comment": text}}``
+Pauses = dict[str, dict[str, Any]]
 
-def pauses(directory):
+
+def pauses(directory: str) -> Pauses:
     """What is paused of a group, given its directory, and has not ended by itself (see ``csyncsync.paused``)."""
     found, now = storage.read_json(os.path.join(directory, "paused.json"), {}), time.time()
     return {host: pause for host, pause in found.items() if pause["until"] is None or pause["until"] > now}
+
+
+def take(directory: str, said: Pauses) -> None:
+    """Write down what is paused of a group, as the master has it."""
+    path = os.path.join(directory, "paused.json")
+    if said != storage.read_json(path, {}):
+        storage.write_json(path, said)
+
+
+def why_paused(group: str, minion: str, said: Pauses) -> str:
+    """Until when a host is paused in a group, and what ends it ("" if it is not)."""
+    for host, which in ((ALL_HOSTS, ""), (minion, f" host={minion}")):
+        if host in said:
+            end, comment = said[host]["until"], said[host]["comment"]
+            until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(end)) if end else "somebody resumes it"
+            return f"paused until {until}{f' ({comment})' if comment else ''}: salt-run csyncsync.resume {group}{which}"
+    return ""

@@ -1,23 +1,36 @@
 """
-Small files of a group that are whole or as they were before, whatever breaks while they are written.
+Files that are whole or as they were before, whatever breaks while they are written; and locks.
 
-May call the standard library only.
+Every file that the project keeps for itself is written, and every lock is taken, here.
 """
 
+from __future__ import annotations
+
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Union
 
 log = logging.getLogger(__name__)
 
-#: How write() names a file until it is whole: with the number of its process.
+Path = Union[str, "os.PathLike[str]"]
+
+#: Hidden until it is whole, with the number of the process that writes it.
 _TEMPORARY = re.compile(r"\.tmp([0-9]+)\Z")
+#: Seconds between two attempts to get a lock.
+_LOCK_POLL = 0.1
 
 
-def read(path):
+# --- Reading ---------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> str | None:
     """A file's text, None if there is no file."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -26,7 +39,7 @@ def read(path):
         return None
 
 
-def read_json(path, default=None):
+def read_json(path: Path, default: Any = None) -> Any:
     """What a file of JSON says; the default if it says nothing, or is damaged: who writes it makes it anew."""
     try:
         return json.loads(read(path) or "null") or default
@@ -35,8 +48,8 @@ def read_json(path, default=None):
         return default
 
 
-def read_names(path):
-    """The paths, as a set of bytes, in a file that holds them with NULs between them; empty if it cannot be read."""
+def read_names(path: Path) -> set[bytes]:
+    """The paths in a file that holds them with NULs between them; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return {name for name in file.read().split(b"\0") if name}
@@ -44,10 +57,34 @@ def read_names(path):
         return set()
 
 
-def write(path, content, mode=0o600, durable=True):
-    """Write a file of text or bytes whole or not at all; durable: also when the power fails. Raises OSError."""
-    temporary = f"{path}.tmp{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+# --- Writing ---------------------------------------------------------------------------------------------
+
+
+def write(path: Path, content: str | bytes, mode: int = 0o600, durable: bool = True) -> None:
+    """
+    Write a file whole or not at all. Raises OSError.
+
+    durable
+        Also when the power fails: the file is either the old or the new one.
+    """
+    with _written(path, content, mode, durable) as temporary:
+        os.replace(temporary, path)
+
+
+def create(path: Path, content: str | bytes, mode: int = 0o600) -> None:
+    """The same of a file that must not be there yet. Raises FileExistsError, OSError."""
+    with _written(path, content, mode, True) as temporary:
+        os.link(temporary, path)
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: str | bytes, mode: int, durable: bool) -> Iterator[str]:
+    """Yields the name of a file with this content beside a path; it is gone afterwards."""
+    directory, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(directory, f".{name}.tmp{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)  # of a process that had this number before
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with open(fd, "wb") as file:
             os.fchmod(fd, mode)
@@ -55,14 +92,38 @@ def write(path, content, mode=0o600, durable=True):
             file.flush()
             if durable:
                 os.fsync(fd)
-        os.replace(temporary, path)
-    except OSError:
+        yield temporary
+    finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise
 
 
-def sweep(directory):
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
+    """Write a value as JSON, as write() does."""
+    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", durable=durable)
+
+
+def write_names(path: Path, names: Iterable[bytes]) -> None:
+    """Write paths for read_names(); a loss of power may take them. Raises OSError."""
+    write(path, b"\0".join(sorted(names)), durable=False)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory on the disk, also when the power fails."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that may be missing."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def sweep(directory: Path) -> None:
     """Remove what writers that were killed have left half-written in a directory."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(directory):
@@ -73,11 +134,35 @@ def sweep(directory):
                     (shutil.rmtree if os.path.isdir(path) else os.unlink)(path)
 
 
-def write_json(path, value, durable=True):
-    """Write a value as JSON, as write() does."""
-    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", durable=durable)
+# --- Locks -----------------------------------------------------------------------------------------------
 
 
-def write_names(path, names):
-    """Write paths in bytes for read_names(); a loss of power may take them. Raises OSError."""
-    write(path, b"\0".join(sorted(names)), durable=False)
+@contextlib.contextmanager
+def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
+    """Hold a lock file, waiting for it that many seconds; yields whether it could be had."""
+    with open(path, "ab") as file:
+        until = time.monotonic() + wait
+        while not (mine := try_lock(file.fileno())) and time.monotonic() < until:
+            time.sleep(_LOCK_POLL)
+        yield mine
+
+
+def try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file, if nobody else has it (LOCK_EX), or has it alone (LOCK_SH). Tells whether that was done."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody holds a lock file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not try_lock(handle)
+    finally:
+        os.close(handle)

@@ -6,7 +6,7 @@ import pytest
 from csync2lib import storage
 from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
-from csync2lib.push.guard import EMPTIED, Guard
+from csync2lib.guard import EMPTIED, Guard
 
 HOLD = {"number": 3, "share": 0.5}
 

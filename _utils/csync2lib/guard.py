@@ -1,12 +1,13 @@
 """
 What holds a push back: an include root that is not the one it was, and deletions that look like a lost disk.
-
-May call ``csync2`` (the database) and ``csync2file``; knows nothing of Salt.
 """
+
+from __future__ import annotations
 
 import logging
 import os
 import sqlite3
+from typing import Any
 
 from csync2lib import storage
 from csync2lib.csync2.database import Database
@@ -19,6 +20,9 @@ EMPTIED = 10
 #: In a group's directory: the deletions that are let through, and not sent to all others yet.
 LET_THROUGH = "let_through"
 
+#: What an include root stands on: ``{"mount": [point, type, source, root], "device", "inode", "boot": its id}``
+Root = dict[str, Any]
+
 
 class Guard:
     """
@@ -28,13 +32,13 @@ class Guard:
         The group's name, the directory of what is noted of it (``roots.json``, ``let_through``), and csync2's database.
     """
 
-    def __init__(self, group, directory, database):
+    def __init__(self, group: str, directory: str, database: str) -> None:
         self.group, self.database = group, database
         self.roots, self.passed = os.path.join(directory, "roots.json"), os.path.join(directory, LET_THROUGH)
 
     # ---- Include roots: is the disk there?
 
-    def note_roots(self, includes, test=False):
+    def note_roots(self, includes: list[str], test: bool = False) -> tuple[list[str], list[str]]:
         """
         Note the identity of roots that are new, forget those that left; a new one that is missing is made.
 
@@ -56,38 +60,38 @@ class Guard:
                 if test:
                     continue
                 os.makedirs(root, mode=0o755, exist_ok=True)
-            now[root] = _identity(root)
+            now[root] = _stands_on(root)
         problems = self._problems(now)
         if now != noted and not test:
             storage.write_json(self.roots, now)
         return made, problems
 
-    def root_problems(self):
+    def root_problems(self) -> list[str]:
         """
         What is wrong with the include roots, in words; nothing is pushed while there is anything. Raises
         CsyncsyncError if the database cannot be read.
         """
         return self._problems(storage.read_json(self.roots, {}))
 
-    def renew_roots(self):
+    def renew_roots(self) -> None:
         """
         Note what the roots stand on today: after a reboot device numbers may differ, and a release accepts the rest.
 
         Raises CsyncsyncError if a root is missing, or reached through a symlink.
         """
         noted = storage.read_json(self.roots, {})
-        now = {root: _identity(root) for root in noted}
+        now = {root: _stands_on(root) for root in noted}
         if now != noted:
             storage.write_json(self.roots, now)
 
-    def _problems(self, noted):
+    def _problems(self, noted: dict[str, Root]) -> list[str]:
         problems = [self._problem(root, identity) for root, identity in sorted(noted.items())]
         return [problem for problem in problems if problem]
 
-    def _problem(self, root, noted):
+    def _problem(self, root: str, noted: Root) -> str:
         """Why an include root is not the one that was noted ("" if it is)."""
         try:
-            now = _identity(root)
+            now = _stands_on(root)
         except CsyncsyncError as err:
             return str(err)
         if noted["mount"] != now["mount"] or (noted["boot"] == now["boot"] and noted["device"] != now["device"]):
@@ -96,7 +100,7 @@ class Guard:
             return f"include root {root} was replaced by an empty directory: was its content moved away?"
         return ""
 
-    def _has_records_below(self, root):
+    def _has_records_below(self, root: str) -> bool:
         """A database that cannot be read says nothing: then nothing is pushed either."""
         if not os.path.exists(self.database):
             return False
@@ -108,13 +112,13 @@ class Guard:
 
     # ---- Deletions: is the disk lost?
 
-    def vanished(self, peers):
+    def vanished(self, peers: list[str]) -> set[bytes]:
         """The paths, as a set of bytes, that are to be sent to any peer, and are here no more. Raises sqlite3.Error."""
         with self._open() as database:
             paths = {path for path, _, _ in database.dirty(peers)}
         return {path for path in paths if not os.path.lexists(path)}
 
-    def looks_lost(self, vanished, includes, hold):
+    def looks_lost(self, vanished: set[bytes], includes: list[str], hold: dict[str, float]) -> str:
         """
         Why what has vanished since the last push looks like a lost disk ("" if it does not). Raises sqlite3.Error.
 
@@ -137,7 +141,7 @@ class Guard:
             f" back, or run: salt-run csyncsync.release {self.group}"
         )
 
-    def let_through(self, vanished):
+    def let_through(self, vanished: set[bytes]) -> None:
         """Note which deletions are let through, before they are sent: whatever breaks then, they are no lost disk."""
         if vanished == storage.read_names(self.passed):
             return
@@ -146,11 +150,11 @@ class Guard:
         except OSError as err:  # a full disk: they will count once more
             log.warning("csyncsync: cannot note the deletions of group %s: %s", self.group, err)
 
-    def _open(self):
+    def _open(self) -> Database:
         return Database(self.database, timeout=20)
 
 
-def _identity(path):
+def _stands_on(path: str) -> Root:
     """
     What an include root stands on: the mount it is in, and its device while this boot lasts.
 
@@ -175,7 +179,7 @@ def _identity(path):
     return {"mount": list(best), "device": status.st_dev, "inode": status.st_ino, "boot": boot}
 
 
-def is_empty_directory(path):
+def is_empty_directory(path: str) -> bool:
     """Tell whether there is a directory with nothing in it."""
     try:
         return os.path.isdir(path) and not os.listdir(path)

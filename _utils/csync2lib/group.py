@@ -1,0 +1,286 @@
+"""
+One group on this host: what is written down of it, where it is, and who may work on it now.
+
+Everything that works on a group is given this object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from csync2lib import pauses, storage
+from csync2lib.csync2 import command
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.names import database_path, is_group_name
+from csync2lib.errors import CsyncsyncError
+from csync2lib.guard import Guard
+
+#: Seconds that csync2 may take to make the tables of a new database, or to give the database free.
+TABLES_WITHIN, DATABASE_WAIT = 3.0, 20.0
+#: Seconds that an administrator's command waits for a push that is under way.
+LOCK_WAIT = 60.0
+
+
+@dataclass(frozen=True)
+class ThisHost:
+    """
+    The host that this process runs on, and where it keeps what all groups share.
+
+    minion, name
+        Its minion id, and its host name as csync2 has it: lower-cased.
+    system
+        The directory of csync2's configs and keys: a constant of its build.
+    """
+
+    minion: str
+    name: str
+    system: str = "/etc"
+    state: str = "/var/lib/csyncsync"
+    databases: str = "/var/lib/csync2"
+
+    @property
+    def certificate(self) -> str:
+        return os.path.join(self.system, "csync2_ssl_cert.pem")
+
+    @property
+    def private_key(self) -> str:
+        return os.path.join(self.system, "csync2_ssl_key.pem")
+
+    def installed(self) -> list[str]:
+        """The names of the groups that are installed here, whether the pillar still has them or not."""
+        try:
+            names = sorted(os.listdir(self.state))
+        except FileNotFoundError:
+            return []
+        return [name for name in names if os.path.isdir(os.path.join(self.state, name))]
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """
+    What ``group_present`` wrote down last (``config.json``): what beacon and push go by, pillar or not.
+
+    hosts
+        ``{minion id: {"name", "address", "certificate"}}``
+    unpublished
+        Minion ids of members without facts in the mine, whose last known line is kept.
+    name, address, address_wanted
+        This host's name and address in the group, and what the pillar asks for as an address.
+    hold
+        ``{"number", "share"}``: a push that deletes more is held.
+    rules
+        What csync2's config was made of: what ``template.context()`` returned.
+    """
+
+    group: str
+    include: list[str]
+    exclude: list[str]
+    hosts: dict[str, dict[str, str]]
+    name: str
+    address: str
+    database: str
+    unpublished: list[str] = field(default_factory=list)
+    receive_only: bool = False
+    address_wanted: str | None = None
+    tls: bool = True
+    hold: dict[str, float] | None = None
+    rules: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, said: dict[str, Any]) -> GroupConfig:
+        """Given what the file says; an older version may have written it. Raises CsyncsyncError."""
+        try:
+            return cls(**{name: said[name] for name in cls.__dataclass_fields__ if said.get(name) is not None})
+        except TypeError as err:
+            raise CsyncsyncError(f"config.json of group {said.get('group')} is damaged: {err}") from err
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def minions(self) -> dict[str, str]:
+        """``{address: minion id}`` of all hosts."""
+        return {host["address"]: minion for minion, host in self.hosts.items()}
+
+    @property
+    def peers(self) -> set[str]:
+        """The addresses of the other hosts."""
+        return {*self.minions} - {self.address}
+
+    @property
+    def roots(self) -> list[bytes]:
+        """The includes, as csync2's paths are."""
+        return [os.fsencode(path) for path in self.include]
+
+    @property
+    def backup_directory(self) -> bytes | None:
+        path = self.rules.get("backup_directory")
+        return os.fsencode(path) if path else None
+
+    def address_of(self, minion: str) -> str:
+        """The address of a host. Raises CsyncsyncError."""
+        if minion not in self.hosts:
+            raise CsyncsyncError(f"{minion} is not in this host's config of {self.group} yet")
+        return self.hosts[minion]["address"]
+
+
+class Group:
+    """A group on this host, installed or not."""
+
+    def __init__(self, name: str, host: ThisHost) -> None:
+        self.name, self.host = name, host
+        self.directory = os.path.join(host.state, name)
+        self.journal = self.path("journal")
+        self.config_file = os.path.join(host.system, f"csync2_{name}.cfg")
+        self.key_file = os.path.join(host.system, f"csync2_{name}.key")
+        self.database = database_path(host.databases, host.name, name)
+        self.guard = Guard(name, self.directory, self.database)
+
+    # ---- What is written down
+
+    def path(self, *names: str) -> str:
+        """A path in the directory of what csyncsync keeps of the group."""
+        return os.path.join(self.directory, *names)
+
+    def forget(self, *names: str) -> None:
+        """Remove some files of that directory, which may be missing."""
+        for name in names:
+            storage.remove(self.path(name))
+
+    def find_config(self) -> GroupConfig | None:
+        """What was written down of it, None if it is not installed here."""
+        if not is_group_name(self.name):
+            return None
+        said = storage.read_json(self.path("config.json"))
+        return said and GroupConfig.from_dict(said)
+
+    @property
+    def config(self) -> GroupConfig:
+        """The same. Raises CsyncsyncError if it is not installed here."""
+        found = self.find_config()
+        if found is None:
+            there = ", ".join(self.host.installed()) or "none"
+            raise CsyncsyncError(f"group {self.name!r} is not on this host; it has {there}. Run state.apply csyncsync")
+        return found
+
+    def was_established(self) -> bool:
+        """Tell whether this host, under this name, was admitted to the group at any time."""
+        return storage.read(self.path("established")) == self.host.name
+
+    def why_paused(self) -> str:
+        """Until when this host is paused, and what ends it ("" if it is not)."""
+        return pauses.why_paused(self.name, self.host.minion, pauses.pauses(self.directory))
+
+    # ---- csync2's database
+
+    def open_database(self, write: bool = False) -> Database:
+        return Database(self.database, timeout=DATABASE_WAIT, write=write)
+
+    @contextlib.contextmanager
+    def copied_database(self) -> Iterator[tuple[str, str]]:
+        """
+        Yields (a directory for csync2 -D, the path of a copy of the database there). What a crash leaves of it, the
+        watcher removes.
+        """
+        with tempfile.TemporaryDirectory(f".tmp{os.getpid()}", "copy-", self.directory) as directory:
+            path = os.path.join(directory, os.path.basename(self.database))
+            with self.open_database() as database:
+                database.backup(path, durable=False)
+            yield directory, path
+
+    def state(self) -> int:
+        """
+        How far this host is: Database.NEW, RECORDED, ESTABLISHED. A database that is missing is made.
+
+        A new or replaced one gets its pins: without them csync2 would trust whoever comes first.
+        """
+        if not os.path.exists(self.database):
+            self.pin(self.config)
+        with self.open_database() as database:
+            if database.state() != Database.NEW:
+                return database.state()
+        self.pin(self.config)
+        return Database.NEW
+
+    def left(self, config: GroupConfig) -> dict[str, int]:
+        """``{address: entries}`` that the other hosts are still to get; hosts that left the group get nothing."""
+        with self.open_database() as database:
+            return {peer: number for peer, number in database.dirty_peers().items() if peer in config.minions}
+
+    def pin(self, config: GroupConfig, test: bool = False) -> dict[str, dict[str, list[str]]]:
+        """
+        Make the database's pinned certificates those of the config's hosts. Returns the changes, as
+        ``{"certificates": {"pinned": [address, …], "dropped": [address, …]}}``. Raises CsyncsyncError.
+        """
+        others = ((minion, host) for minion, host in config.hosts.items() if minion != self.host.minion)
+        wanted = {host["address"]: host["certificate"] for _, host in others}
+        if not os.path.exists(self.database) or not os.path.getsize(self.database):
+            if test:
+                return {"certificates": {"pinned": sorted(wanted)}} if wanted else {}
+            self._make_database()
+        try:
+            self._await_tables()
+            with Database(self.database, timeout=DATABASE_WAIT, write=not test) as database:
+                pinned = database.certificates()
+                if pinned == wanted:
+                    return {}
+                if not test:
+                    database.pin(wanted)
+        except sqlite3.Error as err:
+            raise CsyncsyncError(f"{self.database}: {err}") from err
+        new = sorted(address for address in wanted if pinned.get(address) != wanted[address])
+        return {"certificates": {"pinned": new, "dropped": sorted(set(pinned) - set(wanted))}}
+
+    def _make_database(self) -> None:
+        """Any listing makes the database with its tables; 2 is "nothing to list"."""
+        try:
+            command.run(self.name, "-M", fine=(0, 2))
+        except CsyncsyncError as err:
+            # csync2's server makes the same tables at the same moment.
+            if "already exists" not in str(err) and "no such table" not in str(err):
+                raise
+
+    def _await_tables(self) -> None:
+        """Wait until csync2, its server perhaps, has made all tables of a new database."""
+        until = time.monotonic() + TABLES_WITHIN
+        while time.monotonic() < until:
+            with self.open_database() as database:
+                if database.is_complete():
+                    return
+            time.sleep(0.1)
+
+    # ---- Who may work on it now
+
+    def lock(self, wait: float = 0.0) -> contextlib.AbstractContextManager[bool]:
+        """Hold the group's lock on this host; yields whether it could be had."""
+        return storage.locked(self.path("lock"), wait)
+
+    @contextlib.contextmanager
+    def exclusive(self, roots: bool = False, established: str = "") -> Iterator[GroupConfig]:
+        """
+        Work on the group while no push does; waits for one that is under way. Yields the config.
+
+        roots
+            Only if all include roots are the ones that they were.
+        established
+            Only if this host is established in the group, too; else the error says this.
+
+        Raises CsyncsyncError.
+        """
+        config = self.config
+        with self.lock(LOCK_WAIT) as mine:
+            if not mine:
+                raise CsyncsyncError(f"another push of {self.name} is under way on this host")
+            problems = self.guard.root_problems() if roots or established else []
+            if established and not problems and self.state() != Database.ESTABLISHED:
+                problems = [established]
+            if problems:
+                raise CsyncsyncError("; ".join(problems))
+            yield config
