@@ -28,6 +28,8 @@ The units of csyncsync are gone:
       - /etc/systemd/system/csyncsync-watch.service
       - /etc/systemd/system/csyncsync-full@.service
       - /etc/systemd/system/csyncsync-full@.timer
+      - /etc/systemd/system/csyncsync-action@.path
+      - /etc/systemd/system/csyncsync-action@.service
 {%- set metrics = '/var/lib/csyncsync/metrics.prom' %}
 {%- if salt['file.is_link'](metrics) %}
 
@@ -37,8 +39,6 @@ Its metrics are gone:
       - {{ metrics }}
       - {{ salt['file.readlink'](metrics) | tojson }}
 {%- endif %}
-      - /etc/systemd/system/csyncsync-action@.path
-      - /etc/systemd/system/csyncsync-action@.service
 
 {%- if salt['mine.get'](grains['id'], 'csyncsync.member') %}
 
