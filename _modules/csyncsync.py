@@ -41,11 +41,12 @@ from csync2lib.csync2.kept import keep_copy, keep_link, lost_database, put_aside
 from csync2lib.csync2.names import database_path, is_group_name
 from csync2lib.csync2.states import check_text
 from csync2lib.errors import CommandError, CsyncsyncError
+from csync2lib.group import Group, ThisHost
+from csync2lib.guard import LET_THROUGH, Guard, is_empty_directory
 from csync2lib.join import recovery
 from csync2lib.pauses import ALL_HOSTS, pauses
 from csync2lib.push import transfer
 from csync2lib.push.check import half_marked
-from csync2lib.push.guard import LET_THROUGH, Guard, is_empty_directory
 from csync2lib.report import metrics as metrics_module
 from csync2lib.report import status as host_status
 from csync2lib.versions import version
@@ -76,6 +77,15 @@ def __virtual__():
     if importlib.util.find_spec("cryptography") is None:
         return False, "csyncsync: Python's cryptography, which Salt's packages hold, cannot be imported"
     return __virtualname__
+
+
+def _host():
+    system = "/etc/csync2" if __grains__.get("os_family") == "Suse" else "/etc"
+    return ThisHost(__opts__["id"], socket.gethostname().lower(), system)
+
+
+def _group(name):
+    return Group(name, _host())
 
 
 # --- Facts and membership --------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -123,6 +124,15 @@ class GroupConfig:
     def backup_directory(self) -> bytes | None:
         path = self.rules.get("backup_directory")
         return os.fsencode(path) if path else None
+
+    def in_includes(self, names: Iterable[str]) -> dict[str, bytes]:
+        """``{name: path}`` of percent-encoded names, all of which stand in the includes. Raises CsyncsyncError."""
+        found = {name: urllib.parse.unquote_to_bytes(name) for name in names}
+        for name, path in found.items():
+            inside = any(path == root or path.startswith(root + b"/") for root in self.roots)
+            if not inside or os.path.normpath(path) != path or b"\0" in path:
+                raise CsyncsyncError(f"{name} is in no include of {self.group}")
+        return found
 
     def address_of(self, minion: str) -> str:
         """The address of a host. Raises CsyncsyncError."""
