@@ -1187,7 +1187,7 @@ def _send(group, config, peers, since):
     before = storage.read_json(path, {})
     failed = dict(before)
     stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
-    with _checked_again(group) as changed:
+    with journal.checked_again(_group_path(group, "journal")) as changed:
         problems = _send_to(group, config, peers, since, changed, stalled)
     for peer, problem in problems.items():
         if problem:
@@ -1201,17 +1201,6 @@ def _send(group, config, peers, since):
     if failed != before:
         storage.write_json(path, failed, durable=False)
     return left
-
-
-@contextlib.contextmanager
-def _checked_again(group):
-    """Yields a set of paths, to add to, that csync2 is to check with the next push."""
-    paths_ = set()
-    try:
-        yield paths_
-    finally:
-        if paths_:
-            journal.write(_group_path(group, "journal"), sorted(paths_), False, "push")
 
 
 def _open_database(group, write=False):
@@ -1535,7 +1524,7 @@ def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
             _mark_unlike(group, config, peer, digests, remove)
             _drop_marks(group, peer, before, _from_text(unsent))
             marked = _dirty_peers(group).get(peer, 0)
-            with _checked_again(group) as changed:
+            with journal.checked_again(_group_path(group, "journal")) as changed:
                 problems = _send_to(group, config, [peer], since, changed)
             before.update(changed)
             if problems[peer]:

@@ -20,7 +20,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from csync2lib import storage
 
@@ -74,6 +74,17 @@ def write(directory: str, content: list[bytes], whole: bool, number: int | str, 
     if whole:
         storage.write(os.path.join(directory, "whole"), b"")
     storage.sync_directory(directory)
+
+
+@contextlib.contextmanager
+def checked_again(directory: str) -> Iterator[set[bytes]]:
+    """Yields a set of paths, to add to, that csync2 is to check with the next push; also when an error is raised."""
+    paths: set[bytes] = set()
+    try:
+        yield paths
+    finally:
+        if paths:
+            write(directory, sorted(paths), False, "push")
 
 
 def mark_whole(directory: str) -> None:
