@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from csync2lib import contents
 from csync2lib.csync2.database import Database
-from csync2lib.csync2.names import _ENCODED, database_path, decode, encode
+from csync2lib.csync2.names import ENCODED, database_path, decode, encode
 from csync2lib.csync2.states import check_text
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ def test_a_name_is_encoded_as_csync2_does(raw, text):
 def test_decoding_gives_back_what_was_encoded(raw):
     encoded = encode(raw)
     assert decode(encoded) == raw
-    assert not set(encoded.replace(b"%", b"")) & set(_ENCODED)
+    assert not set(encoded.replace(b"%", b"")) & set(ENCODED)
 
 
 @given(st.binary())

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from csync2lib.config import membership, schema
+from csync2lib.config.action import ACTION_OPTIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -428,7 +429,7 @@ PLACES = {
     "itself": lambda shape: shape,
     "in a list": lambda shape: ["/srv/x", shape],
     "in a mapping": lambda shape: {"tgt": shape, "tgt_type": "list", "number": shape, "share": shape, "exec": shape},
-    "in a list of mappings": lambda shape: [dict.fromkeys(schema.ACTION_OPTIONS, shape), {"exec": [shape]}],
+    "in a list of mappings": lambda shape: [dict.fromkeys(ACTION_OPTIONS, shape), {"exec": [shape]}],
     "as a kind of target": lambda shape: {"tgt": "web*", "tgt_type": shape},
     "as a regular expression": lambda shape: {"tgt": shape, "tgt_type": "pcre"},
 }
@@ -501,7 +502,7 @@ names = st.one_of(st.sampled_from(["data", "0", "1", "nan", "inf", ""]), scalars
 option_names = st.one_of(
     st.sampled_from(schema.OPTIONS), st.sampled_from(schema.OPTIONS).map(lambda o: o.replace("_", "-")), scalars
 )
-inner_names = st.one_of(st.sampled_from([*schema.ACTION_OPTIONS, "tgt", "tgt_type", "do-local"]), scalars)
+inner_names = st.one_of(st.sampled_from([*ACTION_OPTIONS, "tgt", "tgt_type", "do-local"]), scalars)
 anything = st.recursive(
     st.one_of(scalars, st.sampled_from(sorted(SHAPES)).map(lambda name: SHAPES[name])),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(inner_names, inner, max_size=4),
@@ -528,7 +529,7 @@ def assert_complete(options):
         assert options[option] is None or isinstance(options[option], str)
     assert options["backup_generations"] is None or type(options["backup_generations"]) is int
     for action in options["action"]:
-        assert tuple(action) == schema.ACTION_OPTIONS
+        assert tuple(action) == ACTION_OPTIONS
         assert action["exec"]
         assert all(isinstance(item, str) for item in action["exec"] + action["pattern"])
         assert isinstance(action["do_local"], bool)

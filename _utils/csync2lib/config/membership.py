@@ -1,21 +1,42 @@
 """Who is in a group: given its target and what the mine holds, the hosts of its config."""
 
+from __future__ import annotations
+
+import dataclasses
 import fnmatch
 import ipaddress
 import re
 import ssl
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from csync2lib.config import schema
+from csync2lib.config.schema import members as checked_members
+from csync2lib.config.values import MINION_ID, Problems, shown
 from csync2lib.errors import CsyncsyncError
 
 #: csync2 compares lower-cased names and keeps 255 characters (myhostname[256]); Linux allows 64.
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z")
 
 
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """A host of a group, as csync2's config has it; ``config.json`` and ``csyncsync.groups`` hold it as a mapping."""
+
+    #: What csync2 calls the host (``-N``): its lower-case host name.
+    name: str
+    #: The IP address at which the other hosts reach it, in its one canonical form.
+    address: str
+    #: Its TLS certificate, as certificate_data() gives it.
+    certificate: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"name": self.name, "address": self.address, "certificate": self.certificate}
+
+
 # --- Membership ------------------------------------------------------------------------------------------
 
 
-def matches(members, minion):
+def matches(members: Mapping[str, Any], minion: str) -> bool:
     """
     Given a group's validated ``members`` and a minion id, tell whether the target covers that id.
 
@@ -29,7 +50,7 @@ def matches(members, minion):
     return fnmatch.fnmatchcase(minion, tgt)
 
 
-def may_match(options, minion):
+def may_match(options: object, minion: str) -> bool:
     """
     Given a group's options as they stand in the pillar, tell whether a minion may be meant, if nobody can know.
 
@@ -37,17 +58,23 @@ def may_match(options, minion):
     """
     if not isinstance(options, dict) or "members" not in options:
         return True
-    problems = schema.Problems("")
-    members = schema.members(options["members"], problems)
-    return bool(problems.messages) or matches(members, minion)
+    problems = Problems("")
+    members = checked_members(options["members"], problems)
+    return members is None or bool(problems.messages) or matches(members, minion)
 
 
-def receives_only(options, minion):
+def receives_only(options: Mapping[str, Any], minion: str) -> bool:
     """Given a group's validated options, tell whether this minion only receives (csync2's slave hosts)."""
     return any(fnmatch.fnmatchcase(minion, pattern) for pattern in options["receive_only"])
 
 
-def hosts(name, options, published, known=None, accepted=None):
+def hosts(
+    name: str,
+    options: Mapping[str, Any],
+    published: Mapping[str, Any],
+    known: Mapping[str, Mapping[str, str]] | None = None,
+    accepted: Collection[str] | None = None,
+) -> dict[str, Any]:
     """
     Given what the mine answered for one group, return the hosts that belong into its config.
 
@@ -63,9 +90,9 @@ def hosts(name, options, published, known=None, accepted=None):
         not among them has left.
 
     Returns ``{"hosts": {minion id: {"name", "address", "certificate"}}, "unpublished": [minion id, …]}``, the
-    hosts sorted by minion id. Raises Csync2Error, naming the minion, if a published value cannot be used.
+    hosts sorted by minion id. Raises CsyncsyncError, naming the minion, if a published value cannot be used.
     """
-    result = {}
+    result: dict[str, Host] = {}
     for minion in sorted(published):
         if (accepted is None or minion in accepted) and matches(options["members"], minion):
             result[minion] = _host(name, minion, published[minion])
@@ -74,51 +101,53 @@ def hosts(name, options, published, known=None, accepted=None):
         if minion in result or not matches(options["members"], minion):
             continue
         if accepted is None or minion in accepted:
-            result[minion] = host
+            result[minion] = Host(host["name"], host["address"], host["certificate"])
             unpublished.append(minion)
-    for field in ("name", "address"):
-        owners = {}
-        for minion, host in result.items():
-            first = owners.setdefault(host[field], minion)
-            if first != minion:
-                raise CsyncsyncError(
-                    f"minions {schema.shown(first)} and {schema.shown(minion)} both publish the {field}"
-                    f" {host[field]}: csync2 cannot tell them apart; correct one of them"
-                )
-    return {"hosts": dict(sorted(result.items())), "unpublished": unpublished}
+    _must_differ({minion: host.name for minion, host in result.items()}, "name")
+    _must_differ({minion: host.address for minion, host in result.items()}, "address")
+    return {"hosts": {minion: host.as_dict() for minion, host in sorted(result.items())}, "unpublished": unpublished}
 
 
-def _host(group, minion, facts):
-    """Given one minion's published facts, return its host entry, or raise Csync2Error."""
-    if not schema.MINION_ID.match(minion) or not isinstance(facts, dict):
+def _must_differ(values: Mapping[str, str], field: str) -> None:
+    owners: dict[str, str] = {}
+    for minion, value in values.items():
+        first = owners.setdefault(value, minion)
+        if first != minion:
+            raise CsyncsyncError(
+                f"minions {shown(first)} and {shown(minion)} both publish the {field}"
+                f" {value}: csync2 cannot tell them apart; correct one of them"
+            )
+
+
+def _host(group: str, minion: str, facts: Any) -> Host:
+    """Given what one minion has published, return its host. Raises CsyncsyncError."""
+    if not MINION_ID.match(minion) or not isinstance(facts, dict):
         raise CsyncsyncError(
-            f"minion {schema.shown(minion)} publishes no csyncsync.member facts: run state.apply csyncsync there"
+            f"minion {shown(minion)} publishes no csyncsync.member facts: run state.apply csyncsync there"
         )
     name, addresses = facts.get("name"), facts.get("addresses")
     if not isinstance(name, str) or not _HOST_NAME.match(name):
-        raise CsyncsyncError(f"minion {schema.shown(minion)} publishes {schema.shown(name)!r}, which is no host name")
+        raise CsyncsyncError(f"minion {shown(minion)} publishes {shown(name)!r}, which is no host name")
     address = addresses.get(group, addresses.get("")) if isinstance(addresses, dict) else None
     try:
-        ip = ipaddress.ip_address(address if isinstance(address, str) else None)
+        ip = ipaddress.ip_address(address if isinstance(address, str) else "")
     except ValueError:
-        raise CsyncsyncError(
-            f"minion {schema.shown(minion)} publishes {schema.shown(address)!r}, which is no address"
-        ) from None
+        raise CsyncsyncError(f"minion {shown(minion)} publishes {shown(address)!r}, which is no address") from None
     ip = getattr(ip, "ipv4_mapped", None) or ip  # ::ffff:10.0.0.1 is 10.0.0.1
     if ip.is_unspecified or ip.is_multicast or ip.is_loopback or getattr(ip, "scope_id", None):
-        raise CsyncsyncError(f"minion {schema.shown(minion)} publishes {ip}, which the other hosts cannot reach")
+        raise CsyncsyncError(f"minion {shown(minion)} publishes {ip}, which the other hosts cannot reach")
     try:
         certificate = certificate_data(facts.get("certificate"))
     except CsyncsyncError as err:
-        raise CsyncsyncError(f"minion {schema.shown(minion)} {err}") from None
-    return {"name": name, "address": str(ip), "certificate": certificate}
+        raise CsyncsyncError(f"minion {shown(minion)} {err}") from None
+    return Host(name, str(ip), certificate)
 
 
-def certificate_data(pem):
+def certificate_data(pem: object) -> str:
     """
     Given a certificate in PEM, return it as csync2 keeps it: the DER form in upper-case hexadecimal.
 
-    Raises Csync2Error if it is none. (conn.c, conn_check_peer_cert())
+    Raises CsyncsyncError if it is none. (conn.c, conn_check_peer_cert())
     """
     if not isinstance(pem, str) or len(pem) > 16384 or pem.count("-----BEGIN") != 1:
         raise CsyncsyncError("publishes no certificate")
@@ -131,7 +160,7 @@ def certificate_data(pem):
     return der.hex().upper()
 
 
-def _is_der_certificate(der):
+def _is_der_certificate(der: bytes) -> bool:
     """OpenSSL is asked; but it lets something follow the certificate, so the length that DER begins with has to fit."""
     start = {b"\x81": 3, b"\x82": 4}.get(der[1:2], 0)
     if int.from_bytes(der[2:start], "big") != len(der) - start:

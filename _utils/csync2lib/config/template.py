@@ -1,6 +1,10 @@
 """What the template of csync2's config lays out: given a group, its options and its hosts."""
 
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from csync2lib.config import membership
 from csync2lib.csync2.names import TEMPDIR
@@ -8,7 +12,9 @@ from csync2lib.csync2.names import TEMPDIR
 # --- The config ------------------------------------------------------------------------------------------
 
 
-def context(name, options, members, key_file, due):
+def context(
+    name: str, options: Mapping[str, Any], members: Mapping[str, Mapping[str, str]], key_file: str, due: str
+) -> dict[str, Any]:
     """
     Given a group, its options and its hosts, return what the config template lays out.
 
@@ -18,7 +24,7 @@ def context(name, options, members, key_file, due):
     Returns ``{"name", "tls", "tempdir", "key_file", "hosts": [{"name", "address", "receive_only"}], "include",
     "exclude", "auto", "actions", "backup_directory", "backup_generations"}``; every string in it can stand between
     quotes.
-    ``commands`` is for csync2action, not for the config: ``[{"key", "exec", "logfile"}]``, each command once.
+    ``commands`` is for actions.py, not for the config: ``[{"key", "exec", "logfile"}]``, each command once.
     The hosts stand in the order of their minion ids, the same on every host (csync2's ``auto: left`` needs that).
     """
     return {
@@ -44,9 +50,9 @@ def context(name, options, members, key_file, due):
     }
 
 
-def _commands_of(actions):
+def _commands_of(actions: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """``{key: {"key", "exec", "logfile"}}`` of these actions. A key stands for a command and where its output goes."""
-    commands = {}
+    commands: dict[str, dict[str, Any]] = {}
     for action in actions:
         for command in action["exec"]:
             key = hashlib.sha256(f"{action['logfile'] or ''}\0{command}".encode()).hexdigest()[:12]
@@ -54,11 +60,11 @@ def _commands_of(actions):
     return commands
 
 
-def _noting(action, due):
+def _noting(action: Mapping[str, Any], due: str) -> dict[str, Any]:
     """
     Given an action, return it as csync2 is to have it: it runs no command, but leaves a note that one is due.
 
-    The names of files are put there by csync2: no name holds a quote (see _commands()). If they are more than a command
+    csync2 puts the names of files there: no name holds a quote (see config/action.py). If they are more than a command
     line takes, csync2 cannot even start the shell, so there is a note without them as well; csync2 leaves that first
     (action.c: it sorts by the encoded command).
     """

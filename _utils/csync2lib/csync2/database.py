@@ -1,15 +1,31 @@
 """csync2's database of one group: a table of what is recorded, and one of what is to be sent to whom."""
 
-import collections
+from __future__ import annotations
+
 import contextlib
 import os
 import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from csync2lib.csync2.names import decode, encode
 
-#: A line of csync2's table of what is to be sent: its number, the encoded name, whether the peer has to take it (0, 1),
-#: this host's and the peer's encoded address.
-Entry = collections.namedtuple("Entry", "rowid name forced own peer")
+
+class DirtyEntry(NamedTuple):
+    """A line of csync2's table of what is to be sent."""
+
+    rowid: int
+    #: The path, as encode() gives it.
+    name: bytes
+    #: 1 (or ``b"1"``) if the peer has to take it whatever it has (``csync2 -f``), else 0.
+    forced: int | bytes
+    #: This host's address and the peer's, as encode() gives them.
+    own: bytes
+    peer: bytes
+
+
+#: Its name until now.
+Entry = DirtyEntry
 
 
 class Database:
@@ -24,49 +40,50 @@ class Database:
     #: established (may push). csync2 itself leaves it at 0, so a database that was lost is never taken for ours.
     NEW, RECORDED, ESTABLISHED = 0, 1, 2
 
-    def __init__(self, path, timeout=0.0, write=False):
+    def __init__(self, path: str, timeout: float = 0.0, write: bool = False) -> None:
         mode = "rw" if write else "ro"
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         self._db = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, timeout=timeout, isolation_level=None)
         self._db.text_factory = bytes
 
-    def __enter__(self):
+    def __enter__(self) -> Database:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def _rows(self, query, *values):
+    def _rows(self, query: str, *values: object) -> list[Any]:
         return self._db.execute(query, values).fetchall()
 
-    def state(self):
+    def state(self) -> int:
         """NEW, RECORDED or ESTABLISHED."""
-        return self._rows("PRAGMA user_version")[0][0]
+        return int(self._rows("PRAGMA user_version")[0][0])
 
-    def set_state(self, state):
+    def set_state(self, state: int) -> None:
         self._db.execute(f"PRAGMA user_version = {int(state)}")
 
-    def await_writer(self):
+    def await_writer(self) -> None:
         """Wait until nobody writes, up to the timeout: csync2 would sleep for a second (db.c: "sleeping a sec")."""
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("ROLLBACK")
 
-    def is_complete(self):
+    def is_complete(self) -> bool:
         """Tell whether it has all tables: csync2 makes them one by one."""
         tables = {name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
         return {b"file", b"dirty", b"hint", b"action", b"x509_cert"} <= tables
 
-    def is_sound(self):
+    def is_sound(self) -> bool:
         """Tell whether nothing is damaged or missing; reads all of it."""
         return self._rows("PRAGMA quick_check(1)") == [(b"ok",)] and self.is_complete()
 
-    def count(self):
+    def count(self) -> int:
         """How many files are recorded."""
-        return self._rows("SELECT count(*) FROM file")[0][0]
+        return int(self._rows("SELECT count(*) FROM file")[0][0])
 
-    def size(self, most=50_000):
+    def size(self, most: int = 50_000) -> tuple[int, int]:
         """``(files, bytes)`` of all that is recorded; read in portions, so that nobody waits."""
-        after, files, size = b"", 0, 0
+        after: bytes | None = b""
+        files = size = 0
         while after is not None:
             [(number, some, after)] = self._rows(
                 "SELECT count(*), total(CASE WHEN found THEN CAST(substr(checktxt, found + 8) AS INTEGER) END),"
@@ -78,12 +95,12 @@ class Database:
             files, size = files + number, size + int(some)
         return files, size
 
-    def record(self, path):
+    def record(self, path: bytes) -> bytes | None:
         """The recorded state (as check_text() gives it) of a path in bytes, None if there is none."""
         rows = self._rows("SELECT checktxt FROM file WHERE filename = CAST(? AS TEXT)", encode(path))
         return decode(rows[0][0]) if rows else None
 
-    def records(self, paths):
+    def records(self, paths: Iterable[bytes]) -> tuple[dict[bytes, bytes], set[bytes]]:
         """
         ``({path: record}, {path, …} of those that are to be sent to anybody)`` of these paths, a few hundred at most.
 
@@ -95,7 +112,7 @@ class Database:
         dirty = self._rows(f"SELECT DISTINCT filename FROM dirty WHERE {among}", *names)
         return {decode(name): decode(text) for name, text in rows}, {decode(name) for (name,) in dirty}
 
-    def has_below(self, path):
+    def has_below(self, path: bytes) -> bool:
         """Tell whether anything is recorded below this directory."""
         name = encode(path)
         return bool(
@@ -106,7 +123,7 @@ class Database:
             )
         )
 
-    def below(self, path):
+    def below(self, path: bytes) -> list[bytes]:
         """What is recorded of a directory and everything below it, as paths in bytes."""
         name = encode(path)
         rows = self._rows(
@@ -118,31 +135,31 @@ class Database:
         )
         return [decode(row) for (row,) in rows]
 
-    def latest(self, most):
+    def latest(self, most: int) -> list[bytes]:
         """The paths, in bytes, that were recorded last: the latest first, so many at most."""
         return [decode(name) for (name,) in self._rows("SELECT filename FROM file ORDER BY rowid DESC LIMIT ?", most)]
 
-    def is_dirty(self, path):
+    def is_dirty(self, path: bytes) -> bool:
         """Tell whether a path in bytes is to be sent to anybody."""
         return bool(self._rows("SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT) LIMIT 1", encode(path)))
 
-    def dirty(self, peers=None):
+    def dirty(self, peers: Iterable[str] | None = None) -> list[tuple[bytes, str, bool]]:
         """What is still to be sent (to some peers): ``[(path in bytes, peer's address, forced), …]``."""
         names = None if peers is None else [encode(peer.encode()) for peer in peers]
         wanted = "" if names is None else f" WHERE peername IN ({', '.join(['CAST(? AS TEXT)'] * len(names))})"
         rows = self._rows(f"SELECT filename, peername, forced FROM dirty{wanted} ORDER BY filename", *(names or ()))
         return [(decode(name), decode(peer).decode(), forced in (1, b"1")) for name, peer, forced in rows]
 
-    def dirty_peers(self):
+    def dirty_peers(self) -> dict[str, int]:
         """``{peer's address: how many entries}``."""
         rows = self._rows("SELECT peername, count(*) FROM dirty GROUP BY peername")
         return {decode(peer).decode(): number for peer, number in rows}
 
-    def part(self, peer, after, most):
+    def part(self, peer: str, after: bytes, most: int) -> list[DirtyEntry]:
         """
         What is to be sent to one peer: at most so many entries, in the order of their names, after a name.
 
-        Returns a list of Entry.
+        Returns a list of DirtyEntry.
         """
         rows = self._rows(
             "SELECT rowid, filename, forced, myname, peername FROM dirty WHERE peername = CAST(? AS TEXT)"
@@ -151,9 +168,9 @@ class Database:
             after,
             most,
         )
-        return [Entry(*row) for row in rows]
+        return [DirtyEntry(*row) for row in rows]
 
-    def above_dirty(self, peer, first, last):
+    def above_dirty(self, peer: str, first: bytes, last: bytes) -> set[bytes]:
         """The encoded names between two, as a set, that are to be sent to a peer, as is something below them."""
         rows = self._rows(
             "SELECT filename FROM dirty AS above WHERE peername = CAST(? AS TEXT)"
@@ -166,7 +183,7 @@ class Database:
         )
         return {name for (name,) in rows}
 
-    def copy(self, path, entries):
+    def copy(self, path: str, entries: Iterable[DirtyEntry]) -> None:
         """Put entries of part(), and no file's record, into a new database of the same shape."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -188,7 +205,7 @@ class Database:
         finally:
             copy.close()
 
-    def empty(self):
+    def empty(self) -> None:
         """Forget all files, and what is to be sent of them: NEW again, but for the pins."""
         self._db.execute("BEGIN IMMEDIATE")
         for table in ("file", "dirty", "hint", "action"):
@@ -196,18 +213,18 @@ class Database:
         self._db.execute(f"PRAGMA user_version = {self.NEW}")
         self._db.execute("COMMIT")
 
-    def backup(self, path, durable=True):
+    def backup(self, path: str, durable: bool = True) -> None:
         """Copy the whole database; durable: also if the power fails."""
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
             if not durable:
                 copy.execute("PRAGMA synchronous = OFF")
             self._db.backup(copy)
 
-    def dirty_names(self):
+    def dirty_names(self) -> set[bytes]:
         """The encoded names of all that is to be sent, as a set."""
         return {name for (name,) in self._rows("SELECT filename FROM dirty")}
 
-    def hidden(self, tops=None):
+    def hidden(self, tops: Iterable[bytes] | None = None) -> set[bytes]:
         """Paths, in bytes, of what has a name that begins with a dot: all to be sent, or all recorded below tops."""
         if tops is None:
             names = self._rows("SELECT DISTINCT filename FROM dirty WHERE filename GLOB '*/.*'")
@@ -220,7 +237,7 @@ class Database:
         paths = (decode(name) for (name,) in names)
         return {path for path in paths if os.path.basename(path).startswith(b".")}
 
-    def forget(self, paths):
+    def forget(self, paths: Sequence[bytes]) -> None:
         """Drop what is recorded of paths and that they are to be sent: the next check finds them as new ones."""
         self._db.execute("BEGIN IMMEDIATE")
         for table in ("dirty", "file"):
@@ -228,33 +245,33 @@ class Database:
             self._db.executemany(query, [(encode(path),) for path in paths])
         self._db.execute("COMMIT")
 
-    def discharge(self, peer, entries):
+    def discharge(self, peer: str, entries: Iterable[DirtyEntry]) -> None:
         """Drop what has been sent to a peer: entries as part() gave them."""
         name = encode(peer.encode())
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany(
             "DELETE FROM dirty WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
-            [(rowid, filename, name) for rowid, filename, *_ in entries],
+            [(entry.rowid, entry.name, name) for entry in entries],
         )
         self._db.execute("COMMIT")
 
-    def keep_dirty(self, wanted):
+    def keep_dirty(self, wanted: Callable[[bytes, str], bool]) -> None:
         """Drop what is to be sent but for the (path, peer) pairs for which wanted(path, peer) is true."""
         drop = [(encode(path), encode(peer.encode())) for path, peer, _ in self.dirty() if not wanted(path, peer)]
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany("DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)", drop)
         self._db.execute("COMMIT")
 
-    def contents(self, most=10_000):
+    def contents(self, most: int = 10_000) -> Iterator[bytes]:
         """The paths, in bytes, of all recorded files that have content; read in portions, so that nobody waits."""
         wanted = "checktxt LIKE '%type=reg%' AND checktxt NOT LIKE '%size=0'"
         return (path for path, _ in self._portions(wanted, most))
 
-    def states(self, most=10_000):
+    def states(self, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         """``(path in bytes, its recorded state)`` of all files, in the order of their names; read in portions."""
         return self._portions("1", most)
 
-    def _portions(self, wanted, most):
+    def _portions(self, wanted: str, most: int) -> Iterator[tuple[bytes, bytes]]:
         after = b""
         while True:
             rows = self._rows(
@@ -268,7 +285,7 @@ class Database:
             yield from ((decode(name), decode(text)) for name, text in rows)
             after = rows[-1][0]
 
-    def record_ends(self, tops):
+    def record_ends(self, tops: Iterable[bytes]) -> set[bytes]:
         """
         Record below each of these directories a path that no file can have, and that stands behind all others there.
         Returns them as a set.
@@ -279,22 +296,22 @@ class Database:
         )
         return ends
 
-    def mark(self, paths, name, peer, most=10_000):
+    def mark(self, paths: Sequence[bytes], name: str, peer: str, most: int = 10_000) -> None:
         """
         Mark paths, a list, as to be sent to one peer; csync2 then compares contents with it. In portions, so that
         nobody waits.
         """
-        name, peer = encode(name.encode()), encode(peer.encode())
+        own, to = encode(name.encode()), encode(peer.encode())
         for start in range(0, len(paths), most):
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
                 "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
                 " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
-                [(encode(path), name, peer) for path in paths[start : start + most]],
+                [(encode(path), own, to) for path in paths[start : start + most]],
             )
             self._db.execute("COMMIT")
 
-    def force(self, paths, name, peer):
+    def force(self, paths: Sequence[bytes], name: str, peer: str) -> None:
         """Mark paths as to be sent to one peer whatever it says (csync2 -f)."""
         self.mark(paths, name, peer)
         self._db.execute("BEGIN IMMEDIATE")
@@ -304,12 +321,12 @@ class Database:
         )
         self._db.execute("COMMIT")
 
-    def certificates(self):
+    def certificates(self) -> dict[str, str]:
         """The pinned certificates: ``{peer's address: certificate as certificate_data() gives it}``."""
         rows = self._rows("SELECT peername, certdata FROM x509_cert")
         return {decode(peer).decode(): data.decode() for peer, data in rows}
 
-    def pin(self, certificates):
+    def pin(self, certificates: Mapping[str, str]) -> None:
         """Make the pinned certificates exactly these: ``{peer's address: certificate}``."""
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("DELETE FROM x509_cert")

@@ -1,5 +1,7 @@
 """What is kept of csync2's database in case it is lost: a second name (a hard link), and a copy."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
@@ -11,17 +13,17 @@ from csync2lib.csync2.database import Database
 log = logging.getLogger(__name__)
 
 
-def kept_database(directory, path):
+def kept_database(directory: str, path: str) -> str:
     """Where csyncsync keeps a second name (a hard link) of a group's database, given the group's directory."""
     return os.path.join(directory, os.path.basename(path))
 
 
-def copied_database(directory, path):
+def copied_database(directory: str, path: str) -> str:
     """Where csyncsync keeps a copy of a group's database, given the group's directory."""
     return kept_database(directory, path) + ".copy"
 
 
-def lost_database(directory, path):
+def lost_database(directory: str, path: str) -> str | None:
     """
     What is left of the database that a group had before it was deleted, truncated, or made anew: its second name, which
     is all of it, or a copy, which may be some minutes old. None if nothing is.
@@ -32,14 +34,14 @@ def lost_database(directory, path):
     return copied if os.path.exists(copied) else None
 
 
-def _is_same_file(path, other):
+def _is_same_file(path: str, other: str) -> bool:
     try:
         return os.path.samefile(path, other)
     except FileNotFoundError:
         return False
 
 
-def _is_whole(path):
+def _is_whole(path: str) -> bool:
     """Tell whether a database of SQLite is as long as its header says (fileformat2.html, 1.3: bytes 16 and 28)."""
     try:
         with open(path, "rb") as file:
@@ -56,7 +58,7 @@ def _is_whole(path):
 COPIED, PER_SECOND = 4_000_000, 400_000
 
 
-def keep_link(directory, path):
+def keep_link(directory: str, path: str) -> None:
     """Keep a second name of a group's database, given the group's directory and the database's path."""
     kept = kept_database(directory, path)
     if os.path.exists(kept):
@@ -67,7 +69,7 @@ def keep_link(directory, path):
         os.link(path, kept)
 
 
-def keep_copy(directory, path):
+def keep_copy(directory: str, path: str) -> None:
     """Keep a copy of a sound database, unless it is large and was copied only just now; if there is room."""
     kept = copied_database(directory, path)
     temporary = f"{kept}.tmp"
@@ -89,7 +91,7 @@ def keep_copy(directory, path):
             os.unlink(temporary)
 
 
-def put_aside(directory, path):
+def put_aside(directory: str, path: str) -> None:
     """Put a damaged database aside, and forget its second name: that is as damaged."""
     os.replace(path, f"{path}.damaged")
     with contextlib.suppress(FileNotFoundError):

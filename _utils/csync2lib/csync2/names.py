@@ -1,5 +1,7 @@
 """How csync2 names things: groups, its databases, and paths in a database."""
 
+from __future__ import annotations
+
 import os
 import re
 
@@ -11,12 +13,12 @@ _GROUP_NAME = re.compile(r"[a-z0-9]{1,64}\Z")
 TEMPDIR = "csync2-temporary"
 
 #: db_api/urlencode.c: the bytes that csync2 writes as %XX.
-_ENCODED = bytes(range(1, 0x21)) + b"\x7f\"'%$:|\\"
-_TO_ENCODE = re.compile(b"[%s]" % re.escape(_ENCODED))
+ENCODED = bytes(range(1, 0x21)) + b"\x7f\"'%$:|\\"
+_TO_ENCODE = re.compile(b"[%s]" % re.escape(ENCODED))
 _TO_DECODE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
-def is_group_name(name):
+def is_group_name(name: object) -> bool:
     """Tell whether csync2 takes this as the name of a config (``-C``)."""
     return isinstance(name, str) and _GROUP_NAME.match(name) is not None
 
@@ -24,12 +26,12 @@ def is_group_name(name):
 # --- File names and states, as csync2 writes them --------------------------------------------------------
 
 
-def encode(raw):
+def encode(raw: bytes) -> bytes:
     """Given bytes, return them as csync2 writes them into its database (urlencode.c)."""
     return _TO_ENCODE.sub(lambda match: b"%%%02X" % ord(match.group()), raw)
 
 
-def decode(text):
+def decode(text: bytes) -> bytes:
     """The reverse of encode()."""
     return _TO_DECODE.sub(lambda match: bytes((int(match.group(1), 16),)), text)
 
@@ -37,6 +39,6 @@ def decode(text):
 # --- csync2's database -----------------------------------------------------------------------------------
 
 
-def database_path(directory, host, group):
+def database_path(directory: str, host: str, group: str) -> str:
     """The path of a group's database: csync2 builds it from the host's own name (db.c, db_default_database())."""
     return os.path.join(directory, f"{host.lower()}_{group}.db3")

@@ -1,15 +1,18 @@
 """
 What csync2 leaves: temporary files that it could not finish, because the disk was full or it was killed.
 
-One room for one question, which the watcher and a push ask: is this file csync2's? A file of a user must never be
-taken for one. May call the standard library only. Paths are bytes.
+One question, which the watcher and a push ask: is this file csync2's? A file of a user must never be
+taken for one. Paths are bytes.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
 import re
 import stat
 import time
+from collections.abc import Collection, Iterable
 
 from csync2lib import waits
 
@@ -25,20 +28,20 @@ UNCUT = 246
 TOGETHER = 60.0
 
 
-def is_temporary(name):
+def is_temporary(name: bytes) -> bool:
     """Tell whether a file is named as csync2's temporary ones."""
     return _TEMPORARY.match(name) is not None
 
 
-def is_unfinished(status):
+def is_unfinished(status: os.stat_result) -> bool:
     """Tell whether a file is as csync2's mkstemp() makes it: it gets its owner and mode with its name, or later."""
     regular = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
     return regular and (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o600, 0, 0)
 
 
-def open_paths():
+def open_paths() -> set[bytes]:
     """The paths of all that any process has open, as a set."""
-    found = set()
+    found: set[bytes] = set()
     for process in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), os.scandir(os.fsencode(f"/proc/{process}/fd")) as descriptors:
             for descriptor in descriptors:
@@ -47,9 +50,10 @@ def open_paths():
     return found
 
 
-def by_chance(paths):
+def by_chance(paths: Iterable[bytes]) -> set[bytes]:
     """Those of these files whose suffix chance has made: because it looks so, or one does that was made with it."""
-    made, chosen = {}, []
+    made: dict[bytes, list[bytes]] = {}
+    chosen: list[bytes] = []
     for path in paths:
         (made.setdefault(os.path.dirname(path), []) if _BY_CHANCE.match(path) else chosen).append(path)
     times = {directory: [_made(path) for path in there if _is_unfinished(path)] for directory, there in made.items()}
@@ -60,12 +64,12 @@ def by_chance(paths):
     return found
 
 
-def is_to_be_held(path, since, chance):
+def is_to_be_held(path: bytes, since: float, chance: bool) -> bool:
     """Tell whether a file may be csync2's, and has not been held back for long enough since that time."""
     return _is_unfinished(path) and 0 <= time.time() - since < (waits.HELD_FOR if chance else waits.CHOSEN_HELD_FOR)
 
 
-def is_left(path, opened):
+def is_left(path: bytes, opened: Collection[bytes]) -> bool:
     """
     Given a path with a suffix that chance has made, and what is open, tell whether it is csync2's beyond doubt.
 
@@ -80,7 +84,7 @@ def is_left(path, opened):
         return False
 
 
-def delete(path):
+def delete(path: bytes) -> bool:
     """Delete a file. Tells whether that could be done."""
     try:
         os.unlink(path)
@@ -89,14 +93,14 @@ def delete(path):
     return True
 
 
-def _is_unfinished(path):
+def _is_unfinished(path: bytes) -> bool:
     try:
         return is_temporary(os.path.basename(path)) and is_unfinished(os.lstat(path))
     except OSError:
         return False
 
 
-def _made(path):
+def _made(path: bytes) -> float:
     """When a file was made, or last changed; never, if it is gone."""
     try:
         return os.lstat(path).st_ctime
@@ -104,7 +108,7 @@ def _made(path):
         return float("inf")
 
 
-def _finals(path):
+def _finals(path: bytes) -> list[bytes]:
     """The files that a temporary one may have been to become."""
     directory, name = os.path.split(path)
     stem = name[1:-7]
@@ -113,11 +117,11 @@ def _finals(path):
     return [os.path.join(directory, name) for name in names]
 
 
-def _is_cut(name):
+def _is_cut(name: bytes) -> bool:
     return len(name.removeprefix(b".")) > UNCUT
 
 
-def _begins_with(path, start):
+def _begins_with(path: bytes, start: bytes) -> bool:
     """Tell whether a regular file begins with the content of another one."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):

@@ -1,0 +1,66 @@
+"""The option ``action``: which commands run on a host when which files have changed there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from csync2lib.config.values import Problems, kind, known_options, path_problem, shown, strings, unquotable
+
+ACTION_OPTIONS = ("pattern", "exec", "logfile", "do_local", "do_local_only")
+
+
+def actions(value: object, problems: Problems) -> list[Any]:
+    found = [value] if isinstance(value, dict) else value
+    if not isinstance(found, list):
+        problems.add("action", f"is a {kind(value)}, not a list of actions")
+        return []
+    return [_action(f"action:{i}", action, problems) for i, action in enumerate(found)]
+
+
+def _action(where: str, action: object, problems: Problems) -> dict[str, Any] | None:
+    if not isinstance(action, dict):
+        problems.add(where, f"is a {kind(action)}, not a mapping of options")
+        return None
+    given = known_options(where, action, ACTION_OPTIONS, problems)
+    if given.get("exec") == []:
+        problems.add(f"{where}:exec", "is empty: name at least one command")
+    if "exec" not in given:
+        problems.add(f"{where}:exec", "is missing")
+    for flag in ("do_local", "do_local_only"):
+        if not isinstance(given.get(flag, False), bool):
+            problems.add(f"{where}:{flag}", "is neither true nor false")
+    logfile = given.get("logfile")
+    if logfile is not None and (not isinstance(logfile, str) or unquotable(logfile) or path_problem(logfile)):
+        problems.add(f"{where}:logfile", f"{shown(logfile)!r} is not an absolute path")
+    return {
+        "pattern": _patterns(f"{where}:pattern", given.get("pattern", []), problems),
+        "exec": _commands(f"{where}:exec", given.get("exec", []), problems),
+        "logfile": logfile,
+        "do_local": given.get("do_local", False),
+        "do_local_only": given.get("do_local_only", False),
+    }
+
+
+def _commands(option: str, value: object, problems: Problems) -> list[str]:
+    """
+    Commands for root's shell. csync2 puts the names of files where "%%" stands first, as its database has them
+    (action.c): spaces and quotes are %XX there, but not the characters ; & ` ( and >.
+    """
+    commands = []
+    for where, item in strings(option, value, problems, "commands"):
+        before, mark, _ = item.partition("%%")
+        if mark and before.count("'") % 2 == 0:
+            problems.add(where, "has %% outside of single quotes: a file's name could run commands there")
+        commands.append(item)
+    return commands
+
+
+def _patterns(option: str, value: object, problems: Problems) -> list[str]:
+    """csync2 compares an action's patterns with whole paths, and strips no '/' from their end (action.c)."""
+    patterns = []
+    for where, item in strings(option, value, problems, "patterns"):
+        if item.startswith("/") or item == "*" or (item.startswith("*") and "**" in item):
+            patterns.append(item.rstrip("/") or item)
+        else:
+            problems.add(where, f"{shown(item)!r} would never match: begin it with '/', or with '**'")
+    return patterns
