@@ -6,7 +6,7 @@ MINUTES ?= 10
 # Tests on both cores, each file on one; with a testbed that broke, what comes after is not tried for an hour.
 BESIDE = -n 2 --dist loadfile --no-loadscope-reorder --maxfail=10
 
-.PHONY: help demo demo-down test unit chaos bench bench-large lint format clean
+.PHONY: help demo demo-down test unit chaos bench bench-large lint docs format clean
 
 help:
 	@echo "make demo       boot a Salt master and three hosts, and show files being synchronized (root)"
@@ -16,7 +16,8 @@ help:
 	@echo "make chaos      one fault after another while all hosts write: MINUTES=60 CHAOS_SEED=… (root)"
 	@echo "make bench      measure it beside csync2 + lsyncd and Syncthing; writes docs/benchmarks.* (root, half an hour)"
 	@echo "make bench-large  the same in a tree of 1,000,000 files (root, an hour, 30 GB)"
-	@echo "make lint       ruff, yamllint, salt-lint"
+	@echo "make lint       ruff, mypy, yamllint, salt-lint"
+	@echo "make docs       draw the pictures of docs/flows anew (root, to install graphviz)"
 
 demo: root
 	$(PYTHON) tests/demo/demo.py
@@ -42,8 +43,15 @@ bench-large: root $(VENV)/bench
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 	$(VENV)/bin/yamllint --strict .
 	$(VENV)/bin/salt-lint $$(find states -name '*.sls')
+
+docs: $(patsubst %.dot,%.svg,$(wildcard docs/flows/*.dot))
+
+docs/flows/%.svg: docs/flows/%.dot
+	@command -v dot >/dev/null || { apt-get -qq update && apt-get -qq install -y graphviz; }
+	dot -Tsvg $< -o $@
 
 format: $(VENV)/ready
 	$(VENV)/bin/ruff format .
