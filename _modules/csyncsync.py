@@ -9,7 +9,6 @@ Nothing that this module returns, logs or sends as an event holds a key or a pri
 """
 
 import asyncio
-import collections
 import contextlib
 import fcntl
 import hashlib
@@ -39,13 +38,14 @@ from csync2lib.csync2.command import PORT, STALLED, run, run_paths
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import keep_copy, keep_link, lost_database, put_aside
 from csync2lib.csync2.names import database_path, is_group_name
+from csync2lib.csync2.output import read_comparison
 from csync2lib.csync2.states import check_text
 from csync2lib.errors import CommandError, CsyncsyncError
 from csync2lib.group import Group, ThisHost
 from csync2lib.guard import LET_THROUGH, Guard, is_empty_directory
 from csync2lib.join import recovery
 from csync2lib.pauses import ALL_HOSTS, pauses
-from csync2lib.push import transfer
+from csync2lib.push import ledger, transfer
 from csync2lib.push.check import half_marked
 from csync2lib.report import metrics as metrics_module
 from csync2lib.report import status as host_status
@@ -954,9 +954,9 @@ def _check_journal(group, config, full):
     check, trees, mark = _sort_paths(group, config, entries)
     if mark:
         heard = {path: when for path, when in journal.heard(files).items() if path in mark}
-        mark = sorted({*mark} - transfer.taken(_group_path(group, "sent"), _peers(config), heard))
+        mark = sorted({*mark} - ledger.taken(_group_path(group, "sent"), _peers(config), heard))
     if not os.path.exists(_group_path(group, "recorded")):  # else what is recorded may never have been sent
-        transfer.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
+        ledger.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
     if full or trees:
         connections.await_silence(SILENCE_WAIT)
     if os.path.exists(_group_path(group, "known")):
@@ -1171,7 +1171,7 @@ def _peers_to_serve(group, config):
 
 
 def _send_to(group, config, peers, since, changed, failed=None):
-    """csync2send.send_all()."""
+    """transfer.send_all()."""
     members = [host["address"] for host in config["hosts"].values()]
     notes = _group_path(group, "sent")
     return transfer.send_all(group, config["database"], notes, peers, members, since, changed, failed)
@@ -1371,7 +1371,7 @@ def _mark_deleted(group, config, peers, unsent):
 
     The journal names a deleted directory only; what was in it was noted when csync2 found that it is gone.
     """
-    names = {*unsent, *transfer.noted_before(_group_path(group, "sent"))}
+    names = {*unsent, *ledger.noted_before(_group_path(group, "sent"))}
     gone = {path for path in names if journal.is_among(unsent, path) and not os.path.lexists(path)}
     with _open_database(group, write=True) as database:
         for peer in peers:
@@ -1576,12 +1576,9 @@ def _peer_address(config, minion):
     return config["hosts"][minion]["address"]
 
 
-_Compared = collections.namedtuple("_Compared", "different only_here only_there")
-
-
 def _compare(group, config, peer):
     """
-    Compare csync2's records with a peer's. Returns _Compared: sets of paths in bytes. An empty include root is no
+    Compare csync2's records with a peer's. Returns Compared. An empty include root is no
     content, and never differs.
 
     In a copy of the database that ends with a path which no host has: csync2 does not tell of the next one that the
@@ -1592,30 +1589,9 @@ def _compare(group, config, peer):
         with Database(path, write=True) as copy:
             ends = copy.record_ends(map(os.fsencode, config["include"]))
         output = _csync2(group, "-D", directory, "-T", me, peer, peer=peer, fine=(0, 2))
-    found = _read_comparison(output, me, peer, ends)
+    found = read_comparison(output, me, peer, ends)
     empty = {os.fsencode(root) for root in config["include"] if is_empty_directory(root)}
     return found._replace(different=found.different - empty)
-
-
-def _read_comparison(output, me, peer, ends):
-    """
-    Given what csync2 -T printed, return _Compared, without the paths that mark the end.
-
-    It reads both lists in the order of encoded names, and compares names: where that is another one, it tells of a path
-    that both have as if each had it alone. Then it may differ.
-    """
-    found = {b"L": set(), b"R": set(), b"X": set()}
-    prefix = b"\t%s\t%s\t" % (me.encode(), peer.encode())
-    kind, path = None, b""
-    for line in [*output.removesuffix(b"\n").split(b"\n"), b"L" + prefix]:
-        if line[:1] in found and line[1:].startswith(prefix):
-            if kind:
-                found[kind].add(path)
-            kind, path = line[:1], line[1 + len(prefix) :]
-        else:
-            path += b"\n" + line  # csync2 prints names as they are: this one holds a newline
-    here, there = found[b"L"] - ends, found[b"R"]
-    return _Compared(found[b"X"] | (here & there), here - there, there - here)
 
 
 # --- Running csync2 --------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ import os
 import time
 
 import pytest
+from csync2lib.csync2 import output, states
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.states import check_text
-from csync2lib.push import ledger, transfer
+from csync2lib.push import ledger, refusals, transfer
 
 PEER = "10.0.0.2"
 HELLO = b"Connecting to host 10.0.0.2 (SSL) ...\nConnect to 10.0.0.2:30865 (10.0.0.2).\n"
@@ -17,7 +18,7 @@ STAYS = b"File stays in dirty state. Try again later...\n"
 def told(*lines, errors=0):
     text = b"".join(line if line.endswith(b"\n") else b"%s on 10.0.0.2 ...\n" % line for line in lines)
     end = b"Connection closed.\nFinished with %d errors.\n" % errors if errors is not None else b""
-    return transfer._Told(HELLO + text + end, PEER)
+    return output.UpdateOutput(HELLO + text + end, PEER)
 
 
 def test_all_names_are_seen_in_their_order():
@@ -107,7 +108,7 @@ def test_what_csync2_has_just_made_is_half_made(half_made, tmp_path):
     os.chown(tmp_path / "file", 33, 34)
     assert half_made(mode=0o100600), "it has its owner, and not yet its mode"
     assert not half_made(mode=0o100600, gid=33), "somebody has given it away"
-    gone = transfer._State(b"/etc/passwd", b"---", False)
+    gone = states.PeerState(b"/etc/passwd", b"---", False)
     assert gone.is_half_made(True), "it was deleted to make room"
     assert not gone.is_half_made(False), "somebody has deleted it"
     assert half_made(fresh=True, mode=0o100644), "it has the mode of the file that it replaced"
@@ -115,10 +116,10 @@ def test_what_csync2_has_just_made_is_half_made(half_made, tmp_path):
 
 
 def test_what_was_begun_of_something_that_is_here_no_more():
-    sent = transfer.fields(b"v1:mtime=0:mode=33188:uid=33:gid=33:type=reg:size=5")
+    sent = states.fields(b"v1:mtime=0:mode=33188:uid=33:gid=33:type=reg:size=5")
 
     def is_begun(text, wanted=sent):
-        return transfer._State(b"/x", text, False).is_begun(wanted)
+        return states.PeerState(b"/x", text, False).is_begun(wanted)
 
     assert is_begun(b"v1:mtime=0:mode=33152:uid=0:gid=0:type=reg:size=5")
     assert is_begun(b"v1:mtime=0:mode=33152:uid=33:gid=33:type=reg:size=5")
@@ -127,19 +128,19 @@ def test_what_was_begun_of_something_that_is_here_no_more():
     assert not is_begun(b"v1:mtime=0:mode=33152:uid=1:gid=0:type=reg:size=5"), "somebody has given it away"
     assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir")
     assert not is_begun(b"---")
-    assert not is_begun(b"---", transfer.fields(b"---"))
-    assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir", transfer.fields(b"---"))
+    assert not is_begun(b"---", states.fields(b"---"))
+    assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir", states.fields(b"---"))
 
 
 def test_what_was_begun_in_place_of_an_old_file():
     """csync2 gives the new one the old one's owner and mode, then its owner, then its mode."""
     text = b"v1:mtime=%d:mode=%d:uid=%d:gid=%d:type=%s:size=%d"
     old, sent = (
-        transfer.fields(text % fields) for fields in ((1, 33188, 0, 0, b"reg", 0), (2, 33261, 33, 33, b"reg", 5))
+        states.fields(text % fields) for fields in ((1, 33188, 0, 0, b"reg", 0), (2, 33261, 33, 33, b"reg", 5))
     )
 
     def is_replaced(*fields):
-        return transfer._State(b"/x", text % (0, *fields), False).is_replaced(sent, old)
+        return states.PeerState(b"/x", text % (0, *fields), False).is_replaced(sent, old)
 
     assert is_replaced(33188, 0, 0, b"reg", 5)
     assert is_replaced(33188, 33, 33, b"reg", 5)
@@ -147,7 +148,7 @@ def test_what_was_begun_in_place_of_an_old_file():
     assert not is_replaced(33184, 0, 0, b"reg", 5), "somebody has set its mode"
     assert not is_replaced(33188, 0, 0, b"reg", 0), "it is the old one"
     assert not is_replaced(33188, 0, 0, b"dir", 5)
-    assert not transfer._State(b"/x", None, True).is_replaced(sent, old)
+    assert not states.PeerState(b"/x", None, True).is_replaced(sent, old)
 
 
 def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
@@ -170,30 +171,30 @@ def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
 
 def test_blocked_names_are_remembered_for_a_while(tmp_path, monkeypatch):
     path, now = str(tmp_path / "names"), time.time()
-    assert b"/c" not in transfer._Blocked(path)
-    transfer._Blocked(path).add([b"/a%20b"])
-    monkeypatch.setattr(transfer.time, "time", lambda: now + 20)
-    transfer._Blocked(path).add([b"/c"])
-    assert set(transfer._Blocked(path).names) == {b"/a%20b", b"/c"}
-    monkeypatch.setattr(transfer.time, "time", lambda: now + 40)
-    assert set(transfer._Blocked(path).names) == {b"/c"}
-    monkeypatch.setattr(transfer.time, "time", lambda: now - 40)  # the clock was set back
-    assert not transfer._Blocked(path).names
+    assert b"/c" not in refusals.Blocked(path)
+    refusals.Blocked(path).add([b"/a%20b"])
+    monkeypatch.setattr(refusals.time, "time", lambda: now + 20)
+    refusals.Blocked(path).add([b"/c"])
+    assert set(refusals.Blocked(path).names) == {b"/a%20b", b"/c"}
+    monkeypatch.setattr(refusals.time, "time", lambda: now + 40)
+    assert set(refusals.Blocked(path).names) == {b"/c"}
+    monkeypatch.setattr(refusals.time, "time", lambda: now - 40)  # the clock was set back
+    assert not refusals.Blocked(path).names
 
 
 def test_a_peer_tells_of_states_without_their_time():
     reg = b"v1:mtime=1700000000:mode=33188:uid=0:gid=0:type=reg:size=5"
-    assert transfer.as_told(reg) == reg.replace(b"1700000000", b"0")
-    assert transfer.as_told(b"v1:mode=16877:uid=0:gid=0:type=dir") == b"v1:mode=16877:uid=0:gid=0:type=dir"
-    assert transfer.as_told(b"---") == b"---"
+    assert states.as_told(reg) == reg.replace(b"1700000000", b"0")
+    assert states.as_told(b"v1:mode=16877:uid=0:gid=0:type=dir") == b"v1:mode=16877:uid=0:gid=0:type=dir"
+    assert states.as_told(b"---") == b"---"
 
 
 def test_a_peer_that_names_no_state_has_what_stands_here(tmp_path):
     path = os.fsencode(tmp_path / "file")
-    assert transfer._State(path, None, False).told == b"---"
+    assert states.PeerState(path, None, False).told == b"---"
     (tmp_path / "file").write_text("x")
-    assert transfer._State(path, None, False).told == transfer.as_told(check_text(path, os.lstat(path)))
-    assert transfer._State(path, b"---", False).told == b"---"
+    assert states.PeerState(path, None, False).told == states.as_told(check_text(path, os.lstat(path)))
+    assert states.PeerState(path, b"---", False).told == b"---"
 
 
 def test_what_stands_above_a_path_and_is_no_directory(tmp_path):
@@ -203,7 +204,7 @@ def test_what_stands_above_a_path_and_is_no_directory(tmp_path):
     top = os.fsencode(tmp_path)
 
     def above(name):
-        found = transfer.no_directory_above(encode(top + name))
+        found = refusals.no_directory_above(encode(top + name))
         return found and decode(found).removeprefix(top)
 
     assert above(b"/file/x/y") == b"/file"
@@ -218,11 +219,11 @@ def test_what_has_been_taken_since_the_last_event(tmp_path):
     path = os.fsencode(tmp_path / "a b\xff")
     with open(path, "w", encoding="utf-8"):
         pass
-    name, state = encode(path), transfer.stands(path)
+    name, state = encode(path), states.stands(path)
     logs = [ledger.Log(tmp_path / peer) for peer in peers]
 
     def taken(since):
-        return transfer.taken(notes, peers, {path: since, path + b".other": since})
+        return ledger.taken(notes, peers, {path: since, path + b".other": since})
 
     def send(log, state=state):
         log.begin({name: state})
@@ -240,13 +241,13 @@ def test_what_has_been_taken_since_the_last_event(tmp_path):
     assert not taken(before), "what came of this is not known"
     logs[1].end([], [name])
     assert taken(before) == {path}
-    send(logs[0], transfer._GONE)
+    send(logs[0], states.GONE)
     assert not taken(before), "that was another state"
     send(logs[0])
     assert taken(before) == {path}
     os.unlink(path)
     assert not taken(before)
-    assert transfer.taken(notes, peers, {}) == set()
+    assert ledger.taken(notes, peers, {}) == set()
 
 
 def test_what_is_sent_in_place_of_something_else_is_checked_again(tree, tmp_path):
@@ -255,11 +256,12 @@ def test_what_is_sent_in_place_of_something_else_is_checked_again(tree, tmp_path
     os.symlink("a:type=reg:b", link)
     tree.check()
     time.sleep(0.02)  # the kernel's clock ticks
-    send = transfer._Send("data", tree.file, str(tmp_path), "10.0.0.2", [], transfer.now(), 0, set())
+    job = transfer.Job("data", tree.file, str(tmp_path), [], transfer.now(), set())
+    send = transfer.Transfer(job, "10.0.0.2")
 
     def differs(path):
         with tree.database() as database:
-            return send._differs(database, encode(path), {encode(path): False})
+            return send.differs(database, encode(path), {encode(path): False})
 
     assert not differs(link) and not differs(file)
     os.unlink(link)

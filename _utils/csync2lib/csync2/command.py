@@ -1,9 +1,10 @@
 """
 Run csync2, and watch over it: with many paths, towards one peer.
 
-Paths are bytes: no shell, no decoding. May call ``csync2`` (for its error), ``csync2hang`` and the csync2 command;
-knows nothing of Salt, so that it may run in threads.
+Paths are bytes: no shell, no decoding. May be called in threads.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ipaddress
@@ -15,6 +16,7 @@ import ssl
 import struct
 import subprocess
 import time
+from collections.abc import Callable, Collection, Iterable
 
 from csync2lib import waits, watchdog
 from csync2lib.csync2.connections import PORT
@@ -29,9 +31,19 @@ STANDS_STILL = 3.0
 COMMAND_BYTES = 100_000
 
 
-def run(group, *args, peer=None, fine=(0,), patience=waits.STALLED_AFTER, hopeless=None, cwd="/", largest=None):
+def run(
+    group: str,
+    flag: str,
+    *args: str | bytes,
+    peer: str | None = None,
+    fine: Collection[int] = (0,),
+    patience: float = waits.STALLED_AFTER,
+    hopeless: Callable[[], bool] | None = None,
+    cwd: str = "/",
+    largest: int | None = None,
+) -> bytes:
     """
-    Run ``csync2 -C group …`` and return what it printed, as bytes.
+    Run ``csync2 -C group …`` and return what it printed.
 
     peer
         Address of the peer that the run talks to: the run is ended when that peer no longer answers.
@@ -48,8 +60,8 @@ def run(group, *args, peer=None, fine=(0,), patience=waits.STALLED_AFTER, hopele
 
     Raises CommandError, Interrupted.
     """
-    command = ["csync2", "-C", group, *args]
-    log.debug("csync2 -C %s %s … (%d arguments)", group, args[0], len(args))
+    command = ["csync2", "-C", group, flag, *args]
+    log.debug("csync2 -C %s %s … (%d arguments)", group, flag, 1 + len(args))
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd
@@ -62,17 +74,18 @@ def run(group, *args, peer=None, fine=(0,), patience=waits.STALLED_AFTER, hopele
     output = _wait(process, peer, patience, hopeless)
     if process.returncode not in fine:
         # With three -v csync2 prints the group's key.
-        text = "" if args.count("-v") > 2 else output.decode("utf-8", "backslashreplace").strip()[-400:]
-        why = f"csync2 -C {group} {args[0]} ended with {process.returncode}: {text}"
+        text = "" if command.count("-v") > 2 else output.decode("utf-8", "backslashreplace").strip()[-400:]
+        why = f"csync2 -C {group} {flag} ended with {process.returncode}: {text}"
         if process.returncode < 0:
             raise Interrupted(why, output, by_peer=process.returncode == -signal.SIGPIPE)
         raise CommandError(why, output)
     return output
 
 
-def run_paths(group, flags, paths):
+def run_paths(group: str, flags: Iterable[str], paths: Iterable[bytes]) -> None:
     """``csync2 -C group FLAGS PATH …`` with as many commands as the length of the paths asks for."""
-    batch, size = [], 0
+    batch: list[bytes] = []
+    size = 0
     for path in paths:
         if batch and size + len(path) > COMMAND_BYTES:
             run(group, *flags, *batch)
@@ -83,9 +96,13 @@ def run_paths(group, flags, paths):
         run(group, *flags, *batch)
 
 
-def _wait(process, peer, patience, hopeless):
+def _wait(
+    process: subprocess.Popen[bytes], peer: str | None, patience: float, hopeless: Callable[[], bool] | None
+) -> bytes:
     """Wait for csync2 and return its output. Raises CommandError, Interrupted when it had to be ended."""
-    moved, switches, queues = time.monotonic(), None, {}
+    moved = time.monotonic()
+    switches: list[str] | None = None
+    queues: dict[str, str] = {}
     while True:
         watchdog.alive()
         try:
@@ -115,7 +132,7 @@ def _wait(process, peer, patience, hopeless):
             hopeless = None
 
 
-def _switches(pid):
+def _switches(pid: int) -> list[str]:
     """How often the process has waited for something and gone on: it stands still while csync2 hangs."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
@@ -124,7 +141,7 @@ def _switches(pid):
         return []
 
 
-def _queues(pid, peer):
+def _queues(pid: int, peer: str) -> dict[str, str]:
     """
     ``{connection: bytes that wait to be taken}`` of this host's connections to csync2 on the peer.
 
@@ -141,14 +158,14 @@ def _queues(pid, peer):
     return queues
 
 
-def _as_in_proc(address):
+def _as_in_proc(address: str) -> str:
     """Given an address, return it with csync2's port as /proc/net/tcp shows it: words in the machine's byte order."""
     packed = ipaddress.ip_address(address).packed
     words = struct.unpack(f"={len(packed) // 4}I", packed)
     return "".join(f"{word:08X}" for word in words) + f":{PORT:04X}"
 
 
-def answers(peer, within=waits.ANSWER_WITHIN):
+def answers(peer: str, within: float = waits.ANSWER_WITHIN) -> bool:
     """
     Tell whether csync2 on the peer still begins to talk: it answers "SSL" and the first message of a TLS handshake.
 

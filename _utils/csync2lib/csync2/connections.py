@@ -1,5 +1,7 @@
 """Who is connected to csync2's server on this host."""
 
+from __future__ import annotations
+
 import os
 import time
 
@@ -10,14 +12,14 @@ PORT = 30865
 CONNECTED = (b"01", b"08")
 
 
-def await_silence(seconds):
+def await_silence(seconds: float) -> None:
     """Wait until nobody sends to this host, up to so many seconds: what csync2 has half made here is no change."""
     until = time.monotonic() + seconds
     while is_connected() and time.monotonic() < until:
         time.sleep(0.05)
 
 
-def is_connected():
+def is_connected() -> bool:
     """
     Tell whether somebody is connected to csync2's port here (also if that cannot be known).
 

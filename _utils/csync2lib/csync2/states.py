@@ -1,15 +1,38 @@
-"""The state of a file as csync2 records it: a line of text with type, owner, mode, size and whole seconds."""
+"""
+The state of a file as csync2 writes it: a line of text with type, owner, mode, size and whole seconds.
+
+A *record* is the state in csync2's database. A peer tells of its own without the time.
+"""
+
+from __future__ import annotations
 
 import os
 import re
 import stat
+from dataclasses import dataclass
 
-from csync2lib.csync2.names import encode
+from csync2lib.csync2.names import decode, encode
+
+#: The fields of a state: ``{b"type": b"reg", b"mode": b"33188", …}``.
+Fields = dict[bytes, bytes]
+
+#: How the state of a directory ends, and what tells that of a regular file from others.
+DIRECTORY, FILE = b":type=dir", b":type=reg:"
+#: The state of a place where there is nothing.
+GONE = b"---"
+#: Instead of a state that is not known. No peer has anything in such a state.
+UNKNOWN = b"?"
+
+#: A state with a time, as csync2 records it of all but directories and links (checktxt.c).
+_TIME = re.compile(rb"^v1:mtime=(-?[0-9]+):")
 
 
-def check_text(path, status):
+# --- What stands here ------------------------------------------------------------------------------------
+
+
+def check_text(path: bytes, status: os.stat_result) -> bytes:
     """
-    Given a path (bytes) and its lstat, return the state that csync2 would record (checktxt.c, version 1).
+    Given a path and its lstat, return the state that csync2 would record (checktxt.c, version 1).
 
     Two states of one file that differ only within a second, at the same size, have the same text.
     """
@@ -36,15 +59,31 @@ def check_text(path, status):
     return raw
 
 
-def is_older(status, text):
-    """Given a file's lstat and a recorded state of it, tell whether the file's time is older than the recorded one."""
-    recorded = re.match(rb"v1:mtime=(-?[0-9]+):", text)
-    return (
-        recorded is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns // 10**9 < int(recorded.group(1))
-    )
+def _as_int(number: int) -> int:
+    """A number as C's ``%d`` prints it: an id above 2147483647 is negative there."""
+    return (number + 2**31) % 2**32 - 2**31
 
 
-def is_made_here(path):
+def stands(path: bytes) -> bytes:
+    """The state of what is there, as csync2 would record it."""
+    try:
+        return check_text(path, os.lstat(path))
+    except OSError:
+        return GONE
+
+
+def is_directory(path: bytes) -> bool:
+    """Tell whether there is a directory, not a symlink to one."""
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def is_file(name: bytes) -> bool:
+    """Given an encoded name, tell whether there is a regular file."""
+    path = decode(name)
+    return os.path.isfile(path) and not os.path.islink(path)
+
+
+def is_made_here(path: bytes) -> bool:
     """
     Tell whether there is a file that was surely made here: any other may be csync2's, recorded or not. The time
     that it gives to a file is a whole second.
@@ -56,6 +95,112 @@ def is_made_here(path):
     return stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 != 0
 
 
-def _as_int(number):
-    """A number as C's ``%d`` prints it: an id above 2147483647 is negative there."""
-    return (number + 2**31) % 2**32 - 2**31
+# --- What a state says -----------------------------------------------------------------------------------
+
+
+def fields(state: bytes) -> Fields:
+    """The fields of a state."""
+    pairs = (field.partition(b"=") for field in state.split(b":"))
+    return {key: value for key, _, value in pairs}
+
+
+def time_of(state: bytes) -> int | None:
+    """The time in a state, in seconds since the epoch; None if it has none."""
+    found = _TIME.match(state)
+    return int(found.group(1)) if found else None
+
+
+def size_of(state: bytes) -> int:
+    """The bytes of a file in this state; 0 for anything else."""
+    return int(state.rpartition(b":size=")[2]) if FILE in state else 0
+
+
+def as_told(record: bytes) -> bytes:
+    """Given a record, return it as a peer tells of its own: without a time."""
+    return _TIME.sub(b"v1:mtime=0:", record)
+
+
+def is_older(status: os.stat_result, record: bytes) -> bool:
+    """Given a file's lstat and a record of it, tell whether the file's time is older than the recorded one."""
+    recorded = time_of(record)
+    return recorded is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns // 10**9 < recorded
+
+
+def _what(of: Fields) -> tuple[bytes | None, bytes | None]:
+    return of.get(b"type"), of.get(b"target")
+
+
+def _owner(of: Fields) -> tuple[bytes | None, bytes | None]:
+    return of.get(b"uid"), of.get(b"gid")
+
+
+# --- What a peer has -------------------------------------------------------------------------------------
+
+_NOTHING = fields(GONE)
+
+
+@dataclass(frozen=True)
+class PeerState:
+    """What a peer has at a place: as here, but for the content, if csync2 named no state."""
+
+    #: the encoded name of the place
+    name: bytes
+    #: the state, as csync2 prints it; None if it printed none
+    text: bytes | None
+    #: whether the content is that of the file here
+    same_content: bool
+
+    @property
+    def path(self) -> bytes:
+        return decode(self.name)
+
+    @property
+    def fields(self) -> Fields | None:
+        return fields(self.text) if self.text else None
+
+    @property
+    def is_directory(self) -> bool:
+        if self.fields is None:  # what stands here
+            return is_directory(self.path)
+        return self.fields.get(b"type") == b"dir"
+
+    @property
+    def told(self) -> bytes:
+        """Its text; without one that of what stands here."""
+        return self.text or as_told(stands(self.path))
+
+    def is_half_made(self, fresh: bool) -> bool:
+        """
+        Tell whether csync2 made it, of what stands here, and has not given it its mode yet, which comes after its owner
+        (daemon.c).
+
+        fresh
+            Also if it has other ones: a file that is replaced keeps those of the old one until then (rsync.c).
+        """
+        here, there = fields(stands(self.path)), self.fields
+        if here == _NOTHING:
+            return False
+        if there == _NOTHING:
+            return fresh  # to make something else of it, csync2 first deletes what is there
+        if not there or not self.same_content or _what(there) != _what(here):
+            return False
+        return self.is_begun(here) or (fresh and here[b"type"] == b"reg")
+
+    def is_begun(self, wanted: Fields) -> bool:
+        """Tell whether it may be what csync2 makes of these fields, and has not given its mode yet."""
+        there, kind = self.fields, wanted.get(b"type")
+        if not there or not kind or _what(there) != _what(wanted) or there.get(b"size") != wanted.get(b"size"):
+            return False
+        made = {b"lnk": 0o777, b"reg": 0o600}.get(kind, 0o700)
+        return _owner(there) in ((b"0", b"0"), _owner(wanted)) and int(there[b"mode"]) & 0o7777 == made
+
+    def is_replaced(self, wanted: Fields, old: Fields) -> bool:
+        """
+        Tell whether it may be what csync2 makes of these fields in place of an old file: it has that one's owner and
+        mode until it is given its own, one after the other (rsync.c).
+        """
+        there = self.fields
+        if not there or not _what(there) == _what(wanted) == _what(old) or there.get(b"type") != b"reg":
+            return False
+        same = there.get(b"size") == wanted.get(b"size") and there.get(b"mode") == old.get(b"mode")
+        return same and _owner(there) in (_owner(old), _owner(wanted))

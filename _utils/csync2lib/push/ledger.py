@@ -1,24 +1,51 @@
 """
-Logs of the states of files that this host and others had in common: what a peer was sent last, and what stood here
-before a change.
+What peers are last known to have: logs of what each was sent last, and of what stood here before a change.
 
-csync2 refuses what is sent to a peer that has a mark on the path: also if the mark is there for a third host that is
-away, or because csync2 died there before it had committed what it got. A state that was common tells that nobody has
-changed the file there. May call the standard library; knows nothing of csync2 but its encoded names and states, which
-hold no white space.
+csync2 refuses what is sent to a peer that has the path dirty: also if it is dirty for a third host that is away, or
+because csync2 died there before it had committed what it got. If the peer has the path in a state of its *base*, which
+is what both hosts had, then nobody has changed the file there.
 """
+
+from __future__ import annotations
 
 import os
 import re
 import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.names import decode, encode
+from csync2lib.csync2.states import GONE, UNKNOWN, is_made_here, stands
 
 #: Bytes of a log until it becomes the old one, which is kept until the next one is full: some 10,000 entries each.
 MOST = 1_500_000
 #: Seconds for which an entry counts: a host that loses power may be off for hours.
 KEPT = 86400.0
+#: The log of states before changes; paths of one check that it takes, and rows that are read at once.
+BEFORE, NOTED, ROWS = "before", 5000, 200
 
 _NUMBER = re.compile(rb"[0-9]+(\.[0-9]*)?\Z")
 _BEGUN, _TAKEN, _NOT_SENT = b"+", b"=", b"-"
+
+
+class Taken(NamedTuple):
+    """The state in which a peer took a name last; None and 0 if that is not known."""
+
+    state: bytes | None
+    #: when it began to be sent, in seconds since the epoch
+    when: float
+
+
+class Begun(NamedTuple):
+    """A state in which a name began to be sent, to an end that is unknown."""
+
+    state: bytes
+    #: seconds since the epoch
+    when: float
+
+
+_NEVER = Taken(None, 0)
 
 
 class Log:
@@ -26,42 +53,40 @@ class Log:
     A file with a line when an entry begins to be sent, and one with what came of it.
 
     It only grows, and is read only once a peer refuses something, so it costs a push two short writes. A line that was
-    cut off, by a full disk or a loss of power, is none.
+    cut off, by a full disk or a loss of power, is none. Names are encoded and states are csync2's: neither holds white
+    space.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
-        self._read = None
+        self._read: dict[bytes, tuple[Taken, list[Begun]]] | None = None
 
-    def begin(self, states):
-        """Note ``{encoded name: state as csync2 writes it}`` before it is sent."""
+    def begin(self, states: Mapping[bytes, bytes]) -> None:
+        """Note ``{encoded name: state}`` before it is sent."""
         self._append((_BEGUN, name, state) for name, state in states.items())
 
-    def end(self, taken, not_sent):
+    def end(self, taken: Iterable[bytes], not_sent: Iterable[bytes]) -> None:
         """Note which of the names that have begun the peer has taken, and which it was not sent, or has refused."""
-        self._append([(_TAKEN, name) for name in taken] + [(_NOT_SENT, name) for name in not_sent])
+        self._append([*((_TAKEN, name) for name in taken), *((_NOT_SENT, name) for name in not_sent)])
 
-    def take(self, states):
-        """Note ``{encoded name: state}`` that was common."""
+    def take(self, states: Mapping[bytes, bytes]) -> None:
+        """Note ``{encoded name: state}`` that both hosts had."""
         self._append(line for name, state in states.items() for line in ((_BEGUN, name, state), (_TAKEN, name)))
 
-    def names(self):
-        """The encoded names, as a set, of all that the log tells of."""
+    def names(self) -> set[bytes]:
+        """The encoded names of all that the log tells of."""
         return set(self._entries())
 
-    def taken(self, name):
-        """``(state, when it began to be sent)`` that was common last, (None, 0) if that is not known."""
-        return self._entries().get(name, ((None, 0), ()))[0]
+    def taken(self, name: bytes) -> Taken:
+        """What was taken last."""
+        return self._entries().get(name, (_NEVER, []))[0]
 
-    def begun(self, name, seconds=KEPT):
-        """
-        ``[(state, when, in seconds since the epoch), …]`` in which a name began to be sent within the last seconds, to
-        an end that is unknown.
-        """
-        _, begun = self._entries().get(name, (None, ()))
-        return [(state, when) for state, when in begun if time.time() - when < seconds]
+    def begun(self, name: bytes, seconds: float = KEPT) -> list[Begun]:
+        """What began within the last seconds."""
+        _, begun = self._entries().get(name, (_NEVER, []))
+        return [one for one in begun if time.time() - one.when < seconds]
 
-    def _append(self, entries):
+    def _append(self, entries: Iterable[tuple[bytes, ...]]) -> None:
         now = b"%.6f" % time.time()
         text = b"".join(b"\n" + b" ".join((now, *entry)) for entry in entries)
         if not text:
@@ -73,8 +98,8 @@ class Log:
         if full:
             os.replace(self.path, f"{self.path}.old")
 
-    def _entries(self):
-        """``{encoded name: ((state that was taken last or None, when), [(state, when it began to be sent), …])}``."""
+    def _entries(self) -> dict[bytes, tuple[Taken, list[Begun]]]:
+        """``{encoded name: (what was taken last, what has begun since)}``."""
         if self._read is None:
             self._read = {}
             for path in (f"{self.path}.old", self.path):
@@ -84,15 +109,117 @@ class Log:
                 except FileNotFoundError:
                     continue
                 for line in lines:
-                    self._take(line.split(b" "))
+                    _take(self._read, line.split(b" "))
         return self._read
 
-    def _take(self, words):
-        if len(words) < 3 or not _NUMBER.match(words[0]) or not -1 < time.time() - float(words[0]) < KEPT:
-            return
-        when, what, name, *state = words
-        taken, begun = self._read.get(name, ((None, 0), []))
-        if what == _BEGUN and len(state) == 1:
-            self._read[name] = (taken, [*begun, (state[0], float(when))])
-        elif begun and not state:
-            self._read[name] = (begun[-1], []) if what == _TAKEN else (taken, begun[:-1])
+
+def _take(entries: dict[bytes, tuple[Taken, list[Begun]]], words: list[bytes]) -> None:
+    """Take in the words of one line."""
+    if len(words) < 3 or not _NUMBER.match(words[0]) or not -1 < time.time() - float(words[0]) < KEPT:
+        return
+    when, what, name, *state = words
+    taken, begun = entries.get(name, (_NEVER, []))
+    if what == _BEGUN and len(state) == 1:
+        entries[name] = (taken, [*begun, Begun(state[0], float(when))])
+    elif begun and not state:
+        entries[name] = (Taken(*begun[-1]), []) if what == _TAKEN else (taken, begun[:-1])
+
+
+class PeerLedger:
+    """What one peer is sent, noted around each run of csync2, and what follows from that. Names are encoded."""
+
+    def __init__(self, notes: str, peer: str) -> None:
+        """``notes`` is the directory of the logs."""
+        #: the logs of what was sent, and of what stood here before it was changed
+        self.sent, self.before = (Log(os.path.join(notes, name)) for name in (peer, BEFORE))
+        #: the states in which the names of the last run stand in the first log
+        self.noted: dict[bytes, bytes] = {}
+
+    def begin(self, names: Iterable[bytes]) -> None:
+        """
+        Note what is sent before it is sent, and in which state: csync2 sends what stands here, as recorded or not.
+
+        Should csync2 die, here or there, or this process, then csync2 there may not know what it has done, or half
+        done, also after it has said that all is well: it takes that for changes of its own host.
+        """
+        self.noted = {name: stands(decode(name)) for name in names}
+        self.sent.begin(self.noted)
+
+    def end(self, done: Collection[bytes], interrupted: Collection[bytes]) -> None:
+        """
+        Note what the peer has taken, and what it has not been sent: neither done nor interrupted. In which state it
+        took what has changed meanwhile is unknown; what was interrupted may have gone as it is by now.
+        """
+        names = self.noted.keys()
+        states = {name: stands(decode(name)) for name in names & {*done, *interrupted}}
+        taken = {name for name in states if name in done and states[name] == self.noted[name]}
+        self.sent.end(taken, names - states.keys())
+        changed = {name: now for name, now in states.items() if name not in done and now != self.noted[name]}
+        self.sent.begin(changed)
+
+    def base(self, name: bytes) -> set[bytes]:
+        """
+        The states in which the peer may have a name if nobody has changed it there: what it took last from here, or
+        what stood here when it was changed after that; and what it was sent since.
+        """
+        sent, before = self.sent.taken(name), self.before.taken(name)
+        last = sent.state if sent.when >= before.when else before.state
+        return {one.state for one in self.sent.begun(name)} | ({last} if last else set())
+
+
+# --- What stood here, and what all have taken ------------------------------------------------------------
+
+
+def note_before(database: str, notes: str, paths: Iterable[bytes], trees: Iterable[bytes]) -> None:
+    """
+    Note in which state a check is about to find changed these paths, and all that is recorded below these trees: all
+    hosts have it so, unless it is dirty already. What is not recorded may have come from another host, and csync2 may
+    have died before it wrote that down: then none is known.
+
+    Not for the first check of a host that has joined: what was recorded before may have been changed here since the
+    database was lost, and be on no other host.
+    """
+    names = [*paths]
+    records: dict[bytes, bytes] = {}
+    dirty: set[bytes] = set()
+    with Database(database, timeout=20) as shared:
+        for tree in trees:
+            names += {tree, *shared.below(tree)}
+        for start in range(0, min(len(names), NOTED), ROWS):
+            found, also_dirty = shared.records(names[start : start + ROWS])
+            records.update(found)
+            dirty |= also_dirty
+    clean = [path for path in names[:NOTED] if path not in dirty]
+    base = {encode(path): records.get(path) or _unrecorded(path) for path in clean}
+    os.makedirs(notes, mode=0o700, exist_ok=True)
+    Log(os.path.join(notes, BEFORE)).take(base)
+
+
+def _unrecorded(path: bytes) -> bytes:
+    return GONE if is_made_here(path) else UNKNOWN
+
+
+def noted_before(notes: str) -> set[bytes]:
+    """The paths of what note_before() noted lately: of what was deleted with its directory, too."""
+    return {decode(name) for name in Log(os.path.join(notes, BEFORE)).names()}
+
+
+def taken(notes: str, peers: Iterable[str], heard: Mapping[bytes, float]) -> set[bytes]:
+    """
+    Those of some paths that all these peers have taken from here since the watcher last heard of a change.
+
+    heard
+        ``{path: when that was, in seconds since the epoch}``.
+
+    The watcher may tell of a file only after a check of its directory has found it, and it has been sent: sent once
+    more, it would be in conflict with what another host has made of it since.
+    """
+    logs = [Log(os.path.join(notes, peer)) for peer in peers]
+    found = {path: (encode(path), stands(path)) for path in heard}
+    return {path for path, when in heard.items() if all(_has(log, *found[path], when) for log in logs)}
+
+
+def _has(log: Log, name: bytes, state: bytes, since: float) -> bool:
+    """Tell whether a peer has taken a name that began to be sent in this state since then, and nothing after that."""
+    last = log.taken(name)
+    return last.state == state and last.when > since and not log.begun(name)

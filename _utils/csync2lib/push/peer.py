@@ -1,0 +1,113 @@
+"""
+One peer, and how csync2 is run towards it.
+
+Each run has a copy of the peer's part of the database: runs that share a database wait for each other by whole seconds,
+and keep csync2's server from writing into it. May be called in threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+
+from csync2lib import waits
+from csync2lib.csync2 import command
+from csync2lib.csync2.database import Database, Entry
+from csync2lib.csync2.names import TEMPDIR, decode
+from csync2lib.csync2.output import UpdateOutput, fetched_record
+from csync2lib.csync2.states import PeerState
+from csync2lib.errors import CommandError, Interrupted
+
+#: Where a send keeps its copy of the peer's part of the database: in memory, because a crash loses nothing with it.
+RUN_DIR = "/run/csyncsync"
+#: Entries that one run of csync2 sends.
+PART = 5000
+
+
+class Peer:
+    """What csync2 is run for: one peer of one group."""
+
+    def __init__(self, group: str, database: str, address: str) -> None:
+        self.group, self.database, self.address = group, database, address
+        self.directory = os.path.join(RUN_DIR, group, address)
+        #: this host's own encoded address, as the entries of the last part have it
+        self.own = b""
+
+    @property
+    def own_address(self) -> str:
+        return decode(self.own).decode()
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Have the directory that the runs need."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.makedirs(os.path.join(self.directory, TEMPDIR), mode=0o700)
+        try:
+            yield
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def shared(self, write: bool = False) -> Database:
+        """The group's database."""
+        return Database(self.database, timeout=20, write=write)
+
+    def copy(self, entries: Iterable[Entry], directory: str | None = None) -> str:
+        """Put entries into a database of their own, in the runs' directory or another. Returns its path."""
+        path = os.path.join(directory or self.directory, os.path.basename(self.database))
+        with self.shared() as shared:
+            shared.copy(path, entries)
+        return path
+
+    def run(
+        self,
+        *flags: str,
+        directory: str | None = None,
+        patience: float = waits.STALLED_AFTER,
+        hopeless: Callable[[], bool] | None = None,
+        cwd: str = "/",
+        largest: int | None = None,
+    ) -> bytes:
+        """
+        ``csync2 -u`` with the copy in a directory; the options are those of command.run().
+
+        Returns what csync2 printed. Raises CommandError, Interrupted.
+        """
+        return command.run(
+            self.group,
+            *("-v", "-D", directory or self.directory, "-u", *flags, "-P", self.address),
+            peer=self.address,
+            fine=(0, 1),
+            patience=patience,
+            hopeless=hopeless,
+            cwd=cwd,
+            largest=largest,
+        )
+
+    def ask(self, entries: Iterable[Entry]) -> dict[bytes, PeerState]:
+        """``{encoded name: state}``: what the peer has where these entries go, as far as it says (a dry run)."""
+        probe = os.path.join(self.directory, "probe")
+        os.makedirs(probe, exist_ok=True)
+        self.copy([entry._replace(forced=0) for entry in entries], probe)
+        try:
+            output = self.run("-v", "-d", directory=probe, hopeless=lambda: True)
+        except Interrupted as err:  # it takes its time, over a large file perhaps
+            output = err.output
+        except CommandError:
+            return {}
+        return UpdateOutput(output, self.address).states()
+
+    def recorded(self, path: bytes) -> bytes:
+        """
+        The state that csync2 on the peer has recorded of a path, empty if it does not say.
+
+        It tells a file's time, which the states that it is asked for do not; and it is what stands there, because
+        csync2 looks before it refuses something.
+        """
+        flags = ("-v", "-v", "-T", self.own_address, self.address)
+        try:
+            output = command.run(self.group, *flags, path, peer=self.address, fine=(0, 2), hopeless=lambda: True)
+        except CommandError:
+            return b""
+        return fetched_record(output, path)

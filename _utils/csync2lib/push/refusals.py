@@ -1,0 +1,183 @@
+"""
+What a peer refuses, though it is in no conflict: told apart by asking the peer, and by what it was sent.
+
+What is done about it is push/transfer.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
+
+from csync2lib import waits
+from csync2lib.csync2.database import Database, Entry
+from csync2lib.csync2.names import decode, encode
+from csync2lib.csync2.output import UpdateOutput, cannot_write
+from csync2lib.csync2.states import PeerState, as_told, fields, is_directory, is_file, time_of
+from csync2lib.errors import CommandError
+from csync2lib.push.ledger import PeerLedger
+from csync2lib.push.peer import PART, Peer
+
+log = logging.getLogger(__name__)
+
+#: Files for which a peer is asked why it does not take them, and paths for which it is asked what is above them.
+ASKED_WHY, ASKED_ABOVE = 3, 1000
+#: Seconds after an interruption for which a peer's file counts as half made, if it has the content of the one here, or
+#: the size of what was sent. Hosts boot for minutes.
+COMPLETED_WITHIN = 600.0
+#: Seconds from the note that an entry is to be sent until csync2 has read it, in a part of many.
+SENT_WITHIN = 60.0
+
+
+class Refusals:
+    """What one peer refuses. Entries are those of csync2's database, names are encoded."""
+
+    def __init__(self, peer: Peer, ledger: PeerLedger) -> None:
+        self.peer, self.ledger = peer, ledger
+        self.blocked = Blocked(f"{peer.directory}.blocked")
+
+    # ---- Files that the peer cannot take now
+
+    def is_blocked(self, name: bytes) -> bool:
+        return name in self.blocked and is_file(name)
+
+    def both_wait(self, copy: str, entries: Iterable[Entry]) -> bool:
+        """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
+        with Database(copy, timeout=20) as sent:
+            waiting = sent.dirty_names()
+        states = self.peer.ask([entry for entry in entries if entry.name in waiting and is_file(entry.name)])
+        blocked = [name for name, state in states.items() if state.is_directory]
+        self.blocked.add(blocked)
+        if blocked:
+            log.warning("csyncsync: %s has directories in place of %d files", self.peer.address, len(blocked))
+        return bool(blocked)
+
+    def ask_why(self, paths: Iterable[bytes]) -> None:
+        """Raise CommandError, with the peer's own words, if it cannot write some of the files that it has left."""
+        with self.peer.shared() as shared:
+            part = shared.part(self.peer.address, b"", PART)
+        some = {encode(path) for path in paths}
+        asked = [entry for entry in part if entry.name in some and is_file(entry.name)][:ASKED_WHY]
+        if not asked:
+            return
+        self.peer.copy(asked)
+        why = None
+        self.ledger.begin(entry.name for entry in asked)  # it may take them now
+        try:
+            # With three -v csync2 tells what the peer answers; and the key, so this output goes nowhere.
+            output = self.peer.run("-v", "-v")
+        except CommandError as err:
+            output, why = err.output, err
+        told = UpdateOutput(output, self.peer.address)
+        self.ledger.end((), told.sent if why or told.is_cut_off else ())
+        if problem := cannot_write(output):
+            raise CommandError(f"{self.peer.address} cannot write: {problem}")
+
+    # ---- Directories that the peer lacks
+
+    def lacking(self, paths: list[bytes]) -> set[bytes]:
+        """The directories above these paths that are none on the peer, though it is not to be sent them."""
+        above = {parent for path in paths[:ASKED_ABOVE] for parent in _above(path)}
+        with self.peer.shared() as shared:
+            ours = [path for path in sorted(above) if is_directory(path) and shared.record(path)]
+            ours = [path for path in ours if not shared.is_dirty(path)]
+        address = encode(self.peer.address.encode())
+        entries = [Entry(0, encode(path), 0, self.peer.own, address) for path in ours]
+        states = self.peer.ask(entries) if entries else {}
+        return {decode(name) for name, state in states.items() if not state.is_directory}
+
+    def gone(self, entries: Iterable[Entry]) -> set[Entry]:
+        """
+        Those of some entries that are deletions below a path that is no directory, here and on the peer: there is
+        nothing to delete.
+
+        csync2 refuses them for good: the peer cannot even look ("Not a directory").
+        """
+        tops = {entry: top for entry in entries if (top := no_directory_above(entry.name))}
+        if not tops:
+            return set()
+        states = self.peer.ask({top: entry._replace(name=top) for entry, top in tops.items()}.values())
+        return {entry for entry, top in tops.items() if top in states and not states[top].is_directory}
+
+    # ---- What nobody has changed there
+
+    def unchanged(self, entries: Iterable[Entry]) -> set[Entry]:
+        """
+        Those of some entries that the peer has as both hosts had them, or half made: nobody has changed that there. It
+        is dirty there for a third host, or the peer's csync2 has died.
+        """
+        doubtful = [entry for entry in entries if self.ledger.base(entry.name)]
+        if not doubtful:
+            return set()
+        states = self.peer.ask(doubtful)
+        return {entry for entry in doubtful if entry.name in states and self._is_base(states[entry.name])}
+
+    def _is_base(self, state: PeerState) -> bool:
+        """Tell whether a peer's state is one that both hosts had, which may have changed here since."""
+        name, sent = state.name, self.ledger.sent
+        begun = sent.begun(name, COMPLETED_WITHIN)
+        if state.is_half_made(bool(begun)) and sent.begun(name):
+            return True
+        if any(state.is_begun(fields(text)) for text, _ in begun):
+            return True
+        base = self.ledger.base(name)
+        same = {text for text in base if as_told(text) == state.told}
+        replaced = [
+            when for text, when in begun if any(state.is_replaced(fields(text), fields(old)) for old in base - {text})
+        ]
+        if not replaced and (not same or None in map(time_of, same)):
+            return bool(same)
+        recorded = self.peer.recorded(state.path)
+        written = time_of(recorded) or -1
+        # What is written to while it is sent may have been sent in a later state than the one that was noted.
+        later = any((time_of(text) or 0) <= written <= when + SENT_WITHIN for text, when in begun if text in same)
+        return recorded in same or later or any(int(when) <= written <= when + SENT_WITHIN for when in replaced)
+
+
+class Blocked:
+    """Encoded names, as a set, that a file remembers for some time."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        #: {name: when it came}
+        self.names: dict[bytes, float] = {}
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            for when, name in (line.split(b" ") for line in file.read().splitlines()):
+                if 0 <= time.time() - float(when) <= waits.BLOCKED_FOR:  # others are old, or the clock was set back
+                    self.names[name] = float(when)
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self.names
+
+    def add(self, names: Collection[bytes]) -> None:
+        """Take in names, from now on."""
+        if not names:
+            return
+        self.names.update(dict.fromkeys(names, time.time()))
+        with open(f"{self.path}.new", "wb") as file:
+            file.writelines(b"%a %s\n" % (when, name) for name, when in self.names.items())
+        os.replace(f"{self.path}.new", self.path)
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The directories that a path is in, the innermost first."""
+    while len(path) > 1:
+        path = os.path.dirname(path)
+        yield path
+
+
+def is_no_directory(path: bytes) -> bool:
+    """Tell whether there is anything but a directory."""
+    return os.path.lexists(path) and not is_directory(path)
+
+
+def no_directory_above(name: bytes) -> bytes | None:
+    """Given an encoded name, return that of the outermost thing above that is no directory, None if there is none."""
+    found = None
+    for path in _above(decode(name)):
+        if is_no_directory(path):
+            found = path
+    return encode(found) if found else None
