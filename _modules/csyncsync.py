@@ -27,12 +27,12 @@ from csync2lib.config import schema
 from csync2lib.csync2 import connections, temporary
 from csync2lib.csync2.command import STALLED, run, run_paths
 from csync2lib.csync2.database import Database
-from csync2lib.csync2.kept import keep_copy, keep_link, lost_database, put_aside
+from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
 from csync2lib.csync2.names import is_group_name
 from csync2lib.csync2.states import check_text
 from csync2lib.errors import CommandError, CsyncsyncError
 from csync2lib.group import Group, ThisHost
-from csync2lib.join import recovery
+from csync2lib.join.record import record
 from csync2lib.push import ledger, transfer
 from csync2lib.push.check import half_marked
 from csync2lib.report import status as host_status
@@ -608,39 +608,8 @@ def _database_state(group):
 
 
 def _record(group):
-    """
-    Take this host's files into csync2's database, once, all of them marked as changed here.
-
-    The marks are what protects them: csync2 refuses to overwrite a file that is also marked on the receiver.
-    """
-    if _database_state(group) == Database.NEW:
-        _note_unwatched_changes(group)
-        _csync2(group, "-cr", "/")
-        with _open_database(group, write=True) as database:
-            database.set_state(Database.RECORDED)
-        storage.write(_group_path(group, "recorded"), "")
-
-
-def _note_unwatched_changes(group):
-    """
-    If this host lost its database and its watcher was away: put into the journal what was changed here meanwhile.
-
-    Once, and now: the longer it takes, the more others have sent.
-    """
-    directory, watch = _group_path(group), storage.read_json(_group_path(group, "watch.json"), {})
-    if not os.path.exists(f"/proc/{watch.get('pid', 0)}"):
-        journal.note_unwatched(directory)
-    since, lost = journal.unwatched_since(directory), lost_database(directory, _database_path(group))
-    if since is not None and lost and _was_established(group):
-        with contextlib.suppress(sqlite3.Error):
-            changed = recovery.changed_since(lost, since)
-            lines = [path + b"/" if tree else path for path, tree in changed.items()]
-            journal.write(_group_path(group, "journal"), lines, False, "unwatched")
-    journal.forget_unwatched(directory)
-
-
-def _was_established(group):
-    return storage.read(_group_path(group, "established")) == _host().name
+    with _salts_errors():
+        record(_group(group))
 
 
 # --- Running csync2 --------------------------------------------------------------------------------------

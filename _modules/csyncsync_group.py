@@ -15,23 +15,20 @@ import socket
 import sqlite3
 import stat
 import time
-import urllib.parse
 
 from csync2lib import certificate as certificate_module
-from csync2lib import contents as contents_module
 from csync2lib import journal, keys, storage, waits, watchdog
 from csync2lib.config import membership, schema
 from csync2lib.config import template as template_module
-from csync2lib.csync2.command import PORT, run, run_paths
+from csync2lib.csync2.command import PORT, run
 from csync2lib.csync2.database import Database
-from csync2lib.csync2.kept import lost_database
 from csync2lib.csync2.names import is_group_name
-from csync2lib.csync2.output import read_comparison
-from csync2lib.errors import CommandError, CsyncsyncError
+from csync2lib.errors import CommandError, CsyncsyncError, raised_as
 from csync2lib.group import Group, GroupConfig, ThisHost
-from csync2lib.guard import LET_THROUGH, is_empty_directory
-from csync2lib.join import recovery
-from csync2lib.push import ledger, transfer
+from csync2lib.guard import is_empty_directory
+from csync2lib.join import admit as admit_module
+from csync2lib.join import compare
+from csync2lib.join import join as join_module
 from salt.exceptions import CommandExecutionError
 
 log = logging.getLogger(__name__)
@@ -39,10 +36,6 @@ log = logging.getLogger(__name__)
 __virtualname__ = "csyncsync"
 
 STATE_DIR = "/var/lib/csyncsync"
-#: Changes of its own that a host that lost its database names to the host that admits it.
-MOST_UNSENT = 5000
-#: Seconds that the watcher may take to judge a change, while a peer sends.
-WATCHER_JUDGES = 2.0
 #: Seconds until the watcher has seen that a group's config is gone.
 WATCHER_LETS_GO = 3.0
 
@@ -618,11 +611,6 @@ def _require(group):
         return _group(group).config.as_dict()
 
 
-def _locked(group, wait=0.0):
-    """Hold the group's lock on this host; yields whether it could be had."""
-    return _group(group).lock(wait)
-
-
 def _ended_if_it_hangs():
     """End this job, which holds a lock, when it hangs; not one that is a thread of the minion."""
     return watchdog.ended_after(waits.HANGS if __opts__.get("multiprocessing", True) else 0)
@@ -632,39 +620,8 @@ def _guard(group):
     return _group(group).guard
 
 
-def _root_problems(group):
-    """What is wrong with the include roots, in words; nothing is pushed while there is anything."""
-    with _salts_errors():
-        return _guard(group).root_problems()
-
-
-# --- What csync2 left ------------------------------------------------------------------------------------
-
-
-def _peers(config):
-    """The addresses of a group's other hosts."""
-    return {host["address"] for host in config["hosts"].values()} - {config["address"]}
-
-
-def _send_to(group, config, peers, since, changed, failed=None):
-    """transfer.send_all()."""
-    members = [host["address"] for host in config["hosts"].values()]
-    notes = _group_path(group, "sent")
-    return transfer.send_all(group, config["database"], notes, peers, members, since, changed, failed)
-
-
 def _open_database(group, write=False):
     return _group(group).open_database(write)
-
-
-def _copied_database(group):
-    """Yields (a directory for csync2 -D, the path of a copy of the database there)."""
-    return _group(group).copied_database()
-
-
-def _dirty_peers(group):
-    with _open_database(group) as database:
-        return database.dirty_peers()
 
 
 def _database_state(group):
@@ -675,38 +632,7 @@ def _database_state(group):
 # --- The first content of a host -------------------------------------------------------------------------
 
 
-def _record(group):
-    """
-    Take this host's files into csync2's database, once, all of them marked as changed here.
-
-    The marks are what protects them: csync2 refuses to overwrite a file that is also marked on the receiver.
-    """
-    if _database_state(group) == Database.NEW:
-        _note_unwatched_changes(group)
-        _csync2(group, "-cr", "/")
-        with _open_database(group, write=True) as database:
-            database.set_state(Database.RECORDED)
-        storage.write(_group_path(group, "recorded"), "")
-
-
-def _note_unwatched_changes(group):
-    """
-    If this host lost its database and its watcher was away: put into the journal what was changed here meanwhile.
-
-    Once, and now: the longer it takes, the more others have sent.
-    """
-    directory, watch = _group_path(group), storage.read_json(_group_path(group, "watch.json"), {})
-    if not os.path.exists(f"/proc/{watch.get('pid', 0)}"):
-        journal.note_unwatched(directory)
-    since, lost = journal.unwatched_since(directory), lost_database(directory, _database_path(group))
-    if since is not None and lost and _was_established(group):
-        with contextlib.suppress(sqlite3.Error):
-            changed = recovery.changed_since(lost, since)
-            lines = [path + b"/" if tree else path for path, tree in changed.items()]
-            journal.write(_group_path(group, "journal"), lines, False, "unwatched")
-    journal.forget_unwatched(directory)
-
-
+@raised_as(CommandExecutionError)
 def join(group, source=None, keep=False, admitted=False, digests=None):
     """
     Take this host into a group, in two steps around ``admit`` on the source. The runner calls it.
@@ -732,66 +658,10 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
 
         salt web3 csyncsync.join wwwdata source=web1
     """
-    config = _require(group)
-    with _locked(group, wait=60) as mine:
-        if not mine:
-            raise CommandExecutionError(f"another push of {group} is under way on this host")
-        problems = _root_problems(group)
-        if problems:
-            raise CommandExecutionError("; ".join(problems))
-        if _database_state(group) == Database.ESTABLISHED:  # its marks are on changes that others are to get
-            return {"group": group, "state": "established", "unsent": []}
-        _record(group)
-        if source is None:
-            _establish(group, lambda path, peer: False)
-            return {"group": group, "state": "established", "unsent": []}
-        peer, unsent = _peer_address(config, source), _unsent(group)
-        if not admitted:
-            _keep_marks(group, config, peer, keep, digests, unsent)
-            return {"group": group, "state": "recorded", "unsent": _as_text(unsent)}
-        found, before = _compare(group, config, peer), storage.read_json(_group_path(group, "alone"), {})
-        # What is here alone only by now was deleted by the source meanwhile; or made here, and then the check finds it.
-        alone = found.only_here & {os.fsencode(path) for path in before.get("paths", map(os.fsdecode, found.only_here))}
-        there, silent = _only_elsewhere(group, config, peer, unsent)
-        there |= found.only_there
-        deleted = {path for path in there if journal.is_among(unsent, path)}
-        _csync2_paths(group, ["-m"], sorted(alone | deleted))
-        gone = _mark_deleted(group, config, silent, unsent) if silent else set()
-        gone |= {path for path in found.only_here if not os.path.lexists(path)}
-        # What is on no other host has passed the guard once, or was made and deleted here since the database was lost.
-        _guard(group).let_through(gone - there)
-        _establish(group, lambda path, to: path in deleted or to in silent or os.path.lexists(path))
-    return {"group": group, "state": "established", "unsent": _as_text(unsent)}
+    return join_module.join(_group(group), source, keep, admitted, digests)
 
 
-def _only_elsewhere(group, config, source, unsent):
-    """
-    (what hosts beside the source have, and this one does not, as a set of paths; the addresses of those that do not
-    answer): with unsent changes, some may not have got the deletions that the source got.
-    """
-    there, silent = set(), set()
-    for peer in sorted(_peers(config) - {source} if unsent else ()):
-        try:
-            there |= _compare(group, config, peer).only_there
-        except CommandExecutionError:
-            silent.add(peer)
-    return there, silent
-
-
-def _mark_deleted(group, config, peers, unsent):
-    """
-    Mark unsent deletions for peers that may have the files. Returns their paths, as a set.
-
-    The journal names a deleted directory only; what was in it was noted when csync2 found that it is gone.
-    """
-    names = {*unsent, *ledger.noted_before(_group_path(group, "sent"))}
-    gone = {path for path in names if journal.is_among(unsent, path) and not os.path.lexists(path)}
-    with _open_database(group, write=True) as database:
-        for peer in peers:
-            database.mark(sorted(gone), config["address"], peer)
-    return gone
-
-
+@raised_as(CommandExecutionError)
 def reset(group):
     """
     Forget what csync2 knows of a group's files, so that this host joins it anew. The runner's ``reset`` calls it.
@@ -804,84 +674,11 @@ def reset(group):
 
         salt web3 csyncsync.reset wwwdata
     """
-    _require(group)
-    with _locked(group, wait=60) as mine:
-        if not mine:
-            raise CommandExecutionError(f"another push of {group} is under way on this host")
-        _forget(group, "established", "alone", "push.json", "peers.json", LET_THROUGH)
-        _database_state(group)
-        with _open_database(group, write=True) as database:
-            database.empty()
+    join_module.reset(_group(group))
     return True
 
 
-def _keep_marks(group, config, peer, keep, digests, unsent):
-    """
-    Drop this host's marks: all but those on unsent changes; or also those on what it alone has, and, for the source, on
-    what may differ there. Notes what it alone has.
-
-    Equal contents end a mark; others are a conflict.
-    """
-    # What the source is not told of: it is to bring nothing back that was deleted here.
-    untold = list(unsent)[:-MOST_UNSENT]
-    _csync2_paths(group, ["-m"], [path for path in untold if not os.path.lexists(path)])
-    found = _compare(group, config, peer)
-    storage.write_json(_group_path(group, "alone"), {"paths": sorted(map(os.fsdecode, found.only_here))})
-    kept = found.only_here if keep else ()
-    different = found.different | set(_unlike(group, digests)) if keep else ()
-
-    def wanted(path, to):
-        return journal.is_among(unsent, path) or path in kept or (to == peer and path in different)
-
-    with _open_database(group, write=True) as database:
-        database.keep_dirty(wanted)
-
-
-def _was_established(group):
-    return storage.read(_group_path(group, "established")) == _host().name
-
-
-def _unsent(group):
-    """
-    ``{path: whole tree?}`` of the last changes made here that others may lack, if this host was established before.
-
-    The files of one that never was are older than those of the group, whoever has changed them since.
-    """
-    if not _was_established(group):
-        return {}
-    time.sleep(WATCHER_JUDGES)
-    entries, lost = {}, lost_database(_group_path(group), _database_path(group))
-    with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as stack:
-        if lost:
-            entries.update((path, False) for path, _, _ in stack.enter_context(Database(lost)).dirty())
-    for path, tree in journal.unsent(_group_path(group, "journal")).items():
-        entries.pop(path, None)  # what changed last stands last
-        entries[path] = tree
-    # Where no directory is, or no longer, one may have been: what others have in it was deleted here.
-    return {path: tree or os.path.islink(path) or not os.path.isdir(path) for path, tree in entries.items()}
-
-
-def _as_text(entries):
-    """The last of some paths as text that can be sent and shown: it goes over the minion's bus."""
-    last = list(entries.items())[-MOST_UNSENT:]
-    return [urllib.parse.quote_from_bytes(path + b"/" if tree else path) for path, tree in last]
-
-
-def _from_text(paths_):
-    """The reverse of _as_text()."""
-    raw = [urllib.parse.unquote_to_bytes(path) for path in paths_ or ()]
-    return {path.rstrip(b"/"): path.endswith(b"/") for path in raw}
-
-
-def _establish(group, wanted):
-    with _open_database(group, write=True) as database:
-        database.keep_dirty(wanted)
-        database.set_state(Database.ESTABLISHED)
-    storage.write(_group_path(group, "established"), _host().name)
-    _forget(group, "alone")
-    journal.mark_whole(_group_path(group, "journal"))
-
-
+@raised_as(CommandExecutionError)
 def digests(group):
     """
     Digests of the contents of this host's files, for the comparison in ``admit``. The runner calls it.
@@ -895,10 +692,10 @@ def digests(group):
         salt web3 csyncsync.digests wwwdata
     """
     _require(group)
-    with _open_database(group) as database:
-        return {"group": group, "digests": contents_module.file_digests(database.contents())}
+    return {"group": group, "digests": compare.digests(_group(group))}
 
 
+@raised_as(CommandExecutionError)
 def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
     """
     Send to a host that joins all that it lacks, or has otherwise. The runner calls it on an established host.
@@ -924,86 +721,7 @@ def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
 
         salt web1 csyncsync.admit wwwdata web3
     """
-    config = _require(group)
-    peer = _peer_address(config, host)
-    with _locked(group, wait=60) as mine:
-        if not mine:
-            raise CommandExecutionError(f"another push of {group} is under way on this host")
-        problems = _root_problems(group)
-        if problems or _database_state(group) != Database.ESTABLISHED:
-            raise CommandExecutionError("; ".join(problems) or "this host is not established itself")
-        since = transfer.now()
-        with _marked_for(group, peer, keep) as before:
-            _mark_unlike(group, config, peer, digests, remove)
-            _drop_marks(group, peer, before, _from_text(unsent))
-            marked = _dirty_peers(group).get(peer, 0)
-            with journal.checked_again(_group_path(group, "journal")) as changed:
-                problems = _send_to(group, config, [peer], since, changed)
-            before.update(changed)
-            if problems[peer]:
-                raise CommandExecutionError(f"{host}: {problems[peer]}")
-        return {"group": group, "marked": marked, "left": _dirty_peers(group).get(peer, 0)}
-
-
-@contextlib.contextmanager
-def _marked_for(group, peer, keep):
-    """Yields the paths that are marked for a peer, a set to add to; afterwards no others are, but to keep."""
-    with _open_database(group) as database:
-        before = {path for path, _, _ in database.dirty([peer])}
-    try:
-        yield before
-    finally:
-        if not keep:
-            _drop_marks(group, peer, before, {b"": True})
-
-
-def _drop_marks(group, peer, before, entries):
-    """Drop a peer's marks on entries, as is_among() takes them, but for those that were there before."""
-
-    def wanted(path, to):
-        return to != peer or path in before or not journal.is_among(entries, path)
-
-    with _open_database(group, write=True) as database:
-        database.keep_dirty(wanted)
-
-
-def _mark_unlike(group, config, peer, digests, remove):
-    """Mark for a peer with these digests what it lacks, or may have otherwise; to remove, also what it alone has."""
-    found = _compare(group, config, peer)
-    unlike = {*found.different, *found.only_here, *_unlike(group, digests), *(found.only_there if remove else ())}
-    with _open_database(group, write=True) as database:
-        database.mark(sorted(unlike), config["address"], peer)
-
-
-def _unlike(group, theirs):
-    """The paths of files whose contents may differ from those of a host with these digests: all, if there are none."""
-    with _open_database(group) as database:
-        ours = contents_module.file_digests(database.contents())
-        theirs = theirs if theirs and len(theirs) == len(ours) else [None] * len(ours)
-        return [path for path in database.contents() if ours[slot := contents_module.digest_slot(path)] != theirs[slot]]
-
-
-def _peer_address(config, minion):
-    with _salts_errors():
-        return GroupConfig.from_dict(config).address_of(minion)
-
-
-def _compare(group, config, peer):
-    """
-    Compare csync2's records with a peer's. Returns Compared. An empty include root is no
-    content, and never differs.
-
-    In a copy of the database that ends with a path which no host has: csync2 does not tell of the next one that the
-    peer has behind the last one here (update.c, csync_insynctest()).
-    """
-    me = config["address"]
-    with _copied_database(group) as (directory, path):
-        with Database(path, write=True) as copy:
-            ends = copy.record_ends(map(os.fsencode, config["include"]))
-        output = _csync2(group, "-D", directory, "-T", me, peer, peer=peer, fine=(0, 2))
-    found = read_comparison(output, me, peer, ends)
-    empty = {os.fsencode(root) for root in config["include"] if is_empty_directory(root)}
-    return found._replace(different=found.different - empty)
+    return admit_module.admit(_group(group), host, digests, unsent, keep, remove)
 
 
 # --- Running csync2 --------------------------------------------------------------------------------------
@@ -1012,11 +730,6 @@ def _compare(group, config, peer):
 def _csync2(group, *args, **kwargs):
     with _salts_errors():
         return run(group, *args, **kwargs)
-
-
-def _csync2_paths(group, flags, paths_):
-    with _salts_errors():
-        run_paths(group, flags, paths_)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,12 @@
 """
-What a host still knows of a group's files when csync2's database is lost, and what was changed here since; and what a
-check that died had not yet written into it.
+What a lost database still tells: what was changed on this host since.
 
-Two things are kept of a database, in the group's directory: a second name (a hard link), which says all if the file is
-deleted, and now and then a copy, for the case that the file itself is truncated or damaged. May call ``csync2`` (the
-database) and ``csync2journal``; knows nothing of Salt.
+Two things are kept of a database, in the group's directory (``csync2/kept.py``): a second name (a hard link), which
+says all if the file is deleted, and now and then a copy, for the case that the file itself is truncated or damaged.
 """
 
-import logging
+from __future__ import annotations
+
 import os
 import stat
 
@@ -15,10 +14,8 @@ from csync2lib import journal
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import check_text, is_older
 
-log = logging.getLogger(__name__)
 
-
-def changed_since(lost, since):
+def changed_since(lost: str, since: float) -> dict[bytes, bool]:
     """
     Given the path of what is left of a lost database, return ``{path: whole tree?}`` of what is otherwise now than it
     says, as far as somebody on this host seems to have done it since then (in seconds since the epoch): not csync2, nor
@@ -27,7 +24,9 @@ def changed_since(lost, since):
     csync2 sets whole seconds as a file's time. A backup brings older files than there were; what is missing then was
     not deleted, nor was what is missing from a directory that has not been changed since. Raises sqlite3.Error.
     """
-    changed, missing, restored = {}, {}, False
+    changed: dict[bytes, bool] = {}
+    missing: dict[bytes, bool] = {}
+    restored = False
     with Database(lost) as before:
         for path, record in before.states():
             status, text = _state(path)
@@ -42,7 +41,7 @@ def changed_since(lost, since):
     return {**deleted, **changed}
 
 
-def _state(path):
+def _state(path: bytes) -> tuple[os.stat_result | None, bytes | None]:
     """(a path's lstat, its state as csync2 records it); (None, None) if nothing is there."""
     try:
         status = os.lstat(path)
@@ -51,11 +50,11 @@ def _state(path):
         return None, None
 
 
-def _may_be_csync2s(status):
+def _may_be_csync2s(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0
 
 
-def _has_changed(directory, since):
+def _has_changed(directory: bytes, since: float) -> bool:
     """Tell whether names came to, or left, a directory (or the next one above that is there) since then."""
     status, _ = _state(directory)
     while status is None and directory != b"/":

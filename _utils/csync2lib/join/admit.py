@@ -1,0 +1,81 @@
+"""What an established host does for one that joins: it sends all that the other one lacks, or has otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from csync2lib import journal
+from csync2lib.errors import CsyncsyncError
+from csync2lib.group import Group, GroupConfig
+from csync2lib.join.compare import compare, unlike
+from csync2lib.join.unsent import from_text
+from csync2lib.push import transfer
+
+
+def admit(
+    group: Group,
+    host: str,
+    digests: Sequence[str] | None = None,
+    unsent: Iterable[str] | None = (),
+    keep: bool = False,
+    remove: bool = False,
+) -> dict[str, Any]:
+    """What ``csyncsync.admit`` does, and returns. Raises CsyncsyncError, sqlite3.Error."""
+    peer = group.config.address_of(host)
+    with group.exclusive(established="this host is not established itself") as config:
+        since = transfer.now()
+        with _dirty_meanwhile(group, peer, keep) as before:
+            _mark_unlike(group, config, peer, digests, remove)
+            _drop_dirty(group, peer, before, from_text(unsent))
+            marked = _dirty(group, peer)
+            with journal.checked_again(group.journal) as changed:
+                problem = _send(group, config, peer, since, changed)
+            before.update(changed)
+            if problem:
+                raise CsyncsyncError(f"{host}: {problem}")
+        return {"group": group.name, "marked": marked, "left": _dirty(group, peer)}
+
+
+def _send(group: Group, config: GroupConfig, peer: str, since: float, changed: set[bytes]) -> str:
+    """Send what is dirty for a peer, and nothing to others. Returns why the peer could not be reached, "" if it was."""
+    members = [*config.minions]
+    notes = group.path("sent")
+    return transfer.send_all(group.name, config.database, notes, [peer], members, since, changed)[peer]
+
+
+def _dirty(group: Group, peer: str) -> int:
+    """How many entries are dirty for a peer."""
+    with group.open_database() as database:
+        return database.dirty_peers().get(peer, 0)
+
+
+@contextlib.contextmanager
+def _dirty_meanwhile(group: Group, peer: str, keep: bool) -> Iterator[set[bytes]]:
+    """Yields the paths that are dirty for a peer, a set to add to; afterwards no others are, unless with ``keep``."""
+    with group.open_database() as database:
+        before = {path for path, _, _ in database.dirty([peer])}
+    try:
+        yield before
+    finally:
+        if not keep:
+            _drop_dirty(group, peer, before, {b"": True})
+
+
+def _drop_dirty(group: Group, peer: str, before: Collection[bytes], entries: Mapping[bytes, bool]) -> None:
+    """Make entries, as journal.is_among() takes them, clean for a peer, but for those that were dirty before."""
+
+    def wanted(path: bytes, to: str) -> bool:
+        return to != peer or path in before or not journal.is_among(entries, path)
+
+    with group.open_database(write=True) as database:
+        database.keep_dirty(wanted)
+
+
+def _mark_unlike(group: Group, config: GroupConfig, peer: str, digests: Sequence[str] | None, remove: bool) -> None:
+    """Make dirty what a peer with these digests lacks, or may have otherwise; with ``remove``, also what it alone has."""
+    found = compare(group, config, peer)
+    paths = {*found.different, *found.only_here, *unlike(group, digests), *(found.only_there if remove else ())}
+    with group.open_database(write=True) as database:
+        database.mark(sorted(paths), config.address, peer)

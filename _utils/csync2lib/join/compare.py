@@ -1,0 +1,44 @@
+"""What a host that joins, and one that admits it, have otherwise: by csync2's records, and by contents."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from csync2lib import contents
+from csync2lib.csync2 import command
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.output import Compared, read_comparison
+from csync2lib.group import Group, GroupConfig
+from csync2lib.guard import is_empty_directory
+
+
+def compare(group: Group, config: GroupConfig, peer: str) -> Compared:
+    """
+    Compare csync2's records with those of a peer, given its address. An empty include root is no content, and never
+    differs. Raises CsyncsyncError, sqlite3.Error.
+
+    In a copy of the database that ends with a path which no host has: csync2 does not tell of the next one that the
+    peer has behind the last one here (update.c, csync_insynctest()).
+    """
+    with group.copied_database() as (directory, path):
+        with Database(path, write=True) as copy:
+            ends = copy.record_ends(config.roots)
+        output = command.run(group.name, "-D", directory, "-T", config.address, peer, peer=peer, fine=(0, 2))
+    found = read_comparison(output, config.address, peer, ends)
+    empty = {os.fsencode(root) for root in config.include if is_empty_directory(root)}
+    return found._replace(different=found.different - empty)
+
+
+def digests(group: Group) -> list[str]:
+    """Digests of the contents of all files that are recorded here (see ``contents.file_digests()``)."""
+    with group.open_database() as database:
+        return contents.file_digests(database.contents())
+
+
+def unlike(group: Group, theirs: Sequence[str] | None) -> list[bytes]:
+    """The paths of files whose contents may differ from those of a host with these digests: all, if there are none."""
+    with group.open_database() as database:
+        ours = contents.file_digests(database.contents())
+        known: Sequence[str | None] = theirs if theirs and len(theirs) == len(ours) else [None] * len(ours)
+        return [path for path in database.contents() if ours[slot := contents.digest_slot(path)] != known[slot]]
