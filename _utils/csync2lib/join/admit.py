@@ -74,7 +74,7 @@ def _drop_dirty(group: Group, peer: str, before: Collection[bytes], entries: Map
 
 
 def _mark_unlike(group: Group, config: GroupConfig, peer: str, digests: Sequence[str] | None, remove: bool) -> None:
-    """Make dirty what a peer with these digests lacks, or may have otherwise; with ``remove``, also what it alone has."""
+    """Make dirty what a peer with these digests may lack, or have otherwise; to remove, also what it alone has."""
     found = compare(group, config, peer)
     paths = {*found.different, *found.only_here, *unlike(group, digests), *(found.only_there if remove else ())}
     with group.open_database(write=True) as database:
