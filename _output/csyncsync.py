@@ -1,12 +1,12 @@
 """
 Show the status of groups as a table, with what needs somebody above it: ``salt-run csyncsync.status``.
 
-What the table says is the affair of the util module ``csync2report``; here it gets its colors. ``--out=json``, like all
-of Salt's other outputters, shows the same facts.
+``csync2lib/report/table.py`` says what stands in the table; here it gets its colors. ``--out=json``, like all of Salt's
+other outputters, shows the same facts.
 """
 
 import salt.utils.color
-from csync2lib.report import report
+from csync2lib.report.table import table
 
 __virtualname__ = "csyncsync"
 
@@ -37,4 +37,4 @@ def output(data, **kwargs):  # pylint: disable=unused-argument
         return str(data)
     if not data["groups"]:
         return "there is no group: salt '*' state.apply csyncsync"
-    return "\n".join(report.table(data["groups"], color))
+    return "\n".join(table(data["groups"], color))

@@ -40,6 +40,7 @@ from csync2lib.config import membership, schema
 from csync2lib.csync2.names import is_group_name
 from csync2lib.master import conflicts as conflicts_module
 from csync2lib.report import report
+from csync2lib.report.words import one_line
 from salt.exceptions import CommandExecutionError, SaltException
 
 log = logging.getLogger(__name__)
@@ -1372,7 +1373,7 @@ def _readable(path):
     A percent-encoded path as people read it, and give it back; what cannot be printed, as a newline, as ``\\x0a``, and
     a blank at the end, which Salt strips from arguments, as ``\\x20``.
     """
-    text = report.one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
+    text = one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
     return f"{text[:-1]}\\x20" if text.endswith(" ") else text
 
 

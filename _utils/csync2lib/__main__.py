@@ -1,8 +1,10 @@
 """
-Run a room of this package as a program, by Python alone: ``python -I …/csync2lib/__main__.py actions DIRECTORY``.
+Run a module of this package as a program, by Python alone: ``python -I …/csync2lib/__main__.py actions DIRECTORY``.
 
 systemd's units call it: Salt takes a second to begin. With -I no directory but the standard library's is on the path.
 """
+
+from __future__ import annotations
 
 import os
 import sys

@@ -2,13 +2,15 @@
 Run the commands of a group's actions, and tell how they ended.
 
 csync2 would wait for a command with the connection open, and the host that sends waits for that. So its config has
-none: it leaves a note in the group's directory ``due`` (csync2.context()), systemd sees that there is one
-(csyncsync-action@GROUP.path), and starts this room as a program (__main__.py), by Python alone: Salt takes a second to
-begin.
+none: it leaves a note in the group's directory ``due`` (template.context()), systemd sees that there is one
+(csyncsync-action@GROUP.path), and starts this module as a program (__main__.py), by Python alone: Salt takes a second
+to begin.
 
 A note is named after its command; it stays until the command has ended, and one that comes meanwhile has the command
-run once more. May call the standard library, and root's shell for the commands.
+run once more.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -18,8 +20,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from csync2lib import waits
+from csync2lib import storage, waits
+
+#: A command of ``commands`` in ``template.context()``: ``{"key", "exec", "logfile"}``.
+Command = Mapping[str, Any]
 
 #: Seconds that a command which has to be ended may take to do as it is told.
 KILLED_WITHIN = 5.0
@@ -34,14 +41,14 @@ _TAKEN, _STALE = ".taken", 60.0
 # --- The program -----------------------------------------------------------------------------------------
 
 
-def run_due(directory, limit=waits.ACTION_LIMIT):
+def run_due(directory: str, limit: float = waits.ACTION_LIMIT) -> None:
     """
     Run what is due in a group's directory, in the order of the pillar, and note how it ended in ``actions.json``.
 
     Raises OSError if notes cannot be read or deleted.
     """
     due = os.path.join(directory, "due")
-    commands = _read_json(os.path.join(directory, "config.json")).get("rules", {}).get("commands", [])
+    commands = _read(directory, "config.json").get("rules", {}).get("commands", [])
     notes = _take(due, {command["key"] for command in commands})
     for command in commands:
         names = notes.get(command["key"], [])
@@ -57,9 +64,9 @@ def run_due(directory, limit=waits.ACTION_LIMIT):
             _run_noted(directory, commands, command, limit, [name])
 
 
-def _take(due, keys):
+def _take(due: str, keys: set[str]) -> dict[str, list[str]]:
     """Rename the notes of these commands, so that later ones are others. Returns ``{key: [name, …]}``."""
-    taken = {}
+    taken: dict[str, set[str]] = {}
     for name in sorted(os.listdir(due)):
         key, path = name.partition(".")[0], os.path.join(due, name)
         if key not in keys:  # one that csync2 is writing, or whose command is no longer in the pillar
@@ -73,17 +80,19 @@ def _take(due, keys):
     return {key: sorted(names) for key, names in taken.items()}
 
 
-def _run_noted(directory, commands, command, limit, names):
+def _run_noted(
+    directory: str, commands: Sequence[Command], command: Command, limit: float, names: Sequence[str]
+) -> None:
     """Run one command for these notes, if there are any; note first that it runs, and then how it ended."""
     if not names:
         return
     paths = [os.path.join(directory, "due", name) for name in names]
     log = command["logfile"] or os.path.join(directory, "output", command["key"])
     began, clock = time.time(), time.monotonic()
-    noted = _read_json(os.path.join(directory, "actions.json"))
+    noted = _read(directory, "actions.json")
     noted = {one["key"]: noted[one["key"]] for one in commands if one["key"] in noted}
     before = noted.get(command["key"], {})
-    _write_json(directory, {**noted, command["key"]: {**before, "running": began}})
+    _note(directory, {**noted, command["key"]: {**before, "running": began}})
     line, problem = _command_line(command["exec"], paths[0])
     code, why, output = (None, problem, b"") if problem else run(line, limit)
     for path in paths:  # whatever happens now, it has run
@@ -95,10 +104,10 @@ def _run_noted(directory, commands, command, limit, names):
         why = why or f"its output cannot be written: {err.strerror}"
     seconds = round(time.monotonic() - clock, 3)
     noted[command["key"]] = {"exit": code, "why": why, "time": began, "seconds": seconds, "log": log}
-    _write_json(directory, noted)
+    _note(directory, noted)
 
 
-def _command_line(command, note):
+def _command_line(command: str, note: str) -> tuple[bytes, str]:
     """
     (the command as the shell gets it, "" or why there is none): as csync2 does it, the names of files stand where the
     first %% is, as its database has them.
@@ -111,7 +120,7 @@ def _command_line(command, note):
     return line.replace(b"%%", names, 1), "" if names else "the names of the files are too long for %%"
 
 
-def run(line, limit):
+def run(line: bytes, limit: float) -> tuple[int | None, str, bytes]:
     """
     Run a command of root's shell. Returns (exit code, "" or why it counts as failed, the end of its output); the code
     is None if it had to be ended, or could not begin.
@@ -145,9 +154,10 @@ def run(line, limit):
     return code, f"exit {code}" if code else "", output
 
 
-def _follow(process, seconds):
+def _follow(process: subprocess.Popen[bytes], seconds: float) -> bytes:
     """Wait for a process, at most that long. Returns the end of what it prints."""
     until, kept = time.monotonic() + seconds, bytearray()
+    assert process.stdout is not None
     while time.monotonic() < until:
         ended = process.poll() is not None
         if select.select([process.stdout], [], [], 0.05)[0]:
@@ -163,27 +173,24 @@ def _follow(process, seconds):
     return bytes(kept)
 
 
-def _age(path):
+def _age(path: str) -> float:
     return time.time() - os.lstat(path).st_mtime
 
 
-def _read_json(path):
-    """What a file holds, {} if that is nothing that can be read."""
+def _read(directory: str, name: str) -> dict[str, Any]:
+    """What a file of the group holds, {} if that is nothing that can be read."""
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        found = storage.read_json(os.path.join(directory, name))
+    except OSError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _write_json(directory, noted):
-    """Write ``actions.json``, whole or not at all: a disk that is full is no reason to run nothing."""
+def _note(directory: str, noted: Mapping[str, Any]) -> None:
+    """Write ``actions.json``; a disk that is full is no reason to run nothing."""
     path = os.path.join(directory, "actions.json")
     try:
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
-            json.dump(noted, file, indent=1, sort_keys=True)
-        os.replace(f"{path}.new", path)
+        storage.write(path, json.dumps(noted, indent=1, sort_keys=True), mode=0o644, durable=False)
     except OSError as err:
         print(f"cannot write {path}: {err.strerror}", file=sys.stderr)
 
@@ -191,14 +198,14 @@ def _write_json(directory, noted):
 # --- Status ----------------------------------------------------------------------------------------------
 
 
-def results(directory, commands):
+def results(directory: str, commands: Iterable[Command]) -> list[dict[str, Any]]:
     """
     Given a group's directory and ``commands`` of its context, return how each command that has run, or is to run, last
     ended: ``[{"exec", "exit": code, "why": "" or why it counts as failed, "time", "seconds", "log": path, "running":
     seconds, "waiting": seconds}]``. ``running`` is since when it runs, None if it does not; ``waiting`` is how long it
     has waited for its turn. ``exit`` and ``time`` are None if it has not ended yet.
     """
-    noted, since, now = _read_json(os.path.join(directory, "actions.json")), _waiting(directory), time.time()
+    noted, since, now = _read(directory, "actions.json"), _waiting(directory), time.time()
     found = []
     for command in commands:
         result = noted.get(command["key"])
@@ -211,9 +218,9 @@ def results(directory, commands):
     return found
 
 
-def _waiting(directory):
+def _waiting(directory: str) -> dict[str, float]:
     """``{key: when the first note came}`` of commands that wait to be run."""
-    waiting = {}
+    waiting: dict[str, float] = {}
     with contextlib.suppress(OSError), os.scandir(os.path.join(directory, "due")) as entries:
         for entry in entries:
             key = entry.name.partition(".")[0]
@@ -223,9 +230,9 @@ def _waiting(directory):
     return waiting
 
 
-def told(found, most=80):
+def told(found: Iterable[Mapping[str, Any]], most: int = 80) -> list[str]:
     """Given what results() returned, say what is wrong, or takes its time, as a list of texts."""
-    texts = []
+    texts: list[str] = []
     for result in found:
         command = result["exec"] if len(result["exec"]) <= most else result["exec"][: most - 1] + "…"
         if result["why"]:
@@ -236,7 +243,7 @@ def told(found, most=80):
     return texts
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> None:
     """The program: run what is due in the group's directory that is the one argument."""
     time.sleep(SETTLE)
     try:

@@ -4,9 +4,10 @@ of them is put back.
 
 csync2 keeps the newest version of PATH as ``backup_directory/PATH`` (here: generation 0), and an older one as
 ``…/PATH.N``, in directories with the owners and modes of those that the file was in. A version's time is when it was
-replaced; csync2 keeps no other. For the module on the hosts. May call ``_utils/csync2conflict``, ``_utils/csync2left``
-and the standard library. Paths are bytes.
+replaced; csync2 keeps no other. For the module on the hosts. Paths are bytes.
 """
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -17,8 +18,10 @@ import os
 import re
 import stat
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from csync2lib import versions as versions_module
+from csync2lib import versions
 from csync2lib.csync2 import temporary
 from csync2lib.errors import CsyncsyncError
 
@@ -26,6 +29,8 @@ from csync2lib.errors import CsyncsyncError
 GENERATIONS = 3
 _GENERATION = re.compile(rb"(.+)\.([1-9][0-9]{0,4})\Z", re.DOTALL)
 _NAME_MAX = 255
+#: What find() says of one; what a host has at a path is described in the same words.
+Version = dict[str, Any]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 #: A pipe in place of a file would else be waited for.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -34,7 +39,9 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 # --- What there is ---------------------------------------------------------------------------------------
 
 
-def find(top, paths, most, generations=GENERATIONS, content=False):
+def find(
+    top: bytes, paths: Iterable[bytes], most: int, generations: int = GENERATIONS, content: bool = False
+) -> tuple[dict[bytes, list[Version]], int]:
     """
     Given a backup_directory, and paths of files or directories, return ``({path: [version, …]}, number of paths that
     were left out)``.
@@ -49,21 +56,22 @@ def find(top, paths, most, generations=GENERATIONS, content=False):
     The newest comes first. A version is ``{"generation", "size": bytes, "mtime": when it was replaced, in seconds since
     the epoch, "time": the same in words, UTC, "mode", "owner", "sha256", "doubt": why it may be something else}``.
     """
-    found, number, named = [], 0, set(paths)
+    found: list[tuple[float, bytes, list[Version]]] = []
+    number, named = 0, set(paths)
     for path in named:
         directory, name = os.path.split(path)
-        versions = _Directory(top, directory, generations).versions(name, content)
-        files = [(path, versions)] if versions else []
+        kept = _Directory(top, directory, generations).versions(name, content)
+        files: Iterable[tuple[bytes, list[Version]]] = [(path, kept)] if kept else []
         if not any(path.startswith(other + b"/") for other in named):  # else it is walked with that one
             files = itertools.chain(files, (item for item in _below(top, path, generations) if item[0] not in named))
         for file, there in files:
             number += 1
             (heapq.heappush if len(found) < most else heapq.heappushpop)(found, (there[0]["mtime"], file, there))
     found.sort(key=lambda item: (-item[0], item[1]))
-    return {file: versions for _, file, versions in found}, number - len(found)
+    return {file: there for _, file, there in found}, number - len(found)
 
 
-def _below(top, path, generations):
+def _below(top: bytes, path: bytes, generations: int) -> Iterator[tuple[bytes, list[Version]]]:
     """Yield (path, versions) of every file below a directory."""
     paths = [path]
     while paths:
@@ -76,16 +84,17 @@ def _below(top, path, generations):
 class _Directory:
     """What a directory of backups holds."""
 
-    def __init__(self, top, path, generations):
+    def __init__(self, top: bytes, path: bytes, generations: int) -> None:
         self.top, self.path, self.generations = top, path, generations
         #: ``{file's name: {generation: status}}``, as far as names go: FILE.1 may also be a file of this name
-        self.files, self.directories = {}, set()
+        self.files: dict[bytes, dict[int, os.stat_result]] = {}
+        self.directories: set[bytes] = set()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(top + path) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     self._add(entry.name, entry.stat(follow_symlinks=False))
 
-    def _add(self, name, status):
+    def _add(self, name: bytes, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
             self.directories.add(name)
         elif stat.S_ISREG(status.st_mode):
@@ -93,11 +102,11 @@ class _Directory:
             if match := _GENERATION.match(name):
                 self.files.setdefault(match[1], {})[int(match[2])] = status
 
-    def names(self):
+    def names(self) -> list[bytes]:
         """The names of the files that there are versions of."""
         return sorted(name for name in self.files if self._is_name(name))
 
-    def _is_name(self, name):
+    def _is_name(self, name: bytes) -> bool:
         """Tell whether a file has, or had, this name: it has versions, is there, or is no version of another."""
         has = self.files.get(name, {})
         if 0 not in has:
@@ -106,29 +115,30 @@ class _Directory:
         is_version = whose is not None and 0 in self.files[whose[0]]
         return len(has) > 1 or not is_version or os.path.lexists(os.path.join(self.path, name))
 
-    def _whose(self, name):
+    def _whose(self, name: bytes) -> tuple[bytes, int] | None:
         """(name, generation) of the file that this may be a version of, None without."""
         match = _GENERATION.match(name)
         return (match[1], int(match[2])) if match and self._begins(match[1]) else None
 
-    def _begins(self, name):
+    def _begins(self, name: bytes) -> bool:
         """Tell whether there can be older versions of a file: there is a newest one, or make_way() has moved that."""
         return 0 in self.files.get(name, {}) or name in self.directories
 
-    def versions(self, name, content=False):
+    def versions(self, name: bytes, content: bool = False) -> list[Version]:
         """The versions of one file, newest first."""
-        found, there = [], self.files.get(name, {})
+        found: list[Version] = []
+        there = self.files.get(name, {})
         for generation, status in there.items() if self._begins(name) else ():
-            version = {"generation": generation, **versions_module.described(status)}
+            version = {"generation": generation, **versions.described(status)}
             if content:
                 path = self.top + os.path.join(self.path, _file(name, generation))
-                version["sha256"] = versions_module.version(path).get("sha256", "is gone")
+                version["sha256"] = versions.version(path).get("sha256", "is gone")
             if doubt := self._doubt(name, generation):
                 version["doubt"] = doubt
             found.append(version)
         return sorted(found, key=lambda version: (-version["mtime"], version["generation"]))
 
-    def _doubt(self, name, generation):
+    def _doubt(self, name: bytes, generation: int) -> str:
         """Why a version may be something else, "" if it is not."""
         if generation:
             return f"may be of {_text(_file(name, generation))}" if self._is_name(_file(name, generation)) else ""
@@ -141,19 +151,19 @@ class _Directory:
         return ""
 
 
-def _file(name, generation):
+def _file(name: bytes, generation: int) -> bytes:
     """The name of a version's file."""
     return b"%s.%d" % (name, generation) if generation else name
 
 
-def _text(path):
+def _text(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
 # --- What csync2 does not see to -------------------------------------------------------------------------
 
 
-def make_room(top, path, generations):
+def make_room(top: bytes, path: bytes, generations: int) -> None:
     """
     After a version of a file was kept: have the next one not replace an older one before there are enough of them.
 
@@ -176,7 +186,7 @@ def make_room(top, path, generations):
         os.rename(last, min(places)[1])
 
 
-def _mtime(path):
+def _mtime(path: bytes) -> float:
     """When a file was written; 0 if there is none."""
     try:
         return os.lstat(path).st_mtime
@@ -184,7 +194,7 @@ def _mtime(path):
         return 0
 
 
-def sweep(top, paths):
+def sweep(top: bytes, paths: Iterable[bytes]) -> None:
     """make_way() for every file below these paths."""
     paths = list(paths)
     while paths:
@@ -195,7 +205,7 @@ def sweep(top, paths):
                 make_way(top, os.path.join(directory.path, name))
 
 
-def make_way(top, path):
+def make_way(top: bytes, path: bytes) -> None:
     """
     If there is a directory where a file was, rename the file's newest version to be an older one.
 
@@ -211,7 +221,7 @@ def make_way(top, path):
 # --- Putting one back ------------------------------------------------------------------------------------
 
 
-def restore(top, path, generation, root):
+def restore(top: bytes, path: bytes, generation: int, root: bytes) -> dict[str, Any]:
     """
     Put an old version back at its path, whole or not at all. What is there by now becomes generation 0, and what was
     that takes the place of the one that is put back: nothing is lost. Directories are made as they were.
@@ -224,7 +234,7 @@ def restore(top, path, generation, root):
     """
     directory, name = os.path.split(path)
 
-    def make(parent, below, where):
+    def make(parent: int, below: bytes, where: bytes) -> None:
         if not where.startswith(root + b"/"):
             raise CsyncsyncError(f"include root {_text(root)} is missing: is its disk unmounted?")
         _make_like(parent, below, os.lstat(top + where))
@@ -243,7 +253,7 @@ def restore(top, path, generation, root):
 
 
 @contextlib.contextmanager
-def _opened(start, path, make=None):
+def _opened(start: bytes, path: bytes, make: Callable[[int, bytes, bytes], None] | None = None) -> Iterator[int]:
     """Open a directory through no symlink below ``start``; ``make(parent, name, path)`` makes what is missing."""
     handle, where = os.open(start, os.O_RDONLY | os.O_DIRECTORY), b""
     try:
@@ -265,7 +275,7 @@ def _opened(start, path, make=None):
         os.close(handle)
 
 
-def _make_like(parent, name, like):
+def _make_like(parent: int, name: bytes, like: os.stat_result) -> None:
     os.mkdir(name, 0o700, dir_fd=parent)
     made = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
@@ -276,7 +286,7 @@ def _make_like(parent, name, like):
 
 
 @contextlib.contextmanager
-def _opened_file(directory, name):
+def _opened_file(directory: int, name: bytes) -> Iterator[int]:
     """Open a regular file, and nothing else."""
     try:
         handle = os.open(name, _FILE, dir_fd=directory)
@@ -292,7 +302,7 @@ def _opened_file(directory, name):
         os.close(handle)
 
 
-def _put_back(top, kept, here, name, generation, version):
+def _put_back(top: bytes, kept: int, here: int, name: bytes, generation: int, version: int) -> dict[str, Any]:
     """restore(), between two open directories."""
     present = _status(here, name)
     if present is not None and not stat.S_ISREG(present.st_mode):
@@ -304,7 +314,7 @@ def _put_back(top, kept, here, name, generation, version):
     above = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
     try:
         digest = copy(version, here, new)
-        result = {"size": os.fstat(version).st_size, "sha256": digest, "changed": True, "kept": None}
+        result: dict[str, Any] = {"size": os.fstat(version).st_size, "sha256": digest, "changed": True, "kept": None}
         if present is not None:
             with _opened_file(here, name) as there:
                 same = copy(there, above, saved) == digest and _looks(present) == _looks(os.fstat(version))
@@ -324,7 +334,7 @@ def _put_back(top, kept, here, name, generation, version):
         os.close(above)
 
 
-def _keep(top, above, saved, kept, name, generation):
+def _keep(top: bytes, above: int, saved: bytes, kept: int, name: bytes, generation: int) -> int:
     """
     Make a saved file a version, in exchange for the one that was put back, and return which. If that fails it stays
     elsewhere.
@@ -344,23 +354,23 @@ def _keep(top, above, saved, kept, name, generation):
         raise CsyncsyncError(f"it is back, but what was there is only in {where} now: {err.strerror}") from err
 
 
-def _status(directory, name):
+def _status(directory: int, name: bytes) -> os.stat_result | None:
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
 
 
-def _identity(status):
+def _identity(status: os.stat_result | None) -> tuple[int, ...] | None:
     """What differs when a file was changed, or is another one."""
     return status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _looks(status):
+def _looks(status: os.stat_result) -> tuple[int, int, int]:
     return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
 
-def copy(source, directory, name):
+def copy(source: int, directory: int, name: bytes) -> str:
     """Copy an open file, with owner and mode, to a new name. Returns the SHA-256 of the content."""
     digest, like = hashlib.sha256(), os.fstat(source)
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)

@@ -1,11 +1,17 @@
 """
 The TLS certificate of a host: judge one, make one.
 
-May call cryptography (Salt's packages hold it) and the standard library. Each function imports what it needs of
-cryptography itself: that takes longer than a small push, which needs nothing of it.
+Salt's packages hold cryptography. Each function imports what it needs of it itself: that takes longer than a small
+push, which needs nothing of it.
 """
 
+from __future__ import annotations
+
 import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 #: The one subject that all hosts' certificates share: csync2's server names its own subject as the only
 #: issuer that it accepts (LINBIT/csync2#38), so hosts with different subjects cannot talk.
@@ -14,7 +20,7 @@ SUBJECT = "csyncsync"
 DAYS = 7300
 
 
-def judge(certificate, key):
+def judge(certificate: str, key: str) -> tuple[str, str | None, str | None]:
     """
     Given a certificate and its private key as PEM texts, return ``(why they cannot be used, fingerprint, end)``.
 
@@ -36,7 +42,7 @@ def judge(certificate, key):
     return "", loaded.fingerprint(hashes.SHA256()).hex(), _end(loaded).date().isoformat()
 
 
-def end(certificate):
+def end(certificate: str | None) -> float | None:
     """When a certificate in PEM ends, in seconds since the epoch; None if it is none."""
     from cryptography import x509
 
@@ -47,13 +53,13 @@ def end(certificate):
     return _end(loaded).timestamp()
 
 
-def _end(loaded):
+def _end(loaded: x509.Certificate) -> datetime.datetime:
     if hasattr(loaded, "not_valid_after_utc"):
         return loaded.not_valid_after_utc
     return loaded.not_valid_after.replace(tzinfo=datetime.timezone.utc)
 
 
-def make():
+def make() -> tuple[str, str]:
     """A new key (P-256) and a certificate that it signs itself: ``(certificate, private key)``, both PEM texts."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -77,7 +83,7 @@ def make():
     return made.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
 
 
-def _subject():
+def _subject() -> x509.Name:
     from cryptography import x509
 
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, SUBJECT)])

@@ -1,9 +1,10 @@
 """
 What a group's files really are on this host, read from its disk, to compare hosts without csync2's database.
 
-For the module on the hosts (what is there) and for the runner on the master (what differs). May call ``csync2`` for the
-digests' slots, ``csync2conflict`` for the description of a path, and the standard library.
+For the module on the hosts (what is there) and for the runner on the master (what differs). Paths are bytes.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -11,6 +12,8 @@ import os
 import stat
 import time
 import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from csync2lib import versions
 
@@ -21,12 +24,12 @@ from csync2lib import versions
 DIGESTS = 4096
 
 
-def digest_slot(path):
+def digest_slot(path: bytes) -> int:
     """Given a path in bytes, return which of the DIGESTS digests it goes into."""
     return int.from_bytes(hashlib.blake2b(path, digest_size=2).digest(), "big") % DIGESTS
 
 
-def file_digests(paths):
+def file_digests(paths: Iterable[bytes]) -> list[str]:
     """
     Given paths of files, return DIGESTS digests of their names and contents, each 16 hexadecimal digits.
 
@@ -52,22 +55,27 @@ def file_digests(paths):
 COMPARED = ("type", "size", "mode", "owner", "sha256", "target")
 
 
+class Excludes(Protocol):
+    """What a group excludes, as the watcher knows it."""
+
+    def match(self, path: bytes, name: bytes) -> bool: ...
+
+
 class Pace:
     """So many bytes in a second, and no more: called with the bytes that were read, it waits until that is true."""
 
-    def __init__(self, rate):
+    def __init__(self, rate: float) -> None:
         self.rate, self.began, self.read = rate, time.monotonic(), 0
 
-    def __call__(self, count):
+    def __call__(self, count: int) -> None:
         self.read += count
         if self.rate:
             time.sleep(max(0.0, self.began + self.read / self.rate - time.monotonic()))
 
 
-def walk(include, excludes):
+def walk(include: Iterable[str], excludes: Excludes) -> Iterator[bytes]:
     """
-    The paths, in bytes, of a group's includes and of all below them that csync2inotify.Excludes do not exclude; links
-    are not followed.
+    The paths of a group's includes and of all below them that are not excluded; links are not followed.
     """
     stack = [path for path in map(os.fsencode, include) if os.path.lexists(path)]
     while stack:
@@ -82,7 +90,7 @@ def walk(include, excludes):
                 continue  # deleted in between
 
 
-def count(paths):
+def count(paths: Iterable[bytes]) -> dict[str, int]:
     """``{"files", "bytes"}`` of paths: how much there is to be read."""
     files = size = 0
     for path in paths:
@@ -94,8 +102,8 @@ def count(paths):
     return {"files": files, "bytes": size}
 
 
-def compared(version):
-    """What counts of a path's description, as csync2conflict.version() makes it; no directory's size does."""
+def compared(version: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts of a path's description, as versions.version() makes it; no directory's size does."""
     return {
         name: version[name]
         for name in COMPARED
@@ -103,11 +111,11 @@ def compared(version):
     }
 
 
-def digests(paths, part, parts, pace):
+def digests(paths: Iterable[bytes], part: int, parts: int, pace: Callable[[int], None]) -> dict[str, str]:
     """
-    ``{slot: digest}`` of all paths in one of several equal parts; of csync2.DIGESTS slots, those that have a path.
+    ``{slot: digest}`` of all paths in one of several equal parts; of DIGESTS slots, those that have a path.
     """
-    slots = {}
+    slots: dict[int, int] = {}
     for path in paths:
         slot = digest_slot(path)
         if slot % parts == part:
@@ -115,20 +123,20 @@ def digests(paths, part, parts, pace):
     return {str(slot): f"{digest:016x}" for slot, digest in slots.items()}
 
 
-def entries(paths, slots, pace):
+def entries(paths: Iterable[bytes], slots: Iterable[int], pace: Callable[[int], None]) -> dict[str, str]:
     """``{percent-encoded path: digest}`` of the paths in some slots."""
     wanted = set(slots)
     found = (path for path in paths if digest_slot(path) in wanted)
     return {urllib.parse.quote_from_bytes(path): _digest(path, pace) for path in found}
 
 
-def _digest(path, pace):
+def _digest(path: bytes, pace: Callable[[int], None]) -> str:
     version = compared(versions.version(path, pace=pace))
     told = json.dumps([urllib.parse.quote_from_bytes(path), version], sort_keys=True)
     return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
 
-def unlike(answers):
+def unlike(answers: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Given ``{host: {key: value}}``, return the sorted keys at which not all hosts have the same (or any) value."""
     keys = {key for answer in answers.values() for key in answer}
     return sorted(key for key in keys if len({answer.get(key) for answer in answers.values()}) > 1)

@@ -1,8 +1,10 @@
 """
 A group's key: made and replaced on the master, and proved by a host that has it, without being told.
 
-May call the standard library. Nothing is logged, and no error holds a key.
+Nothing is logged, and no error holds a key.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -10,17 +12,20 @@ import hmac
 import os
 import secrets
 import string
+from collections.abc import Iterator
+
+from csync2lib import storage
 
 #: csync2.c, create_keyfile(): 64 characters out of 64
 _ALPHABET = string.ascii_letters + string.digits + "._"
 
 
-def path(pki_dir, group):
+def path(pki_dir: str, group: str) -> str:
     """Where a master keeps a group's key."""
     return os.path.join(pki_dir, "csyncsync", f"{group}.key")
 
 
-def read(file):
+def read(file: str) -> str | None:
     """The key that a file holds, None if there is no file."""
     try:
         with open(file, encoding="ascii") as opened:
@@ -29,7 +34,7 @@ def read(file):
         return None
 
 
-def make_once(file):
+def make_once(file: str) -> str | None:
     """The key that a file holds; made if there is none. Two masters that share the directory agree on one."""
     os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
     if not os.path.exists(file):
@@ -38,20 +43,19 @@ def make_once(file):
     return read(file)
 
 
-def replace(file):
+def replace(file: str) -> None:
     """Put a new key in the place of one. The old one is kept nowhere, and does not come back when the power fails."""
     with _new(file) as temporary:
         os.replace(temporary, file)
-    directory = os.open(os.path.dirname(file), os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    storage.sync_directory(os.path.dirname(file))
 
 
 @contextlib.contextmanager
-def _new(file):
-    """Yield the path of a file with a new key, which nobody else can read; it is gone afterwards."""
+def _new(file: str) -> Iterator[str]:
+    """
+    Yield the path of a file with a new key, which nobody else can read; it is gone afterwards. Its name is random:
+    storage has the process's number, which may be the same on another master that shares the directory.
+    """
     temporary = f"{file}.{secrets.token_hex(4)}"
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
@@ -64,7 +68,7 @@ def _new(file):
             os.unlink(temporary)
 
 
-def proof(key, salt):
+def proof(key: str, salt: str) -> str:
     """
     What whoever has the key can say, and nobody else: 16 hexadecimal digits.
 

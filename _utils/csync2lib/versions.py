@@ -1,17 +1,21 @@
 """What stands at a path of this host, in words that people and other hosts compare."""
 
+from __future__ import annotations
+
 import grp
 import hashlib
 import os
 import pwd
 import stat
 import time
+from collections.abc import Callable
+from typing import Any
 
 #: Bytes of a file's text that are sent for a diff.
 TEXT = 65_536
 
 
-def version(path, text=False, pace=None):
+def version(path: bytes, text: bool = False, pace: Callable[[int], None] | None = None) -> dict[str, Any]:
     """
     What this host has at a path in bytes: ``{"type", "size": bytes, "mtime": seconds since the epoch, "time": the same
     in words, UTC, "mode", "owner", "sha256" or "target"}``, with ``{"type": "nothing", …}`` if nothing is there.
@@ -34,7 +38,7 @@ def version(path, text=False, pace=None):
     return result
 
 
-def described(status):
+def described(status: os.stat_result) -> dict[str, Any]:
     """``{"size", "mtime", "time", "mode", "owner"}`` of a file's status, as version() has them."""
     return {
         "size": status.st_size,
@@ -45,14 +49,14 @@ def described(status):
     }
 
 
-def _name(look_up, number):
+def _name(look_up: Callable[[int], Any], number: int) -> str:
     try:
-        return look_up(number)[0]
+        return str(look_up(number)[0])
     except KeyError:
         return str(number)
 
 
-def _content(path, text, pace):
+def _content(path: bytes, text: bool, pace: Callable[[int], None] | None) -> dict[str, str]:
     digest, content = hashlib.sha256(), b""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:

@@ -229,7 +229,7 @@ def test_everybody_may_read_the_file_and_nobody_chooses_what_is_written_to(tmp_p
     """The directory may be another user's."""
     victim = tmp_path / "victim"
     victim.write_text("stays")
-    for name in ("csyncsync.prom", "csyncsync.prom.new"):
+    for name in ("csyncsync.prom", f".csyncsync.prom.tmp{os.getpid()}"):
         (tmp_path / name).symlink_to(victim)
     (tmp_path / "link").symlink_to(tmp_path / "csyncsync.prom")
     before = os.umask(0o077)

@@ -2,6 +2,7 @@
 
 import pytest
 from csync2lib.report import report
+from csync2lib.report import table as table_module
 
 NOW = 1_800_000_000.0
 GIB = 2**30
@@ -49,7 +50,7 @@ def test_in_sync():
 def test_a_name_makes_no_line_and_no_color_of_its_own():
     name = "/d/x\nwww on web1: in sync\x1b[2J\u202e"
     found = rows(web1=status(refused={"web2": [name]}), web2=status(refused={"web1": [name]}))
-    lines = report.table({"g": found})
+    lines = table_module.table({"g": found})
     assert lines[0] == "g on web1: CONFLICT with web2: /d/x\\x0awww on web1: in sync\\x1b[2J\\xe2\\x80\\xae"
     assert all(char.isprintable() for line in lines for char in line)
     assert name in found["web1"]["problems"][0][0], "programs get it as it is"
@@ -67,7 +68,7 @@ def test_what_waits_for_long_is_a_problem_if_nothing_says_why():
 
 def test_a_disk_that_is_not_there_has_no_room():
     found = rows(web1=status(disks=[]), web2=status())
-    assert " of " not in report.table({"g": {"web1": found["web1"]}})[-1]
+    assert " of " not in table_module.table({"g": {"web1": found["web1"]}})[-1]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_what_needs_somebody_says_what_to_do(answer, what, remedy):
     [[told, to_do]] = found["problems"]
     assert told.startswith(what) and remedy in to_do
     assert found["state"] == told
-    lines = report.table({"g": {"web1": found, "web2": rows(web2=status())["web2"]}})
+    lines = table_module.table({"g": {"web1": found, "web2": rows(web2=status())["web2"]}})
     assert lines[0].startswith(f"g on web1: {what}") and remedy in lines[1]
 
 
@@ -118,7 +119,7 @@ def test_a_conflict_is_one_if_both_refuse_it():
     found = rows(web1=status(refused={"web2": [*paths, "/srv/mine"]}), web2=status(refused={"web1": paths}))
     told = [what for what, _ in found["web1"]["problems"]]
     assert told == [*(f"CONFLICT with web2: {path}" for path in paths[:5]), "2 more CONFLICTS"]
-    lines = report.table({"g": {"web1": found["web1"]}})
+    lines = table_module.table({"g": {"web1": found["web1"]}})
     assert lines[5:8] == ["g on web1: 2 more CONFLICTS", "    salt-run csyncsync.conflicts g diff=True", ""]
     assert rows(web1=status(refused={"web2": paths}), web2=status())["web1"]["problems"] == []
 
@@ -127,14 +128,14 @@ def test_the_smallest_disk_and_other_versions_are_named():
     small = [{"path": "/a", "free": 50 * GIB, "total": 60 * GIB}, {"path": "/b", "free": 10 * GIB, "total": 60 * GIB}]
     found = rows(web1=status(), web2=status(disks=small), web3=status(versions={"csync2": "1.34"}))
     assert [found[host]["smallest_disk"] for host in found] == [False, True, False]
-    lines = report.table({"g": found})
+    lines = table_module.table({"g": found})
     assert lines[0] == "note: web3 has csync2 1.34, the others 2.0"
     assert "10.0 GiB of 60.0 GiB (smallest)" in "\n".join(lines)
 
 
 def test_the_table_has_a_line_for_each_host_and_those_with_problems_first():
     found = rows(web1=status(), web2=status(held="x" * 100), web3=status(watch={"hot": ["/srv/log"], "watches": 1}))
-    lines = report.table({"g": found, "h": rows(web1=status() | {"h": {}})}, lambda text, bad: f"{bad:d} {text}")
+    lines = table_module.table({"g": found, "h": rows(web1=status() | {"h": {}})}, lambda text, bad: f"{bad:d} {text}")
     table = lines[lines.index("") + 1 :]
     assert table[0].split()[:3] == ["GROUP", "HOST", "STATE"]
     assert [line.split()[:3] for line in table[1:]] == [

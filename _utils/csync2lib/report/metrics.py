@@ -1,13 +1,16 @@
 """
 The status of a host as metrics for Prometheus: their text, and the file that its node exporter reads them from.
 
-The text is that of Prometheus' exposition format, version 0.0.4. May call ``csync2action`` and the standard library.
+The text is that of Prometheus' exposition format, version 0.0.4.
 """
 
-import contextlib
-import os
+from __future__ import annotations
 
-from csync2lib import actions
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from csync2lib import actions, storage
 
 #: The states of a host in a group.
 STATES = ("new", "recorded", "established", "unknown")
@@ -43,7 +46,7 @@ METRICS = {
 # --- The text --------------------------------------------------------------------------------------------
 
 
-def text(groups, minion, certificate_end, now):
+def text(groups: Mapping[str, Mapping[str, Any]], minion: str, certificate_end: float | None, now: float) -> str:
     """
     Given the status of all groups of a host, return it as text for Prometheus.
 
@@ -54,22 +57,26 @@ def text(groups, minion, certificate_end, now):
     certificate_end, now
         Seconds since the epoch; None if there is no certificate.
     """
-    samples = {name: [] for name in METRICS}
+    samples: dict[str, list[str]] = {name: [] for name in METRICS}
     for name, labels, value in _samples(groups, minion, certificate_end, now):
         if value is not None:
             samples[f"csyncsync_{name}"].append(f"csyncsync_{name}{_labels(labels)} {_number(value)}\n")
-    lines = []
+    lines: list[str] = []
     for name, found in samples.items():
         kind, meaning = METRICS[name]
         lines += [f"# HELP {name} {meaning}\n", f"# TYPE {name} {kind}\n", *found] if found else []
     return "".join(lines)
 
 
-def _samples(groups, minion, certificate_end, now):
+def _samples(
+    groups: Mapping[str, Mapping[str, Any]], minion: str, certificate_end: float | None, now: float
+) -> Iterator[tuple[str, dict[str, str], float | None]]:
     """(name without "csyncsync_", labels, value) of everything; a value of None is not known."""
     yield "metrics_timestamp_seconds", {}, now
     yield "certificate_expiry_timestamp_seconds", {}, certificate_end
-    watch = max((status["watch"] for status in groups.values()), key=lambda watch: watch.get("time", 0), default={})
+    watch: Mapping[str, Any] = max(
+        (status["watch"] for status in groups.values()), key=lambda watch: watch.get("time", 0), default={}
+    )
     yield "watches", {}, watch.get("watches")
     yield "watches_limit", {}, watch.get("limit")
     for group, status in sorted(groups.items()):
@@ -84,7 +91,7 @@ def _samples(groups, minion, certificate_end, now):
             yield "peer_unreachable", labels, peer in status["unreachable"]
 
 
-def _of_group(status, now):
+def _of_group(status: Mapping[str, Any], now: float) -> dict[str, float | None]:
     last, since = status["last_push"], status["waiting_since"]
     return {
         "in_sync": status["in_sync"],
@@ -105,22 +112,22 @@ def _of_group(status, now):
     }
 
 
-def _labels(labels):
+def _labels(labels: Mapping[str, str]) -> str:
     return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}" if labels else ""
 
 
-def _escaped(value):
+def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _number(value):
+def _number(value: float) -> str:
     return repr(round(value, 3) if isinstance(value, float) else int(value))
 
 
 # --- The file --------------------------------------------------------------------------------------------
 
 
-def publish(link, content):
+def publish(link: storage.Path, content: str) -> None:
     """
     Write the text to where a link points, whole or not at all. Raises OSError.
 
@@ -130,18 +137,15 @@ def publish(link, content):
     path = target(link)
     if path is None:
         return
-    temporary = f"{path}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(content)
-    os.replace(temporary, path)
+    try:
+        storage.write(path, content, mode=0o644, durable=False)
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, path) from err
     if target(link) != path:
         os.unlink(path)
 
 
-def target(link):
+def target(link: storage.Path) -> str | None:
     """Where the link says that the metrics are to be written, None if there is none."""
     try:
         return os.readlink(link)

@@ -2,12 +2,20 @@
 What the status of all hosts of a group says, for the master: what needs somebody, what is under way, and the facts that
 stand in a table's columns.
 
-Given what ``csyncsync.status`` returned on the hosts. May call ``csync2action`` and the standard library.
+Given what ``csyncsync.status`` returned on the hosts.
 """
 
-import time
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from csync2lib import actions, waits
+from csync2lib.report.words import duration, size
+
+#: What one host's status of a group is (status.read() and what the module adds), and what is made of it: see report().
+Status = Mapping[str, Any]
+Row = dict[str, Any]
 
 #: Conflicts and other things of one kind that are named for each host and group.
 SHOWN = 5
@@ -17,7 +25,7 @@ CERTIFICATE_DAYS, DISK_FREE = 30, 0.05
 SMALLEST = 0.95
 
 
-def report(group, members, answers, now):
+def report(group: str, members: Sequence[str], answers: Mapping[str, Any], now: float) -> dict[str, Row]:
     """
     Given the ids of a group's members, ``{minion id: what csyncsync.status returned}`` and the time, return ``{minion
     id: row}``.
@@ -36,13 +44,13 @@ def report(group, members, answers, now):
     return rows
 
 
-def _why(text):
+def _why(text: str) -> str:
     """The line of an error of Salt's that says what is wrong: the last one of a traceback, else the first one."""
     lines = text.strip().splitlines() or [""]
     return lines[-1 if "Traceback" in text else 0]
 
 
-def _row(group, minion, answer, found, now):
+def _row(group: str, minion: str, answer: Any, found: Mapping[str, Any], now: float) -> Row:
     if not isinstance(answer, dict):
         problem = ["no answer", f"is salt-minion up on {minion}? salt-run manage.down"]
         if answer:
@@ -60,7 +68,7 @@ def _row(group, minion, answer, found, now):
     return {"state": state, "problems": problems, "notes": notes, **_facts(status, now)}
 
 
-def _problems(group, minion, status, found, now):
+def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any], now: float) -> Iterator[list[str]]:
     """What does not end by itself, and what ends it."""
     if status["held"]:
         yield [f"HELD: {status['held']}", f"salt-run csyncsync.release {group} host={minion}"]
@@ -89,17 +97,17 @@ def _problems(group, minion, status, found, now):
             yield [what, f"salt {minion} csyncsync.status {group}"]
     for disk in status.get("disks", ()):
         if disk["free"] < DISK_FREE * disk["total"]:
-            yield [f"disk of {disk['path']} is nearly full: {_bytes(disk['free'])} free", f"make room on {minion}"]
+            yield [f"disk of {disk['path']} is nearly full: {size(disk['free'])} free", f"make room on {minion}"]
 
 
-def _late(group, status, now):
+def _late(group: str, status: Status, now: float) -> Iterator[list[str]]:
     age = now - (status.get("waiting_since") or now)
     if age > waits.LATE and status["state"] == "established" and not status["paused"]:
         what = ", ".join(_under_way(status)) or "a change"
-        yield [f"{what}: waits for {_seconds(age)}", f"salt-run csyncsync.sync {group}"]
+        yield [f"{what}: waits for {duration(age)}", f"salt-run csyncsync.sync {group}"]
 
 
-def _under_way(status):
+def _under_way(status: Status) -> Iterator[str]:
     if status["state"] != "established":
         yield f"joining ({status['state']})"
     for other, number in sorted(status["dirty"].items()):
@@ -110,7 +118,7 @@ def _under_way(status):
         yield f"{status['journal']} flushes to check"
 
 
-def _facts(status, now):
+def _facts(status: Status, now: float) -> Row:
     last, watch, since = status["last_push"], status["watch"], status.get("waiting_since")
     disks = sorted(status.get("disks", ()), key=lambda disk: disk["free"])
     return {
@@ -128,7 +136,7 @@ def _facts(status, now):
     }
 
 
-def _conflicts(minion, found):
+def _conflicts(minion: str, found: Mapping[str, Any]) -> dict[str, str]:
     """``{path: minion id}``: what this host and another both changed, and refuse from each other."""
     refused = {host: (status or {}).get("refused") or {} for host, status in found.items()}
     return {
@@ -139,13 +147,13 @@ def _conflicts(minion, found):
     }
 
 
-def versions(groups):
+def versions(groups: Mapping[str, Mapping[str, Row]]) -> list[str]:
     """
     Given ``{GROUP: {minion id: row}}``, say which hosts have another version of something than most of them ([] if
     none has): the first of the sorted ones counts where none is in the majority.
     """
     hosts = {minion: row["versions"] for rows in groups.values() for minion, row in rows.items() if row.get("versions")}
-    told = []
+    told: list[str] = []
     for what in sorted({what for found in hosts.values() for what in found}):
         values = sorted(found.get(what, "none") for found in hosts.values())
         usual = max(values, key=values.count)
@@ -155,96 +163,3 @@ def versions(groups):
             if found.get(what, "none") != usual
         ]
     return told
-
-
-# --- The table -------------------------------------------------------------------------------------------
-
-
-def table(groups, color=lambda text, problem: text):
-    """
-    Given ``{GROUP: {minion id: row}}``, return lines: first the problems, with what to do (once for several that have
-    it in common), then one line for each host and group, those with problems first.
-
-    color
-        Called with a cell's text and whether it tells of a problem; returns the text to be shown.
-    """
-    rows = [(group, minion, row) for group, hosts in sorted(groups.items()) for minion, row in sorted(hosts.items())]
-    rows.sort(key=lambda item: not item[2]["problems"])
-    lines = []
-    for group, minion, row in rows:
-        remedies = [remedy for _, remedy in row["problems"]]
-        for (what, remedy), following in zip(row["problems"], [*remedies[1:], None]):
-            lines.append(color(f"{group} on {minion}: {one_line(what)}", True))
-            lines += [f"    {one_line(remedy)}"] if remedy != following else []
-    lines += [
-        f"note: {group} on {minion}: {one_line(note)}" for group, minion, row in rows for note in row.get("notes", ())
-    ]
-    lines += [f"note: {told}" for told in versions(groups)]
-    cells = [HEADER, *(_cells(*item) for item in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
-    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
-    shown[1:] = [color(line, bool(item[2]["problems"])) for line, item in zip(shown[1:], rows)]
-    return [*lines, *([""] if lines else []), *shown]
-
-
-HEADER = ("GROUP", "HOST", "STATE", "TO SEND", "OLDEST", "LAST PUSH", "WATCHES", "DATABASE", "FILES", "SIZE", "FREE")
-#: Characters of the state that stand in the table: the whole of it stands above.
-STATE = 40
-
-
-def _cells(group, minion, row):
-    state = one_line(row["state"])
-    state = state if len(state) <= STATE else state[: STATE - 1] + "…"
-    if "to_send" not in row:
-        return (group, minion, state, *[""] * (len(HEADER) - 3))
-    last = row["last_push"]
-    when = time.strftime("%m-%d %H:%M:%S", time.gmtime(last["time"])) if last["time"] else "never"
-    pushed = f"{when} {last['checked']} paths {last['seconds']:.1f} s" if last["seconds"] is not None else when
-    return (
-        group,
-        minion,
-        state,
-        str(row["to_send"]),
-        "" if row["oldest"] is None else _seconds(row["oldest"]),
-        pushed,
-        f"{row['watches']}/{row['limit']}" if row["watches"] is not None else "none",
-        _bytes(row["database"]),
-        "" if row["files"] is None else str(row["files"]),
-        _bytes(row["bytes"]),
-        _room(row),
-    )
-
-
-def _room(row):
-    if row["free"] is None:
-        return ""
-    return f"{_bytes(row['free'])} of {_bytes(row['disk'])}" + (" (smallest)" if row.get("smallest_disk") else "")
-
-
-def one_line(text):
-    """
-    Names of files come from whoever may write in a group: none of them is to make lines, or colors, of its own. What
-    cannot be printed, as a newline, is shown as ``\\x0a``.
-    """
-    return "".join(
-        char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
-        for char in text
-    )
-
-
-def _bytes(number):
-    if number is None:
-        return ""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
-
-
-def _seconds(number):
-    for unit, length in (("s", 60), ("min", 60), ("h", 24)):
-        if number < length:
-            return f"{number:.0f} {unit}"
-        number /= length
-    return f"{number:.0f} days"

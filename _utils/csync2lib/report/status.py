@@ -4,8 +4,12 @@ How far a host is in a group, as its files and csync2's database say.
 For the module (``csyncsync.status``) and for the watcher, which writes it down as metrics.
 """
 
+from __future__ import annotations
+
 import os
 import sqlite3
+from collections.abc import Mapping
+from typing import Any
 
 from csync2lib import actions, storage
 from csync2lib.csync2.database import Database
@@ -13,7 +17,7 @@ from csync2lib.journal import count, oldest_unsent
 from csync2lib.pauses import ALL_HOSTS, pauses
 
 
-def read(directory, path, minion):
+def read(directory: str, path: str, minion: str) -> dict[str, Any]:
     """
     Return the status of a group on this host.
 
@@ -28,14 +32,14 @@ def read(directory, path, minion):
     config, or loses it just now.
     """
 
-    def note(name):
+    def note(name: str) -> Any:
         return storage.read_json(os.path.join(directory, name), {})
 
     config, last, watch, failed, held = map(note, ("config.json", "push.json", "watch.json", "peers.json", "held.json"))
     if not config:
         return {}
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
-    result = {"state": "unknown", "dirty": {}, "error": ""}
+    result: dict[str, Any] = {"state": "unknown", "dirty": {}, "error": ""}
     try:
         with Database(path, timeout=2) as opened:
             result["state"] = ("new", "recorded", "established")[min(opened.state(), 2)]
@@ -65,7 +69,7 @@ def read(directory, path, minion):
     }
 
 
-def waiting_since(directory, last):
+def waiting_since(directory: str, last: Mapping[str, Any]) -> float | None:
     """
     When the oldest change that others may lack was seen (seconds since the epoch), as far as is known; else None.
 
@@ -78,7 +82,7 @@ def waiting_since(directory, last):
     return min((when for when in times if when is not None), default=None)
 
 
-def _size(path):
+def _size(path: str) -> int | None:
     """Bytes of a file, None if it is not there."""
     try:
         return os.stat(path).st_size
