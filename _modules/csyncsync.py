@@ -11,43 +11,25 @@ Nothing that this module returns, logs or sends as an event holds a key or a pri
 import asyncio
 import contextlib
 import importlib.util
-import logging
 import os
 import socket
 import sqlite3
-import time
-import urllib.parse
 
 import csync2lib
 import salt.loader
-from csync2lib import backups as backups_module
 from csync2lib import certificate as certificate_module
-from csync2lib import journal, pauses, storage, waits, watchdog
-from csync2lib.config import schema
-from csync2lib.csync2 import connections, temporary
-from csync2lib.csync2.command import STALLED, run, run_paths
-from csync2lib.csync2.database import Database
-from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
+from csync2lib import pauses as pauses_module
+from csync2lib import storage, waits
 from csync2lib.csync2.names import is_group_name
-from csync2lib.csync2.states import check_text
-from csync2lib.errors import CommandError, CsyncsyncError
+from csync2lib.errors import CsyncsyncError, raised_as
 from csync2lib.group import Group, ThisHost
 from csync2lib.join.record import record
-from csync2lib.push import ledger, transfer
-from csync2lib.push.check import half_marked
+from csync2lib.push import push as push_module
+from csync2lib.push.preview import preview
 from csync2lib.report import status as host_status
 from salt.exceptions import CommandExecutionError
 
-log = logging.getLogger(__name__)
-
 __virtualname__ = "csyncsync"
-
-#: Seconds that a check of whole trees waits for peers that send: one at a time does, unless no master is there.
-SILENCE_WAIT = 3.0
-#: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
-LOCK_PROBE = 0.2
-#: Bytes that contents() reads in a second, and paths of each host that a test of a push names.
-RATE, TOLD = 50_000_000, 1000
 
 
 def __virtual__():
@@ -76,11 +58,6 @@ def _group_path(group, *names):
     return _group(group).path(*names)
 
 
-def _forget(group, *names):
-    """Remove some files of a group that may be missing."""
-    _group(group).forget(*names)
-
-
 def _config(group):
     """What group_present wrote down last, None if the group is not on this host."""
     if not is_group_name(group):
@@ -91,6 +68,7 @@ def _config(group):
 # --- Push ------------------------------------------------------------------------------------------------
 
 
+@raised_as(CommandExecutionError)
 def push(group, full=False, release=False, test=False, paused=None, anew=False, **kwargs):
     """
     Send what changed on this host to the group's other hosts, peer by peer.
@@ -132,33 +110,22 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
         salt web1 csyncsync.push wwwdata full=True
         salt web1 csyncsync.push wwwdata test=True
     """
-    config = _require(group)
+    found = _group(group)
     if test:
-        return _test_push(group, config)
-    if paused is not None:
-        _take_pauses(group, paused)
-    began = time.monotonic()
-    with _locked(group, wait=LOCK_PROBE) as mine:
-        before = storage.read_json(_group_path(group, "push.json"), {})
-        refused = before.get("refused") or {}
-        result = {"group": group, "state": "pushed", "checked": 0, "left": {}, "refused": refused, "comment": ""}
-        if not mine:
-            result.update(state="running", comment="another push of this group is under way here")
-        else:
-            try:
-                with _ended_if_it_hangs():
-                    _push(group, config, full, release, anew, result)
-            except (CommandExecutionError, sqlite3.Error, OSError) as err:
-                result.update(state="error", comment=f"{err}{_put_aside_if_damaged(group)}")
-            result["seconds"] = round(time.monotonic() - began, 3)
-            _note_push(group, result)
-    if result["state"] in ("held", "error") and result["state"] != before.get("state"):
-        _send_event(group, result["state"], {"group": group, "comment": _ascii(result["comment"])})
-    told = {key: value for key, value in result.items() if key != "comment"}
-    _send_event(group, "pushed", {**told, "refused": _plain(result["refused"]), "jid": kwargs.get("__pub_jid")})
-    return result
+        return preview(found)
+    asked = push_module.Asked(full, release, anew, paused, kwargs.get("__pub_jid"))
+    # A job that holds a lock is ended when it hangs; not one that is a thread of the minion.
+    hangs_after = waits.HANGS if __opts__.get("multiprocessing", True) else 0
+    return push_module.push(found, asked, push_module.Surroundings(_tell, record, hangs_after)).as_dict()
 
 
+def _tell(tag, data):
+    """Tell the master; without one (salt-call --local) there is nobody to tell."""
+    if __opts__.get("file_client") != "local" and __opts__.get("master_uri"):
+        __salt__["event.send"](tag, data)
+
+
+@raised_as(CommandExecutionError)
 def wait(group):
     """
     Take in that the master knows of this host's wish to push, and that another host pushes. The runner calls it.
@@ -171,8 +138,7 @@ def wait(group):
 
         salt web1 csyncsync.wait wwwdata
     """
-    _require(group)
-    storage.write(_group_path(group, "waits"), "")
+    push_module.note_heard(_group(group))
     return True
 
 
@@ -201,180 +167,16 @@ def watch():
     return True
 
 
-def _require(group):
-    with _salts_errors():
-        return _group(group).config.as_dict()
-
-
-def _locked(group, wait=0.0):
-    """Hold the group's lock on this host; yields whether it could be had."""
-    return _group(group).lock(wait)
-
-
-def _ended_if_it_hangs():
-    """End this job, which holds a lock, when it hangs; not one that is a thread of the minion."""
-    return watchdog.ended_after(waits.HANGS if __opts__.get("multiprocessing", True) else 0)
-
-
-def _guard(group):
-    return _group(group).guard
-
-
 def _root_problems(group):
     """What is wrong with the include roots, in words; nothing is pushed while there is anything."""
     with _salts_errors():
-        return _guard(group).root_problems()
-
-
-def _push(group, config, full, release, anew, result):
-    if why := _why_paused(group):
-        result.update(state="paused", comment=why)
-        return
-    guard, problems = _guard(group), _root_problems(group)
-    if problems and not release:
-        result.update(state="held", comment="; ".join(problems))
-        return
-    with _salts_errors():
-        guard.renew_roots()
-    if anew and _database_state(group) == Database.ESTABLISHED:
-        # Its files count as those of a host that has lost its database: what it has not sent yet, it keeps.
-        keep_copy(_group_path(group), _database_path(group))
-        with _open_database(group, write=True) as database:
-            database.empty()
-    if _database_state(group) != Database.ESTABLISHED:
-        _record(group)
-        result.update(state="joining", comment="waits for the master to have an established host admit it")
-        return
-    keep_link(_group_path(group), _database_path(group))
-    since = transfer.now()
-    result["checked"] = _check_journal(group, config, full)
-    peers = _peers_to_serve(group, config)
-    vanished = guard.vanished([host["address"] for host in config["hosts"].values()])
-    held = guard.looks_lost(vanished, config["include"], config.get("hold") or schema.HOLD)
-    if held and not release:
-        result.update(state="held", comment=held)
-        return
-    guard.let_through(vanished)
-    result["left"] = _send(group, config, peers, since)
-    result["refused"] = _refused(group, config, result["refused"])
-    keep_copy(_group_path(group), _database_path(group))
-
-
-def _refused(group, config, before, most=20):
-    """
-    ``{minion id: [path, …]}`` of what hosts that answered did not take: conflicts, in the main.
-
-    What a host refused before stays refused while it does not answer.
-    """
-    unreachable = storage.read_json(_group_path(group, "peers.json"), {})
-    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
-    refused = {}
-    with _open_database(group) as database:
-        for raw, peer, _ in database.dirty(minions):
-            path, paths_ = raw.decode("utf-8", "backslashreplace"), refused.setdefault(minions[peer], [])
-            if len(paths_) < most and (peer not in unreachable or path in before.get(minions[peer], ())):
-                paths_.append(path)
-    return {minion: paths_ for minion, paths_ in refused.items() if paths_}
-
-
-def _plain(refused):
-    """What others refused, for an event."""
-    return {minion: [_ascii(path) for path in paths_] for minion, paths_ in refused.items()}
-
-
-def _ascii(text):
-    """Text for an event: Salt cannot render a reactor SLS with every character (those beyond U+FFFF)."""
-    return text.encode("ascii", "backslashreplace").decode("ascii")
-
-
-def _note_push(group, result):
-    """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
-    left, path = _group_path(group, "left"), _group_path(group, "push.json")
-    before, now, since = storage.read_json(path, {}), time.time(), None
-    errors = before.get("errors", 0) + (result["state"] == "error")
-    try:
-        if result["left"] or result["state"] not in ("pushed",) or _held_back(group):
-            since = host_status.waiting_since(_group_path(group), before) or now - result["seconds"]
-            storage.write(left, "")
-        else:
-            journal.forget(_group_path(group, "journal"))
-            _forget(group, "left")
-        counted = {"pushes": before.get("pushes", 0) + 1, "errors": errors, "since": since}
-        storage.write_json(path, {**result, "time": now, **counted}, durable=False)
-    except OSError as err:
-        log.error("csyncsync: cannot note the push of group %s: %s", group, err)
-
-
-def _send_event(group, what, data):
-    """Tell the master; without one (salt-call --local) there is nobody to tell."""
-    if __opts__.get("file_client") != "local" and __opts__.get("master_uri"):
-        __salt__["event.send"](f"csyncsync/{group}/{what}", data)
-
-
-def _check_journal(group, config, full):
-    """Let csync2's check take in what changed; then the journal has done its work. Returns how many paths."""
-    files, entries, whole = journal.take(_group_path(group, "journal"))
-    number, full, held = len(entries), full or whole, _held_back(group)
-    entries = {**dict.fromkeys(held, False), **entries}
-    with contextlib.suppress(sqlite3.OperationalError), _open_database(group, write=True) as database:
-        database.await_writer()  # the one who pushed before may only just have hung up
-    check, trees, mark = _sort_paths(group, config, entries)
-    if mark:
-        heard = {path: when for path, when in journal.heard(files).items() if path in mark}
-        mark = sorted({*mark} - ledger.taken(_group_path(group, "sent"), _peers(config), heard))
-    if not os.path.exists(_group_path(group, "recorded")):  # else what is recorded may never have been sent
-        ledger.note_before(config["database"], _group_path(group, "sent"), check + mark, trees)
-    if full or trees:
-        connections.await_silence(SILENCE_WAIT)
-    if os.path.exists(_group_path(group, "known")):
-        _mark_half_marked(group, config, entries)
-    known = _known_temporaries(group, check + mark, [b"/"] if full else trees)
-    if full:
-        if top := _rules(config).get("backup_directory"):
-            backups_module.sweep(os.fsencode(top), [os.fsencode(root) for root in config["include"]])
-        _delete_left(temporary.by_chance(known))
-        _csync2(group, "-cr", "/")
-    else:
-        _csync2_paths(group, ["-c"], check)
-        _csync2_paths(group, ["-cr"], trees)
-    _csync2_paths(group, ["-m"], mark)
-    _hold_back(group, known, held)
-    journal.discharge(files)
-    _forget(group, "recorded")
-    if full:
-        journal.forget_unwatched(_group_path(group))
-    return number
-
-
-def _mark_half_marked(group, config, entries):
-    """Mark for all other hosts what a check that died may have recorded, and not marked for all of them."""
-    peers = _peers(config)
-    with _open_database(group, write=True) as database:
-        path = half_marked(database, entries, peers)
-        for peer in peers if path else ():
-            database.mark([path], config["address"], peer)
-
-
-def _test_push(group, config):
-    """What a full push would send: found by csync2's check, in a copy of its database."""
-    minions = {host["address"]: minion for minion, host in config["hosts"].items()}
-    result = {"group": group, "state": "test", "send": {}, "comment": "; ".join(_root_problems(group))}
-    with _copied_database(group) as (directory, database):
-        with Database(database) as copy:
-            if copy.state() != Database.ESTABLISHED:
-                return {**result, "comment": "this host has not joined the group yet"}
-        _csync2(group, "-D", directory, "-cr", "/")
-        with Database(database) as copy:
-            for path, peer, _ in copy.dirty(minions):
-                told = result["send"].setdefault(minions[peer], {"entries": 0, "paths": []})
-                told["entries"] += 1
-                told["paths"] += [urllib.parse.quote_from_bytes(path)] if len(told["paths"]) < TOLD else []
-    return result
+        return _group(group).guard.root_problems()
 
 
 # --- Pauses ----------------------------------------------------------------------------------------------
 
 
+@raised_as(CommandExecutionError)
 def paused(group, pauses=None):
     """
     What of a group is paused: it sends and gets nothing, and all changes are kept.
@@ -390,18 +192,10 @@ def paused(group, pauses=None):
 
         salt '*' csyncsync.paused wwwdata
     """
-    _require(group)
+    found = _group(group).require()
     if pauses is not None:
-        _take_pauses(group, pauses)
-    return _pauses(group)
-
-
-def _take_pauses(group, said):
-    pauses.take(_group_path(group), said)
-
-
-def _pauses(group):
-    return pauses.pauses(_group_path(group))
+        pauses_module.take(found.directory, pauses)
+    return pauses_module.pauses(found.directory)
 
 
 def _why_paused(group):
@@ -409,220 +203,8 @@ def _why_paused(group):
     return _group(group).why_paused()
 
 
-# --- What csync2 left ------------------------------------------------------------------------------------
-
-
-def _held_back(group):
-    """
-    What may be csync2's unfinished files, and is not sent yet: ``{path in bytes: [since when, has a suffix that chance
-    has made]}``.
-    """
-    held = storage.read_json(_group_path(group, "held.json"), {})
-    return {os.fsencode(path): why for path, why in held.items()}
-
-
-def _known_temporaries(group, paths, trees):
-    """
-    What has the name of a temporary file, and stands in csync2's database before the check: those that are recorded, of
-    these paths and of all below these trees, and all that are to be sent.
-
-    That is noted until _hold_back() has judged what the check finds: if that fails, or is killed, in between, what it
-    has added is not known, and the rest is: others may have it.
-    """
-    paths, note = list(filter(_is_temporary, paths)), _group_path(group, "known")
-    with _open_database(group) as database:
-        to_send = set(filter(_is_temporary, database.hidden()))
-        known = {path for path in paths if database.record(path) is not None}
-        known |= set(filter(_is_temporary, database.hidden(trees)))
-    unjudged = to_send - storage.read_names(note) if os.path.exists(note) else set()
-    known = (known | to_send) - unjudged
-    storage.write_names(note, known)
-    return known
-
-
-def _is_temporary(path):
-    return temporary.is_temporary(os.path.basename(path))
-
-
-def _delete_left(paths):
-    """Delete those of these files, with suffixes that chance has made, that csync2 left. Returns them."""
-    opened = temporary.open_paths() if paths else ()
-    return {path for path in paths if temporary.is_left(path, opened) and temporary.delete(path)}
-
-
-def _hold_back(group, known, held):
-    """
-    Take what the check has just found, and what may be an unfinished file of csync2, out of what is to be sent.
-
-    When the disk is full, csync2 leaves one at each try. The watcher deletes those that it has seen, and this does what
-    it can prove; what nobody knows anything of is sent in the end. What was known before the check has been sent, and
-    goes on.
-    """
-    now = time.time()
-    with _open_database(group, write=True) as database:
-        new = set(filter(_is_temporary, database.hidden())) - known
-        chance = temporary.by_chance(new) | {path for path in new if held.get(path, [0, False])[1]}
-        gone = _delete_left(chance) | {path for path in new if not os.path.lexists(path)}
-        hold = {path: [held.get(path, [now])[0], path in chance] for path in new - gone}
-        hold = {path: why for path, why in hold.items() if temporary.is_to_be_held(path, *why)}
-        if hold != held:
-            storage.write_json(_group_path(group, "held.json"), {os.fsdecode(path): why for path, why in hold.items()})
-        if gone or hold:
-            database.forget([*gone, *hold])
-    os.unlink(_group_path(group, "known"))
-
-
-def _sort_paths(group, config, entries):
-    """
-    Given the journal's paths, return (paths to check, trees to check, paths to mark).
-
-    A parent that csync2 has not recorded is checked too: csync2 does not send the parents of a path by itself.
-    A file whose recorded state equals its state now was rewritten within one second, which csync2 cannot see:
-    it is marked, and csync2's comparison with the peer decides.
-    """
-    check, trees, mark = [], [], []
-    roots = [os.fsencode(root) for root in config["include"]]
-    seen = set()
-    with _open_database(group) as database:
-        for path, tree in sorted(entries.items()):
-            for parent in _parents(path, roots):
-                if parent not in seen and database.record(parent) is None and os.path.isdir(parent):
-                    check.append(parent)
-                seen.add(parent)
-            try:
-                status = os.lstat(path)
-            except OSError:
-                (trees if tree or database.has_below(path) else check).append(path)
-                continue
-            record = database.record(path)
-            if tree or (os.path.isdir(path) and not os.path.islink(path) and record is None):
-                trees.append(path)
-            elif record is not None and record == check_text(path, status):
-                mark.append(path)
-            else:
-                check.append(path)
-    return check, trees, mark
-
-
-def _parents(path, roots):
-    """The directories above a path, from its include root downwards."""
-    result = []
-    while path not in roots and len(path) > 1:
-        path = os.path.dirname(path)
-        result.append(path)
-    return reversed(result) if path in roots else []
-
-
-def _peers(config):
-    """The addresses of a group's other hosts."""
-    return {host["address"] for host in config["hosts"].values()} - {config["address"]}
-
-
-def _peers_to_serve(group, config):
-    """Addresses of the peers that something is to be sent to now."""
-    failed, now = storage.read_json(_group_path(group, "peers.json"), {}), time.time()
-    paused = {config["hosts"][minion]["address"] for minion in _pauses(group) if minion in config["hosts"]}
-
-    def due(peer):  # a clock that was set back delays nobody
-        return peer not in paused and not 0 < failed.get(peer, {}).get("again", 0) - now <= waits.PEER_RETRY[1]
-
-    return [peer for peer in sorted(_left(group, config)) if due(peer)]
-
-
-def _send_to(group, config, peers, since, changed, failed=None):
-    """transfer.send_all()."""
-    members = [host["address"] for host in config["hosts"].values()]
-    notes = _group_path(group, "sent")
-    return transfer.send_all(group, config["database"], notes, peers, members, since, changed, failed)
-
-
-def _send(group, config, peers, since):
-    """
-    csync2 -u, to all peers at once, after a check that began at ``since``; notes who failed, and when to try it again.
-
-    Returns ``{address: entries}`` that are left.
-    """
-    path = _group_path(group, "peers.json")
-    before = storage.read_json(path, {})
-    failed = dict(before)
-    stalled = {peer: entry.get("stalled", 0) for peer, entry in before.items()}
-    with journal.checked_again(_group_path(group, "journal")) as changed:
-        problems = _send_to(group, config, peers, since, changed, stalled)
-    for peer, problem in problems.items():
-        if problem:
-            wait = min(failed.get(peer, {}).get("wait", waits.PEER_RETRY[0] / 2) * 2, waits.PEER_RETRY[1])
-            times = stalled.get(peer, 0) + problem.endswith(STALLED)
-            failed[peer] = {"problem": problem, "wait": wait, "again": time.time() + wait, "stalled": times}
-        else:
-            failed.pop(peer, None)
-    left = _left(group, config)
-    failed = {peer: entry for peer, entry in failed.items() if peer in left}
-    if failed != before:
-        storage.write_json(path, failed, durable=False)
-    return left
-
-
 def _open_database(group, write=False):
     return _group(group).open_database(write)
-
-
-def _copied_database(group):
-    """Yields (a directory for csync2 -D, the path of a copy of the database there)."""
-    return _group(group).copied_database()
-
-
-def _dirty_peers(group):
-    with _open_database(group) as database:
-        return database.dirty_peers()
-
-
-def _left(group, config):
-    """``{address: entries}`` that the group's other hosts are still to get; hosts that left the group get nothing."""
-    addresses = {host["address"] for host in config["hosts"].values()}
-    return {peer: number for peer, number in _dirty_peers(group).items() if peer in addresses}
-
-
-def _put_aside_if_damaged(group):
-    """Put a damaged database aside, so that the host joins anew. Returns what was done, to be added to an error."""
-    path = _database_path(group)
-    try:
-        with _open_database(group) as database:
-            damaged = not database.is_sound()
-    except sqlite3.OperationalError:  # missing, or locked: not for this to judge
-        return ""
-    except sqlite3.DatabaseError:
-        damaged = True
-    if not damaged:
-        return ""
-    put_aside(_group_path(group), path)
-    log.error("csyncsync: %s is damaged; this host joins %s anew", path, group)
-    return f"; {path} is damaged and was put aside as {path}.damaged: this host joins anew"
-
-
-def _database_state(group):
-    with _salts_errors():
-        return _group(group).state()
-
-
-# --- The first content of a host -------------------------------------------------------------------------
-
-
-def _record(group):
-    with _salts_errors():
-        record(_group(group))
-
-
-# --- Running csync2 --------------------------------------------------------------------------------------
-
-
-def _csync2(group, *args, **kwargs):
-    with _salts_errors():
-        return run(group, *args, **kwargs)
-
-
-def _csync2_paths(group, flags, paths_):
-    with _salts_errors():
-        run_paths(group, flags, paths_)
 
 
 @contextlib.contextmanager
@@ -630,16 +212,8 @@ def _salts_errors():
     """Raise the errors of the rooms below as Salt's, which it shows without a traceback."""
     try:
         yield
-    except (CommandError, CsyncsyncError) as err:
+    except CsyncsyncError as err:
         raise CommandExecutionError(str(err)) from err
-
-
-# --- Backups ---------------------------------------------------------------------------------------------
-
-
-def _rules(config):
-    """What csync2's config was made of, as far as it is known."""
-    return config.get("rules") or {}
 
 
 # --- Status ----------------------------------------------------------------------------------------------

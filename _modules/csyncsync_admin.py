@@ -18,10 +18,10 @@ from csync2lib import backups as backups_module
 from csync2lib import certificate as certificate_module
 from csync2lib import contents as contents_module
 from csync2lib import storage
-from csync2lib.csync2.command import run_paths
 from csync2lib.csync2.database import Database
-from csync2lib.errors import CommandError, CsyncsyncError
+from csync2lib.errors import CsyncsyncError, raised_as
 from csync2lib.group import Group, ThisHost
+from csync2lib.push import win as win_module
 from csync2lib.report import metrics as metrics_module
 from csync2lib.versions import version
 from csync2lib.watch import inotify
@@ -33,8 +33,8 @@ __virtualname__ = "csyncsync"
 
 #: Changes of its own that a host that lost its database names to the host that admits it.
 MOST_UNSENT = 5000
-#: Bytes that contents() reads in a second, and paths of each host that a test of a push names.
-RATE, TOLD = 50_000_000, 1000
+#: Bytes that contents() reads in a second.
+RATE = 50_000_000
 
 
 def __virtual__():
@@ -85,11 +85,6 @@ def _root_problems(group):
 # --- What csync2 left ------------------------------------------------------------------------------------
 
 
-def _peers(config):
-    """The addresses of a group's other hosts."""
-    return {host["address"] for host in config["hosts"].values()} - {config["address"]}
-
-
 def _open_database(group, write=False):
     return _group(group).open_database(write)
 
@@ -102,17 +97,12 @@ def _database_state(group):
 # --- Running csync2 --------------------------------------------------------------------------------------
 
 
-def _csync2_paths(group, flags, paths_):
-    with _salts_errors():
-        run_paths(group, flags, paths_)
-
-
 @contextlib.contextmanager
 def _salts_errors():
     """Raise the errors of the rooms below as Salt's, which it shows without a traceback."""
     try:
         yield
-    except (CommandError, CsyncsyncError) as err:
+    except CsyncsyncError as err:
         raise CommandExecutionError(str(err)) from err
 
 
@@ -192,6 +182,7 @@ def contents(group, part=None, parts=1, slots=None, rate=RATE):
     return contents_module.count(found) if part is None else contents_module.digests(found, part, parts, pace)
 
 
+@raised_as(CommandExecutionError)
 def win(group, paths):
     """
     Have this host's version of some paths replace that of all other hosts, with the next push: what they have changed
@@ -208,19 +199,7 @@ def win(group, paths):
 
         salt web1 csyncsync.win wwwdata '[/var/www/data/index.html]'
     """
-    raw, config = set(_in_includes(group, paths).values()), _require(group)
-    if config["receive_only"]:
-        raise CommandExecutionError(f"this host only receives in {group}, so its version cannot win")
-    with _locked(group, wait=60) as mine:
-        if not mine:
-            raise CommandExecutionError(f"another push of {group} is under way on this host")
-        _csync2_paths(group, ["-cr"], sorted(path for path in raw if os.path.lexists(path)))
-        with _open_database(group, write=True) as database:
-            raw.update(path for top in tuple(raw) for path in database.below(top))
-            for peer in _peers(config):
-                database.force(sorted(raw), config["address"], peer)
-        storage.write(_group_path(group, "left"), "")
-    return len(raw)
+    return win_module.win(_group(group), paths)
 
 
 def _in_includes(group, names):

@@ -180,6 +180,11 @@ class Group:
             raise CsyncsyncError(f"group {self.name!r} is not on this host; it has {there}. Run state.apply csyncsync")
         return found
 
+    def require(self) -> Group:
+        """The group itself. Raises CsyncsyncError if it is not installed here."""
+        _ = self.config
+        return self
+
     def was_established(self) -> bool:
         """Tell whether this host, under this name, was admitted to the group at any time."""
         return storage.read(self.path("established")) == self.host.name

@@ -1,15 +1,142 @@
-"""What csync2's check has to take in before a push sends anything."""
+"""What changed here goes from the journal into csync2's database, before a push sends anything."""
+
+from __future__ import annotations
 
 import collections
+import contextlib
+import os
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
-from csync2lib import journal
-from csync2lib.csync2.states import is_made_here
+from csync2lib import backups, journal
+from csync2lib.csync2 import connections, temporary
+from csync2lib.csync2.command import run, run_paths
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.states import check_text, is_made_here
+from csync2lib.group import Group, GroupConfig
+from csync2lib.push import ledger, quarantine
 
+#: Seconds that a check of whole trees waits for peers that send: one at a time does, unless no master is there.
+SILENCE_WAIT = 3.0
 #: How many of the paths that were recorded last are looked at, to find the one that a check recorded last.
 LOOKED_AT = 50_000
 
 
-def half_marked(database, entries, peers):
+def check(group: Group, config: GroupConfig, full: bool) -> int:
+    """
+    Let csync2's check take in what changed; then the journal has done its work. Returns how many paths it named.
+
+    full
+        Check the whole group, not only what the journal names.
+    """
+    files, entries, whole = journal.take(group.journal)
+    number, full, held = len(entries), full or whole, quarantine.read(group)
+    entries = {**dict.fromkeys(held, False), **entries}
+    with contextlib.suppress(sqlite3.OperationalError), group.open_database(write=True) as database:
+        database.await_writer()  # the one who pushed before may only just have hung up
+    paths, trees, same = _sort(group, config, entries)
+    same = _without_sent(group, config, same, files)
+    if not os.path.exists(group.path("recorded")):  # else what is recorded may never have been sent
+        ledger.note_before(config.database, group.path("sent"), paths + same, trees)
+    if full or trees:
+        connections.await_silence(SILENCE_WAIT)
+    if os.path.exists(group.path(quarantine.KNOWN)):
+        _mark_half_marked(group, config, entries)
+    known = quarantine.note_known(group, paths + same, [b"/"] if full else trees)
+    if full:
+        if config.backup_directory:
+            backups.sweep(config.backup_directory, config.roots)
+        quarantine.delete_left(temporary.by_chance(known))
+        run(group.name, "-cr", "/")
+    else:
+        run_paths(group.name, ["-c"], paths)
+        run_paths(group.name, ["-cr"], trees)
+    run_paths(group.name, ["-m"], same)
+    quarantine.judge(group, known, held)
+    journal.discharge(files)
+    group.forget("recorded")
+    if full:
+        journal.forget_unwatched(group.directory)
+    return number
+
+
+# --- What the journal names ------------------------------------------------------------------------------
+
+
+class _Sorted(NamedTuple):
+    """
+    The journal's paths: those that csync2 is to check, alone or with all below them, and those that it takes to be the
+    same as before.
+
+    A file whose state is still the recorded one was rewritten within one second, which csync2 cannot see: it becomes
+    dirty, and csync2's comparison with the peer decides.
+    """
+
+    paths: list[bytes]
+    trees: list[bytes]
+    same: list[bytes]
+
+
+def _sort(group: Group, config: GroupConfig, entries: Mapping[bytes, bool]) -> _Sorted:
+    """
+    Sort ``{path: whole tree?}``.
+
+    A parent that csync2 has not recorded is checked too: csync2 does not send the parents of a path by itself.
+    """
+    found, roots, seen = _Sorted([], [], []), config.roots, set()
+    with group.open_database() as database:
+        for path, tree in sorted(entries.items()):
+            for parent in _parents(path, roots):
+                if parent not in seen and database.record(parent) is None and os.path.isdir(parent):
+                    found.paths.append(parent)
+                seen.add(parent)
+            try:
+                status = os.lstat(path)
+            except OSError:
+                (found.trees if tree or database.has_below(path) else found.paths).append(path)
+                continue
+            record = database.record(path)
+            if tree or (os.path.isdir(path) and not os.path.islink(path) and record is None):
+                found.trees.append(path)
+            elif record is not None and record == check_text(path, status):
+                found.same.append(path)
+            else:
+                found.paths.append(path)
+    return found
+
+
+def _parents(path: bytes, roots: Collection[bytes]) -> Iterator[bytes]:
+    """The directories above a path, from its include root downwards."""
+    found = []
+    while path not in roots and len(path) > 1:
+        path = os.path.dirname(path)
+        found.append(path)
+    return reversed(found) if path in roots else iter(())
+
+
+def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: list[str]) -> list[bytes]:
+    """Leave out what all peers have taken since these journal files were told of it."""
+    if not same:
+        return []
+    left = set(same)
+    heard = {path: when for path, when in journal.heard(files).items() if path in left}
+    return sorted(left - ledger.taken(group.path("sent"), config.peers, heard))
+
+
+# --- A check that died -----------------------------------------------------------------------------------
+
+
+def _mark_half_marked(group: Group, config: GroupConfig, entries: Mapping[bytes, bool]) -> None:
+    """Mark for all other hosts what a check that died may have recorded, and not marked for all of them."""
+    with group.open_database(write=True) as database:
+        path = half_marked(database, entries, config.peers)
+        if path is not None:
+            for peer in config.peers:
+                database.mark([path], config.address, peer)
+
+
+def half_marked(database: Database, entries: Mapping[bytes, bool], peers: Collection[str]) -> bytes | None:
     """
     Given an open database, and ``{path: whole tree?}`` of what events have told of, return the path that a check which
     died may have recorded, and not marked for all of these peers' addresses; None if there is none.

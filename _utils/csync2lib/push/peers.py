@@ -1,0 +1,99 @@
+"""Whom a push serves: all peers at once, but for those that are paused, or that failed only just now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+from csync2lib import journal, pauses, storage, waits
+from csync2lib.csync2.command import STALLED
+from csync2lib.group import Group, GroupConfig
+from csync2lib.push import transfer
+
+#: In a group's directory: ``{address: Failure}`` of the peers that something is left for.
+FAILURES = "peers.json"
+#: Paths that are named of what one host refused.
+MOST_REFUSED = 20
+
+
+@dataclass(frozen=True)
+class Failure:
+    """
+    Why a peer could not be reached the last time.
+
+    wait, again
+        For how many seconds it is left alone, and until when (seconds since the epoch): twice as long each time.
+    stalled
+        How often in a row it stood still.
+    """
+
+    problem: str
+    wait: float
+    again: float
+    stalled: int = 0
+
+
+def failures(group: Group) -> dict[str, Failure]:
+    """``{address: Failure}`` of the peers that failed the last time."""
+    said = storage.read_json(group.path(FAILURES), {})
+    return {peer: Failure(**entry) for peer, entry in said.items()}
+
+
+def due(group: Group, config: GroupConfig) -> list[str]:
+    """The addresses of the peers that something is to be sent to now."""
+    failed, now = failures(group), time.time()
+    paused = {config.hosts[minion]["address"] for minion in pauses.pauses(group.directory) if minion in config.hosts}
+
+    def waits_on(peer: str) -> bool:  # a clock that was set back delays nobody
+        return peer in failed and 0 < failed[peer].again - now <= waits.PEER_RETRY[1]
+
+    return [peer for peer in sorted(group.left(config)) if peer not in paused and not waits_on(peer)]
+
+
+def send(group: Group, config: GroupConfig, peers: Collection[str], since: float) -> dict[str, int]:
+    """
+    Send to peers what is dirty, after a check that began at ``since``; notes who failed, and when to try it again.
+
+    Returns ``{address: entries}`` that are left.
+    """
+    before = failures(group)
+    failed = dict(before)
+    stalled = {peer: failure.stalled for peer, failure in before.items()}
+    notes, members = group.path("sent"), list(config.minions)
+    with journal.checked_again(group.journal) as changed:
+        problems = transfer.send_all(group.name, config.database, notes, peers, members, since, changed, stalled)
+    for peer, problem in problems.items():
+        if problem:
+            failed[peer] = _failed(before.get(peer), problem)
+        else:
+            failed.pop(peer, None)
+    left = group.left(config)
+    failed = {peer: failure for peer, failure in failed.items() if peer in left}
+    if failed != before:
+        said = {peer: asdict(failure) for peer, failure in failed.items()}
+        storage.write_json(group.path(FAILURES), said, durable=False)
+    return left
+
+
+def _failed(before: Failure | None, problem: str) -> Failure:
+    shortest, longest = waits.PEER_RETRY
+    wait = min(before.wait * 2 if before else shortest, longest)
+    stalled = (before.stalled if before else 0) + problem.endswith(STALLED)
+    return Failure(problem, wait, time.time() + wait, stalled)
+
+
+def refused(group: Group, config: GroupConfig, before: dict[str, list[str]]) -> dict[str, list[str]]:
+    """
+    ``{minion id: [path, …]}`` of what hosts that answered did not take: conflicts, in the main.
+
+    What a host refused before stays refused while it does not answer.
+    """
+    silent, minions = failures(group), config.minions
+    found: dict[str, list[str]] = {}
+    with group.open_database() as database:
+        for raw, peer, _ in database.dirty(minions):
+            path, paths = raw.decode("utf-8", "backslashreplace"), found.setdefault(minions[peer], [])
+            if len(paths) < MOST_REFUSED and (peer not in silent or path in before.get(minions[peer], ())):
+                paths.append(path)
+    return {minion: paths for minion, paths in found.items() if paths}

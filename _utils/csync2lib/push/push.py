@@ -1,0 +1,234 @@
+"""
+One push: what changed on this host goes to the group's other hosts.
+
+The journal tells what changed, csync2's check takes that into its database (``check``), and csync2 sends to each peer
+what is dirty there (``peers``, ``transfer``). A push has the group to itself on this host.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from csync2lib import journal, pauses, storage, watchdog
+from csync2lib.config import schema
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
+from csync2lib.errors import CsyncsyncError
+from csync2lib.group import Group, GroupConfig
+from csync2lib.push import check, peers, quarantine, transfer
+from csync2lib.report import status
+
+log = logging.getLogger(__name__)
+
+#: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
+LOCK_PROBE = 0.2
+#: In a group's directory: that this host has to ask for another push, that the master knows of that, and the result of
+#: the last push.
+LEFT, HEARD, LAST = "left", "waits", "push.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """
+    What is asked of a push (see ``csyncsync.push``).
+
+    paused
+        What is paused, as the master has it; None if it was not asked.
+    job
+        The id of the job that pushes; the runner knows by it whose result an event tells.
+    """
+
+    full: bool = False
+    release: bool = False
+    anew: bool = False
+    paused: pauses.Pauses | None = None
+    job: str | None = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """
+    What a push gets from outside.
+
+    tell
+        Given an event's tag and data, sends it to the master, if there is one.
+    record
+        Takes the files of a host that is not established into csync2's database.
+    hangs_after
+        Seconds without a sign of life after which this process ends; 0 for a process that has more to do than this.
+    """
+
+    tell: Callable[[str, dict[str, Any]], None]
+    record: Callable[[Group], None]
+    hangs_after: float
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """
+    What a push came to.
+
+    state
+        pushed, joining, held, paused, running or error: ``csyncsync.push`` tells what they mean.
+    checked
+        How many paths the journal named.
+    left
+        ``{address: entries}`` that the other hosts are still to get.
+    refused
+        ``{minion id: [path, …]}`` of the first paths that hosts which answered did not take.
+    comment
+        Why nothing, or not all, was sent.
+    """
+
+    group: str
+    state: str = "pushed"
+    checked: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    comment: str = ""
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
+    """Send what changed on this host to the group's other hosts, and tell the master. Raises CsyncsyncError."""
+    config = group.config
+    if asked.paused is not None:
+        pauses.take(group.directory, asked.paused)
+    began = time.monotonic()
+    with group.lock(LOCK_PROBE) as mine:
+        before = storage.read_json(group.path(LAST), {})
+        result = PushResult(group.name, refused=before.get("refused") or {})
+        if mine:
+            result = _Push(group, config, asked, around, result).run()
+        else:
+            result = replace(result, state="running", comment="another push of this group is under way here")
+        result = replace(result, seconds=round(time.monotonic() - began, 3))
+        _note(group, result)
+    if result.state in ("held", "error") and result.state != before.get("state"):
+        around.tell(f"csyncsync/{group.name}/{result.state}", {"group": group.name, "comment": _ascii(result.comment)})
+    told = {key: value for key, value in result.as_dict().items() if key != "comment"}
+    around.tell(f"csyncsync/{group.name}/pushed", {**told, "refused": _plain(result.refused), "jid": asked.job})
+    return result
+
+
+class _Push:
+    """A push under way. ``result`` is what it has come to so far, also when an error ends it."""
+
+    def __init__(
+        self, group: Group, config: GroupConfig, asked: Asked, around: Surroundings, result: PushResult
+    ) -> None:
+        self.group, self.config, self.asked, self.around, self.result = group, config, asked, around, result
+
+    def run(self) -> PushResult:
+        try:
+            with watchdog.ended_after(self.around.hangs_after):
+                if self._may_push() and self._is_established():
+                    self._push()
+        except (CsyncsyncError, sqlite3.Error, OSError) as err:
+            self._take(state="error", comment=f"{err}{_put_aside_if_damaged(self.group)}")
+        return self.result
+
+    def _take(self, **results: Any) -> None:
+        self.result = replace(self.result, **results)
+
+    def _may_push(self) -> bool:
+        """Tell whether the host is not paused, and its include roots are what they were."""
+        if why := self.group.why_paused():
+            self._take(state="paused", comment=why)
+            return False
+        problems = self.group.guard.root_problems()
+        if problems and not self.asked.release:
+            self._take(state="held", comment="; ".join(problems))
+            return False
+        self.group.guard.renew_roots()
+        return True
+
+    def _is_established(self) -> bool:
+        """Tell whether this host has joined the group; else have its files recorded, which is the first step."""
+        group = self.group
+        if self.asked.anew and group.state() == Database.ESTABLISHED:
+            # Its files count as those of a host that has lost its database: what it has not sent yet, it keeps.
+            keep_copy(group.directory, group.database)
+            with group.open_database(write=True) as database:
+                database.empty()
+        if group.state() == Database.ESTABLISHED:
+            return True
+        self.around.record(group)
+        self._take(state="joining", comment="waits for the master to have an established host admit it")
+        return False
+
+    def _push(self) -> None:
+        group, config, guard = self.group, self.config, self.group.guard
+        keep_link(group.directory, group.database)
+        since = transfer.now()
+        self._take(checked=check.check(group, config, self.asked.full))
+        due = peers.due(group, config)
+        vanished = guard.vanished(list(config.minions))
+        held = guard.looks_lost(vanished, config.include, config.hold or schema.HOLD)
+        if held and not self.asked.release:
+            self._take(state="held", comment=held)
+            return
+        guard.let_through(vanished)
+        self._take(left=peers.send(group, config, due, since))
+        self._take(refused=peers.refused(group, config, self.result.refused))
+        keep_copy(group.directory, group.database)
+
+
+def _put_aside_if_damaged(group: Group) -> str:
+    """Put a damaged database aside, so that the host joins anew. Returns what was done, to be added to an error."""
+    path = group.database
+    try:
+        with group.open_database() as database:
+            damaged = not database.is_sound()
+    except sqlite3.OperationalError:  # missing, or locked: not for this to judge
+        return ""
+    except sqlite3.DatabaseError:
+        damaged = True
+    if not damaged:
+        return ""
+    put_aside(group.directory, path)
+    log.error("csyncsync: %s is damaged; this host joins %s anew", path, group.name)
+    return f"; {path} is damaged and was put aside as {path}.damaged: this host joins anew"
+
+
+def _note(group: Group, result: PushResult) -> None:
+    """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
+    before, now, since = storage.read_json(group.path(LAST), {}), time.time(), None
+    pushes, errors = before.get("pushes", 0) + 1, before.get("errors", 0) + (result.state == "error")
+    try:
+        if result.left or result.state != "pushed" or quarantine.read(group):
+            since = status.waiting_since(group.directory, before) or now - result.seconds
+            storage.write(group.path(LEFT), "")
+        else:
+            journal.forget(group.journal)
+            group.forget(LEFT)
+        said = {**result.as_dict(), "time": now, "pushes": pushes, "errors": errors, "since": since}
+        storage.write_json(group.path(LAST), said, durable=False)
+    except OSError as err:
+        log.error("csyncsync: cannot note the push of group %s: %s", group.name, err)
+
+
+def _plain(refused: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What others refused, for an event."""
+    return {minion: [_ascii(path) for path in paths] for minion, paths in refused.items()}
+
+
+def _ascii(text: str) -> str:
+    """Text for an event: Salt cannot render a reactor SLS with every character (those beyond U+FFFF)."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+# --- What goes with it -----------------------------------------------------------------------------------
+
+
+def note_heard(group: Group) -> None:
+    """Note that the master knows of this host's wish to push. Raises CsyncsyncError if the group is not here."""
+    storage.write(group.require().path(HEARD), "")

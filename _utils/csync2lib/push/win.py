@@ -1,0 +1,30 @@
+"""Make this host's version of some paths replace that of all other hosts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from csync2lib import storage
+from csync2lib.csync2.command import run_paths
+from csync2lib.errors import CsyncsyncError
+from csync2lib.group import Group
+
+
+def win(group: Group, names: Iterable[str]) -> int:
+    """
+    Have what stands here at percent-encoded paths, or that nothing does, sent to all, whatever they have; with the next
+    push. Returns how many entries are to be sent. Raises CsyncsyncError.
+    """
+    config = group.config
+    paths = set(config.in_includes(names).values())
+    if config.receive_only:
+        raise CsyncsyncError(f"this host only receives in {group.name}, so its version cannot win")
+    with group.exclusive():
+        run_paths(group.name, ["-cr"], sorted(path for path in paths if os.path.lexists(path)))
+        with group.open_database(write=True) as database:
+            paths.update(path for top in tuple(paths) for path in database.below(top))
+            for peer in config.peers:
+                database.force(sorted(paths), config.address, peer)
+        storage.write(group.path("left"), "")
+    return len(paths)
