@@ -91,10 +91,11 @@ class PushResult:
     left: dict[str, int] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
     comment: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What the job returns; without ``seconds`` if another push is under way."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
@@ -108,10 +109,10 @@ def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
         result = PushResult(group.name, refused=before.get("refused") or {})
         if mine:
             result = _Push(group, config, asked, around, result).run()
+            result = replace(result, seconds=round(time.monotonic() - began, 3))
+            _note(group, result)
         else:
             result = replace(result, state="running", comment="another push of this group is under way here")
-        result = replace(result, seconds=round(time.monotonic() - began, 3))
-        _note(group, result)
     if result.state in ("held", "error") and result.state != before.get("state"):
         around.tell(f"csyncsync/{group.name}/{result.state}", {"group": group.name, "comment": _ascii(result.comment)})
     told = {key: value for key, value in result.as_dict().items() if key != "comment"}
@@ -205,7 +206,7 @@ def _note(group: Group, result: PushResult) -> None:
     pushes, errors = before.get("pushes", 0) + 1, before.get("errors", 0) + (result.state == "error")
     try:
         if result.left or result.state != "pushed" or quarantine.read(group):
-            since = status.waiting_since(group.directory, before) or now - result.seconds
+            since = status.waiting_since(group.directory, before) or now - (result.seconds or 0)
             storage.write(group.path(LEFT), "")
         else:
             journal.forget(group.journal)
