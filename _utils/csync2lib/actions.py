@@ -30,8 +30,8 @@ Command = Mapping[str, Any]
 
 #: Seconds that a command which has to be ended may take to do as it is told.
 KILLED_WITHIN = 5.0
-#: Seconds from the first note on: a push runs csync2 several times.
-SETTLE = 0.5
+#: Seconds from the first note on until commands run: a push runs csync2 several times.
+DEBOUNCE = 0.5
 #: Bytes of a run's output that are kept: its end.
 OUTPUT = 1_048_576
 #: The end of a note's name while its command runs, and seconds after which one that was never finished is deleted.
@@ -178,7 +178,7 @@ def _age(path: str) -> float:
 
 
 def _read(directory: str, name: str) -> dict[str, Any]:
-    """What a file of the group holds, {} if that is nothing that can be read."""
+    """What a file of the group says, {} if it cannot be read."""
     try:
         found = storage.read_json(os.path.join(directory, name))
     except OSError:
@@ -245,7 +245,7 @@ def told(found: Iterable[Mapping[str, Any]], most: int = 80) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """The program: run what is due in the group's directory that is the one argument."""
-    time.sleep(SETTLE)
+    time.sleep(DEBOUNCE)
     try:
         run_due(arguments[0])
     except OSError as error:

@@ -155,7 +155,7 @@ def accepted_groups(draw):
     return schema.validate({"g": given_options})["groups"]["g"]
 
 
-names = st.from_regex(membership._HOST_NAME, fullmatch=True)
+names = st.from_regex(membership.HOST_NAME, fullmatch=True)
 addresses = st.ip_addresses().map(str)
 some_hosts = st.dictionaries(st.sampled_from(["web1", "web2", "web3", "db1"]), st.builds(host, st.integers(1, 9)))
 odd_hosts = st.dictionaries(

@@ -18,7 +18,7 @@ from watching import on_loop
 
 MONITORING = Path(__file__).resolve().parents[2] / "docs/monitoring"
 NOW = 1_800_000_000.5
-#: How an action ended that did well (csync2action.results()).
+#: How an action ended that did well (actions.results()).
 ACTION = {"exec": "reload", "exit": 0, "why": "", "time": 1, "log": "/l", "running": None, "waiting": None}
 
 

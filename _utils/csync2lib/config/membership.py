@@ -15,7 +15,7 @@ from csync2lib.config.values import MINION_ID, Problems, shown
 from csync2lib.errors import CsyncsyncError
 
 #: csync2 compares lower-cased names and keeps 255 characters (myhostname[256]); Linux allows 64.
-_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z")
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _host(group: str, minion: str, facts: Any) -> Host:
             f"minion {shown(minion)} publishes no csyncsync.member facts: run state.apply csyncsync there"
         )
     name, addresses = facts.get("name"), facts.get("addresses")
-    if not isinstance(name, str) or not _HOST_NAME.match(name):
+    if not isinstance(name, str) or not HOST_NAME.match(name):
         raise CsyncsyncError(f"minion {shown(minion)} publishes {shown(name)!r}, which is no host name")
     address = addresses.get(group, addresses.get("")) if isinstance(addresses, dict) else None
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from csync2lib import actions, waits
 from csync2lib.report.words import duration, size
 
-#: What one host's status of a group is (status.read() and what the module adds), and what is made of it: see report().
+#: Of one host and group: what ``csyncsync.status`` returned, and what report() makes of it. Both go over Salt's bus.
 Status = Mapping[str, Any]
 Row = dict[str, Any]
 

@@ -61,11 +61,11 @@ def _cells(group: str, minion: str, row: Row) -> tuple[str, ...]:
         size(row["database"]),
         "" if row["files"] is None else str(row["files"]),
         size(row["bytes"]),
-        _room(row),
+        _free(row),
     )
 
 
-def _room(row: Row) -> str:
+def _free(row: Row) -> str:
     if row["free"] is None:
         return ""
     return f"{size(row['free'])} of {size(row['disk'])}" + (" (smallest)" if row.get("smallest_disk") else "")
