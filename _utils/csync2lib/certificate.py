@@ -1,5 +1,5 @@
 """
-The TLS certificate of a host: judge one, make one.
+The TLS certificate of a host: judge one, make one, keep this host's.
 
 Salt's packages hold cryptography. Each function imports what it needs of it itself: that takes longer than a small
 push, which needs nothing of it.
@@ -8,7 +8,11 @@ push, which needs nothing of it.
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
+
+from csync2lib import storage
+from csync2lib.group import ThisHost
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -87,3 +91,33 @@ def _subject() -> x509.Name:
     from cryptography import x509
 
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, SUBJECT)])
+
+
+# --- This host's -----------------------------------------------------------------------------------------
+
+
+def check(host: ThisHost) -> dict[str, Any]:
+    """What ``csyncsync.certificate`` returns."""
+    pem, key = storage.read(host.certificate), storage.read(host.private_key)
+    fingerprint = not_after = None
+    if not pem or not key:
+        reason = f"there is no {host.private_key if pem else host.certificate}"
+    else:
+        problem, fingerprint, not_after = judge(pem, key)
+        reason = f"{host.certificate} {problem}" if problem else ""
+        if not problem and os.stat(host.private_key).st_mode & 0o077:
+            reason = f"others can read {host.private_key}"
+    if reason:
+        fingerprint = not_after = None
+    return {"valid": not reason, "reason": reason, "fingerprint": fingerprint, "not_after": not_after}
+
+
+def renew(host: ThisHost, keep: bool = False) -> dict[str, Any]:
+    """Make this host a key and a certificate; keep what was there as ``….old``. Returns the same as check()."""
+    for path in (host.private_key, host.certificate):
+        if keep and os.path.exists(path):
+            os.replace(path, path + ".old")
+    certificate, key = make()
+    storage.write(host.private_key, key)
+    storage.write(host.certificate, certificate, 0o644)
+    return check(host)

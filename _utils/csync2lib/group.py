@@ -7,6 +7,7 @@ Everything that works on a group is given this object.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 import tempfile
@@ -14,7 +15,7 @@ import time
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from csync2lib import pauses, storage
 from csync2lib.csync2 import command
@@ -146,7 +147,7 @@ class Group:
 
     def __init__(self, name: str, host: ThisHost) -> None:
         self.name, self.host = name, host
-        self.directory = os.path.join(host.state, name)
+        self.directory = os.path.join(host.state, str(name))  # a command line's YAML makes a number of digits
         self.journal = self.path("journal")
         self.config_file = os.path.join(host.system, f"csync2_{name}.cfg")
         self.key_file = os.path.join(host.system, f"csync2_{name}.key")
@@ -164,12 +165,15 @@ class Group:
         for name in names:
             storage.remove(self.path(name))
 
+    def said(self) -> dict[str, Any]:
+        """What ``config.json`` says, whichever version wrote it; {} if the group is not installed here."""
+        found = storage.read_json(self.path("config.json"), {}) if is_group_name(self.name) else {}
+        return cast("dict[str, Any]", found)
+
     def find_config(self) -> GroupConfig | None:
         """What was written down of it, None if it is not installed here."""
-        if not is_group_name(self.name):
-            return None
-        said = storage.read_json(self.path("config.json"))
-        return said and GroupConfig.from_dict(said)
+        said = self.said()
+        return GroupConfig.from_dict(said) if said else None
 
     @property
     def config(self) -> GroupConfig:
@@ -184,6 +188,10 @@ class Group:
         """The group itself. Raises CsyncsyncError if it is not installed here."""
         _ = self.config
         return self
+
+    def require(self) -> None:
+        """Raise CsyncsyncError if it is not installed here."""
+        _ = self.config
 
     def was_established(self) -> bool:
         """Tell whether this host, under this name, was admitted to the group at any time."""
@@ -228,6 +236,15 @@ class Group:
         """``{address: entries}`` that the other hosts are still to get; hosts that left the group get nothing."""
         with self.open_database() as database:
             return {peer: number for peer, number in database.dirty_peers().items() if peer in config.minions}
+
+    def pinned(self) -> dict[str, str]:
+        """``{minion id: SHA-256 in hexadecimal}`` of the certificates that are accepted from the other hosts."""
+        minions = self.config.minions
+        with self.open_database() as database:
+            found = database.certificates()
+        return {
+            minions[a]: hashlib.sha256(bytes.fromhex(data)).hexdigest() for a, data in found.items() if a in minions
+        }
 
     def pin(self, config: GroupConfig, test: bool = False) -> dict[str, dict[str, list[str]]]:
         """
