@@ -234,8 +234,7 @@ def key_proof(group, salt):
 
         salt '*' csyncsync.key_proof wwwdata "$RANDOM"
     """
-    there = _group(group)
-    there.require()
+    there = _group(group).require()
     return keys.proof(keys.read(there.key_file) or "", str(salt))
 
 
@@ -346,8 +345,7 @@ def digests(group):
 
         salt web3 csyncsync.digests wwwdata
     """
-    _group(group).require()
-    return {"group": group, "digests": compare.digests(_group(group))}
+    return {"group": group, "digests": compare.digests(_group(group).require())}
 
 
 @raised_as(CommandExecutionError)

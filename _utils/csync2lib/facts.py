@@ -110,15 +110,15 @@ class Facts:
         for name, options in self._checked["groups"].items():
             if membership.matches(options["members"], self.host.minion):
                 wanted[name] = options["address"]
-        if not all(wanted.values()):
-            return []
         found = set()
         for name, address in wanted.items():
+            if not address:
+                return []
             try:
                 found.add(self._address(name, address))
             except CsyncsyncError:  # the one that it had
-                found.add(configs.get(name, {}).get("address"))
-        return sorted(found - {None})
+                found |= {had} if (had := configs.get(name, {}).get("address")) else set()
+        return sorted(found)
 
     # ---- Its groups
 

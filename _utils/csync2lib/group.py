@@ -189,10 +189,6 @@ class Group:
         _ = self.config
         return self
 
-    def require(self) -> None:
-        """Raise CsyncsyncError if it is not installed here."""
-        _ = self.config
-
     def was_established(self) -> bool:
         """Tell whether this host, under this name, was admitted to the group at any time."""
         return storage.read(self.path("established")) == self.host.name
