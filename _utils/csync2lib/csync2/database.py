@@ -24,10 +24,6 @@ class DirtyEntry(NamedTuple):
     peer: bytes
 
 
-#: Its name until now.
-Entry = DirtyEntry
-
-
 class Database:
     """
     csync2's database of one group, opened for as short as possible.

@@ -13,13 +13,13 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 
 from csync2lib import waits
-from csync2lib.csync2.database import Database, Entry
+from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.output import UpdateOutput, cannot_write
 from csync2lib.csync2.states import PeerState, as_told, fields, is_directory, is_file, time_of
 from csync2lib.errors import CommandError
 from csync2lib.push.ledger import PeerLedger
-from csync2lib.push.peer import PART, Peer
+from csync2lib.push.runs import PART, Peer
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Refusals:
     def is_blocked(self, name: bytes) -> bool:
         return name in self.blocked and is_file(name)
 
-    def both_wait(self, copy: str, entries: Iterable[Entry]) -> bool:
+    def both_wait(self, copy: str, entries: Iterable[DirtyEntry]) -> bool:
         """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
         with Database(copy, timeout=20) as sent:
             waiting = sent.dirty_names()
@@ -85,11 +85,11 @@ class Refusals:
             ours = [path for path in sorted(above) if is_directory(path) and shared.record(path)]
             ours = [path for path in ours if not shared.is_dirty(path)]
         address = encode(self.peer.address.encode())
-        entries = [Entry(0, encode(path), 0, self.peer.own, address) for path in ours]
+        entries = [DirtyEntry(0, encode(path), 0, self.peer.own, address) for path in ours]
         states = self.peer.ask(entries) if entries else {}
         return {decode(name) for name, state in states.items() if not state.is_directory}
 
-    def gone(self, entries: Iterable[Entry]) -> set[Entry]:
+    def gone(self, entries: Iterable[DirtyEntry]) -> set[DirtyEntry]:
         """
         Those of some entries that are deletions below a path that is no directory, here and on the peer: there is
         nothing to delete.
@@ -104,7 +104,7 @@ class Refusals:
 
     # ---- What nobody has changed there
 
-    def unchanged(self, entries: Iterable[Entry]) -> set[Entry]:
+    def unchanged(self, entries: Iterable[DirtyEntry]) -> set[DirtyEntry]:
         """
         Those of some entries that the peer has as both hosts had them, or half made: nobody has changed that there. It
         is dirty there for a third host, or the peer's csync2 has died.

@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 from csync2lib import waits
 from csync2lib.csync2 import command
-from csync2lib.csync2.database import Database, Entry
+from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode
 from csync2lib.csync2.output import UpdateOutput
 from csync2lib.csync2.states import DIRECTORY, FILE, check_text, size_of
 from csync2lib.errors import CommandError, Interrupted
 from csync2lib.push.ledger import PeerLedger
-from csync2lib.push.peer import PART, Peer
 from csync2lib.push.refusals import Refusals, is_no_directory
+from csync2lib.push.runs import PART, Peer
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Parts(NamedTuple):
     #: the paths that the peer, which answers, has left, but for blocked ones
     left: list[bytes]
     #: whether something waits until what stands below it is gone
-    held: bool
+    postponed: bool
 
 
 class Run(NamedTuple):
@@ -159,7 +159,7 @@ class Transfer:
             while self._send_lacking():
                 parts = self._parts()
             left = parts.left
-            if parts.left or parts.held:  # directories that only now are empty, and what replaces them
+            if parts.left or parts.postponed:  # directories that only now are empty, and what replaces them
                 left = self._parts().left
             self.lacking |= self.refusals.lacking(left)
             if self._send_lacking():
@@ -190,13 +190,13 @@ class Transfer:
         What replaces a directory goes after what was in the directory, and only if all that is gone: csync2's two sides
         wait for each other for good when a file is sent to a place where the peer has a directory that is not empty.
         """
-        peer, after, held = self.peer.address, b"", False
+        peer, after, postponed = self.peer.address, b"", False
         left: list[bytes] = []
         while True:
             with self.peer.shared() as shared:
                 part = shared.part(peer, after, PART)
                 if not part:
-                    return Parts(left, held)
+                    return Parts(left, postponed)
                 above = shared.above_dirty(peer, part[0].name, part[-1].name)
             late = {entry for entry in part if entry.name in above and is_no_directory(decode(entry.name))}
             after, self.peer.own = part[-1].name, part[-1].own
@@ -205,10 +205,10 @@ class Transfer:
                 with self.peer.shared() as shared:
                     above = shared.above_dirty(peer, part[0].name, part[-1].name)
                 ready = [entry for entry in late if entry.name not in above]
-                held = held or len(ready) < len(late)
+                postponed = postponed or len(ready) < len(late)
                 left += self._entries(ready)
 
-    def _entries(self, entries: Iterable[Entry]) -> list[bytes]:
+    def _entries(self, entries: Iterable[DirtyEntry]) -> list[bytes]:
         """Send some entries. Returns the paths that the peer has left, but for blocked ones."""
         waiting = self._not_blocked(entries)
         ended_at: collections.Counter[bytes | None] = collections.Counter()
@@ -230,16 +230,16 @@ class Transfer:
         waiting = self._send_unchanged(self._without_gone(waiting))
         return [decode(entry.name) for entry in waiting]
 
-    def _not_blocked(self, entries: Iterable[Entry]) -> list[Entry]:
+    def _not_blocked(self, entries: Iterable[DirtyEntry]) -> list[DirtyEntry]:
         return [entry for entry in entries if not self.refusals.is_blocked(entry.name)]
 
-    def _without_gone(self, entries: list[Entry]) -> list[Entry]:
+    def _without_gone(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
         """Discharge deletions of what cannot be there. Returns the other entries."""
         gone = self.refusals.gone(entries)
         self._discharge(gone, {})
         return [entry for entry in entries if entry not in gone]
 
-    def _send_unchanged(self, entries: list[Entry]) -> list[Entry]:
+    def _send_unchanged(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
         """Send what nobody has changed on the peer once more, whatever it says of it. Returns the other entries."""
         ours = self.refusals.unchanged(entries)
         if ours:
@@ -258,7 +258,7 @@ class Transfer:
 
     # ---- One run
 
-    def _run(self, entries: list[Entry]) -> Run:
+    def _run(self, entries: list[DirtyEntry]) -> Run:
         """One run of csync2."""
         copy = self.peer.copy(entries)
         self.ledger.begin(entry.name for entry in entries)
@@ -285,7 +285,7 @@ class Transfer:
         self._discharge([entry for entry in entries if entry.name in done], told.deleted)
         return Run(kept, why, told.names[-1] if told.names else None)
 
-    def _csync2(self, copy: str, entries: list[Entry], largest: int) -> tuple[bytes, Interrupted | None]:
+    def _csync2(self, copy: str, entries: list[DirtyEntry], largest: int) -> tuple[bytes, Interrupted | None]:
         """Run csync2 with a copy of entries. Returns what it printed, and why it was interrupted, if it was."""
         cwd, limit = "/", None
         if largest <= IN_MEMORY:  # csync2's temporary files are where it runs, beside the copy
@@ -303,7 +303,7 @@ class Transfer:
 
     # ---- What the peer has taken
 
-    def _discharge(self, entries: Collection[Entry], deleted: Mapping[bytes, bool]) -> None:
+    def _discharge(self, entries: Collection[DirtyEntry], deleted: Mapping[bytes, bool]) -> None:
         """Discharge entries, but for those that csync2 has recorded otherwise than they were sent."""
         if not entries:
             return

@@ -1,5 +1,5 @@
 """
-One peer, and how csync2 is run towards it.
+Runs of csync2 towards one peer.
 
 Each run has a copy of the peer's part of the database: runs that share a database wait for each other by whole seconds,
 and keep csync2's server from writing into it. May be called in threads.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from csync2lib import waits
 from csync2lib.csync2 import command
-from csync2lib.csync2.database import Database, Entry
+from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import TEMPDIR, decode
 from csync2lib.csync2.output import UpdateOutput, fetched_record
 from csync2lib.csync2.states import PeerState
@@ -53,7 +53,7 @@ class Peer:
         """The group's database."""
         return Database(self.database, timeout=20, write=write)
 
-    def copy(self, entries: Iterable[Entry], directory: str | None = None) -> str:
+    def copy(self, entries: Iterable[DirtyEntry], directory: str | None = None) -> str:
         """Put entries into a database of their own, in the runs' directory or another. Returns its path."""
         path = os.path.join(directory or self.directory, os.path.basename(self.database))
         with self.shared() as shared:
@@ -85,7 +85,7 @@ class Peer:
             largest=largest,
         )
 
-    def ask(self, entries: Iterable[Entry]) -> dict[bytes, PeerState]:
+    def ask(self, entries: Iterable[DirtyEntry]) -> dict[bytes, PeerState]:
         """``{encoded name: state}``: what the peer has where these entries go, as far as it says (a dry run)."""
         probe = os.path.join(self.directory, "probe")
         os.makedirs(probe, exist_ok=True)
