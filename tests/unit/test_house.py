@@ -23,8 +23,8 @@ FLOORS = (
     ("errors", "storage", "waits", "watchdog"),
     ("config", "csync2"),
     (
-        *("actions", "backups", "certificate", "contents", "group", "guard", "journal", "keys", "pauses", "roots"),
-        "versions",
+        *("actions", "backups", "certificate", "contents", "facts", "group", "guard", "journal", "keys", "pauses"),
+        *("roots", "setup", "versions"),
     ),
     ("report",),
     ("push", "watch"),
@@ -51,8 +51,6 @@ TOTAL = 12_600
 FILE, FUNCTION = 450, 60
 #: What is longer still, with its lines. Whoever makes one shorter writes that down; the list only gets shorter.
 LONG: dict[str, int] = {
-    "_modules/csyncsync_group.py": 741,
-    "_modules/csyncsync_group.py: install()": 68,
     "_runners/csyncsync.py": 1556,
     "csync2lib/watch/tree.py": 471,
     "csync2lib/watch/watcher.py": 953,

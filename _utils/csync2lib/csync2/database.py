@@ -51,6 +51,13 @@ class Database:
     def _rows(self, query: str, *values: object) -> list[Any]:
         return self._db.execute(query, values).fetchall()
 
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it, or nothing: an error ends the use of this object, and with it what was not committed."""
+        self._db.execute("BEGIN IMMEDIATE")
+        yield
+        self._db.execute("COMMIT")
+
     def state(self) -> int:
         """NEW, RECORDED or ESTABLISHED."""
         return int(self._rows("PRAGMA user_version")[0][0])
@@ -203,11 +210,10 @@ class Database:
 
     def empty(self) -> None:
         """Forget all files, and what is to be sent of them: NEW again, but for the pins."""
-        self._db.execute("BEGIN IMMEDIATE")
-        for table in ("file", "dirty", "hint", "action"):
-            self._db.execute(f"DELETE FROM {table}")
-        self._db.execute(f"PRAGMA user_version = {self.NEW}")
-        self._db.execute("COMMIT")
+        with self._transaction():
+            for table in ("file", "dirty", "hint", "action"):
+                self._db.execute(f"DELETE FROM {table}")
+            self._db.execute(f"PRAGMA user_version = {self.NEW}")
 
     def backup(self, path: str, durable: bool = True) -> None:
         """Copy the whole database; durable: also if the power fails."""
@@ -235,28 +241,27 @@ class Database:
 
     def forget(self, paths: Sequence[bytes]) -> None:
         """Drop what is recorded of paths and that they are to be sent: the next check finds them as new ones."""
-        self._db.execute("BEGIN IMMEDIATE")
-        for table in ("dirty", "file"):
-            query = f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)"
-            self._db.executemany(query, [(encode(path),) for path in paths])
-        self._db.execute("COMMIT")
+        with self._transaction():
+            for table in ("dirty", "file"):
+                query = f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)"
+                self._db.executemany(query, [(encode(path),) for path in paths])
 
     def discharge(self, peer: str, entries: Iterable[DirtyEntry]) -> None:
         """Drop what has been sent to a peer: entries as part() gave them."""
         name = encode(peer.encode())
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "DELETE FROM dirty WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
-            [(entry.rowid, entry.name, name) for entry in entries],
-        )
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(
+                "DELETE FROM dirty WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
+                [(entry.rowid, entry.name, name) for entry in entries],
+            )
 
     def keep_dirty(self, wanted: Callable[[bytes, str], bool]) -> None:
         """Drop what is to be sent but for the (path, peer) pairs for which wanted(path, peer) is true."""
         drop = [(encode(path), encode(peer.encode())) for path, peer, _ in self.dirty() if not wanted(path, peer)]
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)", drop)
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(
+                "DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)", drop
+            )
 
     def contents(self, most: int = 10_000) -> Iterator[bytes]:
         """The paths, in bytes, of all recorded files that have content; read in portions, so that nobody waits."""
@@ -299,23 +304,21 @@ class Database:
         """
         own, to = encode(name.encode()), encode(peer.encode())
         for start in range(0, len(paths), most):
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
-                " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
-                [(encode(path), own, to) for path in paths[start : start + most]],
-            )
-            self._db.execute("COMMIT")
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
+                    " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
+                    [(encode(path), own, to) for path in paths[start : start + most]],
+                )
 
     def force(self, paths: Sequence[bytes], name: str, peer: str) -> None:
         """Mark paths as to be sent to one peer whatever it says (csync2 -f)."""
         self.mark(paths, name, peer)
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "UPDATE dirty SET forced = 1 WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
-            [(encode(path), encode(peer.encode())) for path in paths],
-        )
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE dirty SET forced = 1 WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
+                [(encode(path), encode(peer.encode())) for path in paths],
+            )
 
     def certificates(self) -> dict[str, str]:
         """The pinned certificates: ``{peer's address: certificate as certificate_data() gives it}``."""
@@ -324,10 +327,9 @@ class Database:
 
     def pin(self, certificates: Mapping[str, str]) -> None:
         """Make the pinned certificates exactly these: ``{peer's address: certificate}``."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("DELETE FROM x509_cert")
-        self._db.executemany(
-            "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), ?)",
-            [(encode(peer.encode()), data) for peer, data in sorted(certificates.items())],
-        )
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.execute("DELETE FROM x509_cert")
+            self._db.executemany(
+                "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), ?)",
+                [(encode(peer.encode()), data) for peer, data in sorted(certificates.items())],
+            )
