@@ -13,11 +13,10 @@ from typing import Any
 
 from csync2lib.config import paths
 from csync2lib.config.action import actions
+from csync2lib.config.defaults import HOLD
 from csync2lib.config.values import CONTROL, MINION_ID, Problems, is_below, kind, known_options, shown, strings, text
 from csync2lib.csync2.names import is_group_name
 
-#: A push that deletes more files than the number, and a greater share of the group, is held.
-HOLD = {"number": 100, "share": 0.5}
 TARGET_TYPES = ("glob", "list", "pcre")
 #: csync2's cfgfile_parser.y, set_auto()
 AUTO_METHODS = ("none", "first", "younger", "older", "bigger", "smaller", "left", "right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from csync2lib import journal, pauses, storage, waits
 from csync2lib.csync2.command import STALLED
@@ -17,8 +17,7 @@ FAILURES = "peers.json"
 MOST_REFUSED = 20
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """
     Why a peer could not be reached the last time.
 
@@ -71,7 +70,7 @@ def send(group: Group, config: GroupConfig, peers: Collection[str], since: float
     left = group.left(config)
     failed = {peer: failure for peer, failure in failed.items() if peer in left}
     if failed != before:
-        said = {peer: asdict(failure) for peer, failure in failed.items()}
+        said = {peer: failure._asdict() for peer, failure in failed.items()}
         storage.write_json(group.path(FAILURES), said, durable=False)
     return left
 

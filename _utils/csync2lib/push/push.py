@@ -12,10 +12,10 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from csync2lib import journal, pauses, storage, watchdog
-from csync2lib.config import schema
+from csync2lib.config.defaults import HOLD
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
 from csync2lib.errors import CsyncsyncError
@@ -32,15 +32,14 @@ LOCK_PROBE = 0.2
 LEFT, HEARD, LAST = "left", "waits", "push.json"
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """
     What is asked of a push (see ``csyncsync.push``).
 
     paused
-        What is paused, as the master has it; None if it was not asked.
+        What is paused, as the master has it; None if it has not said.
     job
-        The id of the job that pushes; the runner knows by it whose result an event tells.
+        The id of the job that pushes: the runner knows by it whose result an event tells.
     """
 
     full: bool = False
@@ -50,8 +49,7 @@ class Asked:
     job: str | None = None
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """
     What a push gets from outside.
 
@@ -173,7 +171,7 @@ class _Push:
         self._take(checked=check.check(group, config, self.asked.full))
         due = peers.due(group, config)
         vanished = guard.vanished(list(config.minions))
-        held = guard.looks_lost(vanished, config.include, config.hold or schema.HOLD)
+        held = guard.looks_lost(vanished, config.include, config.hold or HOLD)
         if held and not self.asked.release:
             self._take(state="held", comment=held)
             return
