@@ -468,8 +468,8 @@ def test_marked_paths_are_marked_for_one_peer(tree):
     path = tree.write(b"dir/white space", b"x")
     tree.check("-cIr", "/")
     with tree.database(write=True) as database:
-        database.mark([path], "10.0.0.1", "fd00::3")
-        database.mark([path], "10.0.0.1", "fd00::3")
+        database.make_dirty([path], "10.0.0.1", "fd00::3")
+        database.make_dirty([path], "10.0.0.1", "fd00::3")
     assert tree.csync2("data", "-M").stdout.split("\t")[1:3] == ["10.0.0.1", "fd00::3"]
     with tree.database(write=True) as database:
         assert database.dirty() == [(path, "fd00::3", False)]
@@ -479,7 +479,7 @@ def test_many_paths_are_marked_in_portions(tree):
     paths = sorted(tree.write(b"%d" % number) for number in range(7))
     tree.check("-cIr", "/")
     with tree.database(write=True) as database:
-        database.mark(paths, "10.0.0.1", "fd00::3", most=3)
+        database.make_dirty(paths, "10.0.0.1", "fd00::3", most=3)
         assert [path for path, _, _ in database.dirty()] == paths
 
 

@@ -297,10 +297,9 @@ class Database:
         )
         return ends
 
-    def mark(self, paths: Sequence[bytes], name: str, peer: str, most: int = 10_000) -> None:
+    def make_dirty(self, paths: Sequence[bytes], name: str, peer: str, most: int = 10_000) -> None:
         """
-        Mark paths, a list, as to be sent to one peer; csync2 then compares contents with it. In portions, so that
-        nobody waits.
+        Make paths dirty for one peer: csync2 then compares contents with it. In portions, so that nobody waits.
         """
         own, to = encode(name.encode()), encode(peer.encode())
         for start in range(0, len(paths), most):
@@ -312,8 +311,8 @@ class Database:
                 )
 
     def force(self, paths: Sequence[bytes], name: str, peer: str) -> None:
-        """Mark paths as to be sent to one peer whatever it says (csync2 -f)."""
-        self.mark(paths, name, peer)
+        """Make paths dirty for one peer, which has to take them whatever it has (csync2 -f)."""
+        self.make_dirty(paths, name, peer)
         with self._transaction():
             self._db.executemany(
                 "UPDATE dirty SET forced = 1 WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",

@@ -78,4 +78,4 @@ def _mark_unlike(group: Group, config: GroupConfig, peer: str, digests: Sequence
     found = compare(group, config, peer)
     paths = {*found.different, *found.only_here, *unlike(group, digests), *(found.only_there if remove else ())}
     with group.open_database(write=True) as database:
-        database.mark(sorted(paths), config.address, peer)
+        database.make_dirty(sorted(paths), config.address, peer)

@@ -132,7 +132,7 @@ def _mark_deleted(
     gone = {path for path in names if journal.is_among(unsent, path) and not os.path.lexists(path)}
     with group.open_database(write=True) as database:
         for peer in peers:
-            database.mark(sorted(gone), config.address, peer)
+            database.make_dirty(sorted(gone), config.address, peer)
     return gone
 
 

@@ -133,7 +133,7 @@ def _mark_half_marked(group: Group, config: GroupConfig, entries: Mapping[bytes,
         path = half_marked(database, entries, config.peers)
         if path is not None:
             for peer in config.peers:
-                database.mark([path], config.address, peer)
+                database.make_dirty([path], config.address, peer)
 
 
 def half_marked(database: Database, entries: Mapping[bytes, bool], peers: Collection[str]) -> bytes | None:

@@ -178,7 +178,7 @@ class Transfer:
         self.sent_anew |= lacking
         with self.peer.shared(write=True) as shared:
             found = {path for directory in lacking for path in shared.below(directory)}
-            shared.mark(sorted(found), self.peer.own_address, self.peer.address)
+            shared.make_dirty(sorted(found), self.peer.own_address, self.peer.address)
         return bool(found)
 
     # ---- Parts, and the entries of one
@@ -253,7 +253,7 @@ class Transfer:
             paths, own = [decode(entry.name) for entry in ours], self.peer.own_address
             with self.peer.shared(write=True) as shared:
                 for other in {*self.job.members} - {own, self.peer.address}:  # the peer may have handed on what it had
-                    shared.mark(paths, own, other)
+                    shared.make_dirty(paths, own, other)
         return [entry for entry in entries if entry not in ours]
 
     # ---- One run
