@@ -3,7 +3,6 @@
 import contextlib
 import time
 
-SHARED = "/var/www/shared"
 DATABASE = "/var/lib/csync2/{host}_wwwshared.db3"
 
 #: Keeps csync2's database locked for as long as it runs.

@@ -18,14 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "testbed"))
 from bed.bus import listen
 from bed.cluster import Testbed
 from bed.install import install
+from places import PILLAR, SHARED
 
 #: What changes least comes first; what boots, kills and adds hosts comes later, and what is short last: two testbeds
 #: share the files.
 ORDER = ["flow", "exact", "calm", "hot", "monitoring", "states", "mine", "tls", "secrets", "first_content", "guards"]
 ORDER += ["pushers", "hostile", "rotate", "join", "faults", "conflicts", "day_two", "actions", "backups", "chaos"]
 
-SHARED = "/var/www/shared"
-PILLAR = "/srv/pillar/csyncsync.sls"
 
 #: How much longer everything may take when another testbed works beside this one.
 PATIENCE = 3 if "PYTEST_XDIST_WORKER" in os.environ else 1
@@ -244,19 +243,44 @@ class Hosts:
 
     def settled(self, *groups, hosts=None, seconds=60):
         """Wait until each of these groups (all) is in sync on each of these hosts, as the hosts see it."""
-        hosts = hosts or self.names
+        hosts, groups = hosts or self.names, groups or ("wwwdata", "wwwshared")
+        notes = {}
 
         def in_sync():
+            notes.update(self._notes(hosts, groups))
             answers = self.call(hosts, "csyncsync.status", seconds=10)
             for host in hosts:
                 assert isinstance(answers.get(host), dict), f"{host}: {answers.get(host)}"
-                for group in groups or ("wwwdata", "wwwshared"):
+                for group in groups:
                     found = answers[host].get(group)
                     assert found, f"{host} does not have {group}"
                     assert found["in_sync"], f"{host}: {group}: {found}"
                     assert found["watching"], f"{host}: {group}: {found}"
 
-        self.eventually(in_sync, seconds)
+        def something_happens():
+            """To ask all minions all the time keeps them from what they are waited for."""
+            until = time.monotonic() + 1
+            while self._notes(hosts, groups) == notes and time.monotonic() < until:
+                time.sleep(0.05)
+
+        self.eventually(in_sync, seconds, pause=something_happens)
+
+    def _notes(self, hosts, groups):
+        """When hosts noted something about groups: ``{path: time}``."""
+        found = {}
+        for host in hosts:
+            for group in groups:
+                top = self.path(host, f"/var/lib/csyncsync/{group}")
+                for path in (top, top / "journal", top / "push.json", top / "watch.json"):
+                    with contextlib.suppress(OSError):
+                        found[path] = path.stat().st_mtime_ns
+        return found
+
+    def calm(self, *groups, tops=(), hosts=None, seconds=60):
+        """Wait until what was done is over: as equal(), then as settled(); the tree."""
+        tree = self.equal(*tops, hosts=hosts, seconds=seconds)
+        self.settled(*groups, hosts=hosts, seconds=seconds)
+        return tree
 
     # ---- pillar
 
@@ -292,12 +316,12 @@ class Hosts:
 
     # ---- waiting
 
-    def eventually(self, probe, seconds=30, what=""):
+    def eventually(self, probe, seconds=30, what="", pause=None):
         """
         Call the probe until it neither raises AssertionError nor returns False; what it returned.
 
         A probe that does not come true in time fails the test, with the last objection and the state of the hosts. The
-        seconds are those of a machine that has nothing else to do.
+        seconds are those of a machine that has nothing else to do. ``pause()`` returns when it is worth asking again.
         """
         until = time.monotonic() + seconds * PATIENCE
         while True:
@@ -310,6 +334,8 @@ class Hosts:
                 objection = str(err)
             if time.monotonic() > until:
                 pytest.fail(f"not within {seconds * PATIENCE} s: {what} {objection}\n{self.diagnosis()}", pytrace=True)
+            if pause:
+                pause()
             time.sleep(0.05)
 
     def diagnosis(self):
@@ -373,7 +399,7 @@ def _bed():
         bed.down()
     try:
         bed.up(3)
-        install(bed, ["web1", "web2", "web3"])
+        install(bed, ["web1", "web2", "web3"], shorter=True)
         yield bed
     finally:
         if not keep:
@@ -391,5 +417,4 @@ def hosts(_bed):
 @pytest.fixture
 def in_sync(hosts):
     """A test begins when what the one before did is over, everywhere."""
-    hosts.equal(seconds=120)
-    hosts.settled(seconds=120)
+    hosts.calm(seconds=120)

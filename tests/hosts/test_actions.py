@@ -4,8 +4,8 @@ import shutil
 import time
 
 import pytest
+from places import HOSTS
 
-HOSTS = ("web1", "web2", "web3")
 TOP = "/srv/act"
 RELOAD = "cat /srv/act/set/* >>/run/act-seen; echo the output; test ! -e /run/act-fails"
 HANG = "echo begun >>/run/act-hangs; exec sleep 1000"

@@ -6,8 +6,8 @@ import shutil
 import stat
 
 import pytest
+from places import HOSTS
 
-HOSTS = ("web1", "web2", "web3")
 GROUP, TOP, BACKUPS = "wwwkept", "/srv/kept", "/var/backups/files/csync2"
 OPTIONS = {"members": "web*", "include": [TOP], "backup_directory": BACKUPS, "backup_generations": 4}
 
@@ -46,14 +46,12 @@ def put(hosts, host, name, content):
     file.chmod(0o640)
     there.parent.mkdir(parents=True, exist_ok=True)
     file.rename(there)
-    hosts.equal(TOP)
-    hosts.settled(GROUP)
+    hosts.calm(GROUP, tops=[TOP])
 
 
 def delete(hosts, host, name):
     hosts.exec(host, "rm", "-r", f"{TOP}/{name}")
-    hosts.equal(TOP)
-    hosts.settled(GROUP)
+    hosts.calm(GROUP, tops=[TOP])
 
 
 def digest(content):
@@ -141,8 +139,7 @@ def test_a_name_that_is_no_text(kept):
 
 def test_many_files_are_not_all_shown(kept):
     kept.shell("web1", f"mkdir {TOP}/many; cd {TOP}/many; for i in $(seq 60); do echo $i >$i; done")
-    kept.equal(TOP)
-    kept.settled(GROUP)
+    kept.calm(GROUP, tops=[TOP])
     delete(kept, "web1", "many")
     answer = kept.run("csyncsync.backups", GROUP, f"{TOP}/many")
     assert len([path for path in answer if path.startswith(f"{TOP}/many/")]) == 50
@@ -172,8 +169,7 @@ def test_nothing_outside_of_the_group_can_be_named(kept):
         assert "no generation 0 of" in restore(kept, "nothing", "host=web2")
         assert "no host has an old version of" in kept.run("csyncsync.backups", GROUP, f"{TOP}/nothing")
         kept.shell("web1", f"rm {TOP}/file; ln -s /etc/shadow {TOP}/file")
-        kept.equal(TOP)
-        kept.settled(GROUP)
+        kept.calm(GROUP, tops=[TOP])
         assert "is a symlink by now" in restore(kept, "file", "host=web2")
         assert kept.read("web2", "/etc/passwd") == before
     finally:
@@ -194,8 +190,7 @@ def test_a_directory_in_place_of_a_file_that_was_kept(kept):
     for number in range(3):
         put(kept, "web1", "kind", f"{number}\n")
     kept.shell("web1", f"rm {TOP}/kind; mkdir {TOP}/kind; echo 0 >{TOP}/kind/in")
-    kept.equal(TOP)
-    kept.settled(GROUP)
+    kept.calm(GROUP, tops=[TOP])
     for number in range(3):
         put(kept, "web1", "kind/in", f"{number} in it\n")
     assert [sha for _, sha, _ in listed(kept, "kind")["kind"]["web2"]] == [digest("1\n"), digest("0\n")]

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from places import SHARED
 
-SHARED = "/var/www/shared"
 OWNERS = ((0, 0), (33, 33), (1000, 1000), (33, 0))
 MODES = (0o644, 0o640, 0o600, 0o755)
 #: Files unpacked in the suite; CALM_FILES=100000 shows the same with as many as you have time for.

@@ -12,8 +12,8 @@ import time
 import pytest
 from chaos import FAULTS
 from model import as_written, begun, changing
+from places import HOSTS
 
-HOSTS = ("web1", "web2", "web3")
 TOP = "/var/www/shared/chaos"
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "0"))
 TEMPORARY = re.compile(rb"(^|/)\.[^/]*\.[A-Za-z0-9]{6}$")
@@ -29,8 +29,7 @@ def seed():
 @pytest.fixture
 def parts(hosts, seed, tmp_path):
     """``{host: its part of the tree}``; each host has something there before anything breaks."""
-    hosts.equal(seconds=120)
-    hosts.settled(seconds=120)
+    hosts.calm(seconds=120)
     made = begun(hosts, TOP, tmp_path, seed)
     hosts.settled(seconds=60)
     yield made

@@ -6,10 +6,7 @@ import shutil
 import time
 
 import pytest
-
-HOSTS = ("web1", "web2", "web3")
-SHARED = "/var/www/shared"
-
+from places import HOSTS, SHARED
 
 pytestmark = pytest.mark.usefixtures("in_sync")
 
@@ -92,8 +89,7 @@ def test_conflicts_of_all_kinds_are_resolved(hosts):
     top = f"{SHARED}/kinds"
     for name in ("kind", "deleted", "odd \\ \udcff"):
         hosts.write("web2", f"{top}/{name}", "the first version\n")
-    hosts.equal()
-    hosts.settled("wwwshared")
+    hosts.calm("wwwshared")
     versions = {"web1": "changed on web1\n", "web3": "changed on web3, too\n"}
     with apart(hosts, "wwwshared", f"{top}/odd \\ \udcff", versions):
         hosts.shell("web1", f"cd {top}; rm kind deleted; mkdir kind; echo 1 >kind/a; mkdir kind/b; echo 1 >kind/b/c")

@@ -6,10 +6,7 @@ import os
 import time
 
 import pytest
-
-HOSTS = ("web1", "web2", "web3")
-SHARED = "/var/www/shared"
-
+from places import HOSTS, SHARED
 
 pytestmark = pytest.mark.usefixtures("in_sync")
 
@@ -103,8 +100,7 @@ def test_a_test_of_sync_tells_what_would_be_sent_and_does_nothing(hosts):
             assert done[other]["send"] == {}
     finally:
         hosts.run("csyncsync.resume", "wwwshared")
-    hosts.equal()
-    hosts.settled("wwwshared")
+    hosts.calm("wwwshared")
     done = hosts.run("csyncsync.sync", "wwwshared")["wwwshared"]
     assert [done[host]["state"] for host in HOSTS] == ["pushed"] * 3
     hosts.remove("web1", f"{SHARED}/test-of-sync")
@@ -148,8 +144,7 @@ def test_reset_makes_one_hosts_content_win(hosts):
     top = f"{SHARED}/reset"
     for name in ("kept", "changed", "deleted", "hidden/file"):
         hosts.write("web1", f"{top}/{name}", f"{name}\n")
-    hosts.equal()
-    hosts.settled("wwwshared")
+    hosts.calm("wwwshared")
     wanted = hosts.tree("web1", SHARED)
     hosts.run("csyncsync.pause", "wwwshared")
     hosts.write("web2", f"{top}/changed", "by web2\n")

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from places import HOSTS, SHARED
 
-SHARED = "/var/www/shared"
-HOSTS = ("web1", "web2", "web3")
 OWNERS = ((0, 0), (33, 33), (1000, 1000), (33, 0))
 
 

@@ -9,9 +9,7 @@ import time
 
 import pytest
 from chaos import lock
-
-HOSTS = ("web1", "web2", "web3")
-SHARED = "/var/www/shared"
+from places import HOSTS, SHARED
 
 pytestmark = pytest.mark.usefixtures("in_sync")
 
@@ -27,8 +25,7 @@ def test_a_dead_host_delays_nobody_else(hosts):
         hosts.everywhere(f"{SHARED}/from-web2-while-web3-is-dead", "x\n", hosts=["web1", "web2"])
     finally:
         hosts.bed.boot("web3")
-    hosts.equal(seconds=120)
-    hosts.settled(seconds=90)
+    hosts.calm(seconds=120)
 
 
 def test_a_host_that_died_when_it_was_its_turn_holds_nobody_up(hosts):
@@ -58,8 +55,7 @@ def test_others_change_each_others_files_while_a_host_is_dead(hosts):
 
     for name in ("deleted", "dir/a", "dir/b", "mode"):
         hosts.write("web1", f"{top}/{name}", "0\n")
-    hosts.equal()
-    hosts.settled("wwwshared")
+    hosts.calm("wwwshared")
     hosts.bed.kill("web3")
     try:
         for turn in range(1, 7):
@@ -80,8 +76,7 @@ def test_others_change_each_others_files_while_a_host_is_dead(hosts):
         over()
     finally:
         hosts.bed.boot("web3")
-    hosts.equal(seconds=90)
-    hosts.settled("wwwshared", seconds=90)
+    hosts.calm("wwwshared", seconds=90)
     assert hosts.read("web3", f"{top}/file") == "turn 6\n"
 
 
@@ -89,8 +84,7 @@ def test_a_host_that_was_off_catches_up_both_ways(hosts):
     """Changes elsewhere while it was off, and changes on its disk that no watcher saw: equal within a minute."""
     hosts.write("web1", f"{SHARED}/off/changed", "1\n")
     hosts.write("web1", f"{SHARED}/off/deleted", "1\n")
-    hosts.equal()
-    hosts.settled()
+    hosts.calm()
     hosts.bed.kill("web2")
     try:
         hosts.write("web1", f"{SHARED}/off/new-elsewhere", "x\n")
@@ -144,16 +138,14 @@ def test_what_a_host_could_not_record_is_not_its_own(hosts):
     hosts.exec("web2", "systemctl", "restart", "salt-minion")  # it checks its whole tree
     hosts.everywhere(path, None, seconds=90)
     hosts.everywhere(old, None, seconds=30)
-    hosts.equal(seconds=30)
-    hosts.settled("wwwshared", seconds=60)
+    hosts.calm("wwwshared")
 
 
 def test_what_a_host_took_and_did_not_commit_is_not_its_own(hosts):
     """Its csync2 says that all is well, and is killed before the commit: what is changed and deleted next arrives."""
     top = f"{SHARED}/uncommitted"
     hosts.write("web1", f"{top}/replaced", "x\n")
-    hosts.equal()
-    hosts.settled("wwwshared")
+    hosts.calm("wwwshared")
     lock(hosts, "web2", "DEFERRED", 12)
     time.sleep(1)
     for name in ("same-size", "deleted", "with its mode", "dir/file"):
@@ -441,13 +433,11 @@ def test_what_is_deleted_while_a_check_fails_is_deleted_on_all(hosts):
     hosts.equal(seconds=60)
     top = f"{SHARED}/failed"
     hosts.shell("web1", f"mkdir -p {top}/.dir.AbC123/in; touch {top}/.file.AbC123 {top}/.changed.AbC123")
-    hosts.equal(seconds=60)
-    hosts.settled("wwwshared", seconds=60)
+    hosts.calm("wwwshared")
     hosts.exec("web1", "systemctl", "stop", "salt-minion")
     hosts.shell("web1", f"rm -r {top}/.dir.AbC123 {top}/.file.AbC123; echo x >{top}/.changed.AbC123")
     hosts.shell("web1", KILL_A_CHECK.format(group="wwwshared"))
     hosts.shell("web1", f"rm {top}/.changed.AbC123")
     hosts.exec("web1", "systemctl", "start", "salt-minion")
-    hosts.equal(seconds=60)
-    hosts.settled("wwwshared", seconds=60)
+    hosts.calm("wwwshared")
     hosts.remove("web1", top)

@@ -6,9 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-SHARED = "/var/www/shared"
-HOSTS = ("web1", "web2", "web3")
+from places import HOSTS, SHARED
 
 
 @pytest.fixture(params=HOSTS)

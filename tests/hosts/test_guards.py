@@ -4,8 +4,8 @@ import shutil
 import time
 
 import pytest
+from places import HOSTS
 
-HOSTS = ("web1", "web2", "web3")
 FILES = 120
 
 
@@ -149,8 +149,7 @@ def test_it_goes_on_by_itself_when_the_disk_is_back(hosts, groups, mended, group
 
 def test_a_deletion_of_most_is_let_through_by_the_administrator(hosts, groups, mended):
     group, top = "guardempty", TOPS["guardempty"]
-    hosts.equal(top, seconds=70)
-    hosts.settled(group, seconds=70)
+    hosts.calm(group, tops=[top], seconds=70)
     with hosts.bus() as bus:
         for entry in hosts.path("web1", top).iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -170,8 +169,7 @@ def test_a_deletion_of_most_is_let_through_by_the_administrator(hosts, groups, m
 def test_deletions_that_wait_for_a_host_that_is_away_are_no_lost_disk(hosts, groups, mended):
     """Many, one after the other: none of them looked like a lost disk when it was made."""
     group, top = "guardlink", TOPS["guardlink"]
-    hosts.equal(top, seconds=70)
-    hosts.settled(group, seconds=70)
+    hosts.calm(group, tops=[top], seconds=70)
     hosts.bed.cut("web3")
     try:
         for turn in range(4):
@@ -186,5 +184,4 @@ def test_deletions_that_wait_for_a_host_that_is_away_are_no_lost_disk(hosts, gro
         assert not hosts.status("web1", group)["held"]
     finally:
         hosts.bed.heal("web3")
-    hosts.equal(top, seconds=90)
-    hosts.settled(group, seconds=90)
+    hosts.calm(group, tops=[top], seconds=90)

@@ -13,10 +13,10 @@ import threading
 import time
 
 import pytest
+from places import HOSTS, SHARED
 
-HOSTS = ("web1", "web2", "web3")
 GROUPS = ("wwwdata", "wwwshared", "wwwtwo")
-SHARED, TWO = "/var/www/shared", "/var/www/two"
+TWO = "/var/www/two"
 RECORDS = "/var/cache/salt/master/csyncsync"
 
 #: Runs on a minion: sends each load of a list (a Python expression on its standard input) to the master, as it is.

@@ -6,8 +6,8 @@ import threading
 import time
 
 import pytest
+from places import SHARED
 
-SHARED = "/var/www/shared"
 #: How long a file is kept hot; HOT_SECONDS=60 is the promise.
 SECONDS = float(os.environ.get("HOT_SECONDS", "14"))
 MAX_DELAY = 2

@@ -6,10 +6,9 @@ import shutil
 import time
 
 import pytest
+from places import HOSTS, SHARED
 
 ALL = ("web1", "web2", "web3", "web4")
-OTHERS = ("web1", "web2", "web3")
-SHARED = "/var/www/shared"
 DATABASE = "/var/lib/csync2/web1_wwwshared.db3"
 LONG_AGO = 1_500_000_000
 #: What csync2's database says of itself then (SQLite's user version).
@@ -22,8 +21,7 @@ LAST = chr(0x10FFFF)
 def joined(hosts):
     """web4, with an old copy of one file and a file of its own, after its state.apply; what the others had before."""
     hosts.write("web1", f"{SHARED}/contested", "the group's version\n")
-    hosts.equal()
-    hosts.settled()
+    hosts.calm()
     before = hosts.tree("web1")
     hosts.bed.up(4)
     os.utime(
@@ -35,7 +33,7 @@ def joined(hosts):
 
 
 def test_the_others_learn_of_a_new_host_by_themselves(hosts, joined):
-    for host in OTHERS:
+    for host in HOSTS:
         hosts.eventually(lambda host=host: hosts.named_in(host, "wwwshared") == list(ALL), 30, f"{host} knows web4")
         hosts.eventually(lambda host=host: hosts.named_in(host, "wwwdata") == list(ALL), 30, f"{host} knows web4")
 
@@ -51,7 +49,7 @@ def test_what_only_the_new_host_has_reaches_all(hosts, joined):
 
 def test_a_new_host_overwrites_nothing(hosts, joined):
     hosts.equal(hosts=ALL, seconds=90)
-    for host in OTHERS:
+    for host in HOSTS:
         tree = hosts.tree(host)
         assert {path: tree.get(path) for path in joined} == joined
 
@@ -68,8 +66,7 @@ def test_a_host_that_lost_its_database_overwrites_nobody(hosts, joined):
     """It holds an old copy, from a backup that lacks one; what was deleted elsewhere is all that it may bring back."""
     hosts.write("web1", f"{SHARED}/lost/file", "the newer version\n")
     hosts.write("web1", f"{SHARED}/lost/newer-than-the-backup", "x\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.exec("web3", "systemctl", "stop", "salt-minion")
     hosts.shell("web3", "rm -f /var/lib/csync2/*wwwshared*")
     os.utime(hosts.write("web3", f"{SHARED}/lost/file", "an old copy from a backup\n"), (LONG_AGO, LONG_AGO))
@@ -89,8 +86,7 @@ def test_what_is_done_on_a_host_without_database_and_minion_counts(hosts, joined
     for name in ("rewritten", "mode", "deleted", "moved", "directory/a", "directory/b/c", "as-it-was", "others"):
         hosts.write("web3", f"{top}/{name}", f"{name}, the first version\n")
     hosts.shell("web3", f"mkdir {top}/empty; ln -s rewritten {top}/link")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.shell("web3", f"{loss} {DATABASE.replace('web1', 'web3')}; systemctl kill --signal=KILL salt-minion")
     hosts.shell(
         "web3",
@@ -115,8 +111,7 @@ def test_a_host_whose_database_is_lost_while_its_minion_runs(hosts, joined):
     """What somebody does on it arrives; an old copy that is put in place there, from a backup, overwrites nobody."""
     for name in ("second", "third", "to-be-a-file/a/b", "to-be-gone/a/b"):
         hosts.write("web1", f"{SHARED}/lost/{name}", "the newer version\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.shell("web3", "rm -f /var/lib/csync2/*wwwshared*")
     hosts.write("web3", f"{SHARED}/lost/second", "written after the loss\n")
     os.utime(hosts.write("web3", f"{SHARED}/lost/third", "an old copy from a backup\n"), (LONG_AGO, LONG_AGO))
@@ -125,8 +120,7 @@ def test_a_host_whose_database_is_lost_while_its_minion_runs(hosts, joined):
     hosts.everywhere(f"{SHARED}/lost/to-be-a-file", "x\n", hosts=ALL, seconds=90)
     hosts.everywhere(f"{SHARED}/lost/to-be-gone/a/b", None, hosts=ALL, seconds=90)
     hosts.everywhere(f"{SHARED}/lost/third", "the newer version\n", hosts=ALL, seconds=90)
-    hosts.equal(hosts=ALL, seconds=90)
-    hosts.settled("wwwshared", hosts=ALL, seconds=90)
+    hosts.calm("wwwshared", hosts=ALL, seconds=90)
 
 
 def test_a_deletion_counts_wherever_the_path_stands(hosts, joined):
@@ -134,8 +128,7 @@ def test_a_deletion_counts_wherever_the_path_stands(hosts, joined):
     gone = [f"{SHARED}/lost/a b/x", f"{SHARED}/{LAST}/{LAST}"]
     for path in (*gone, f"{SHARED}/lost/a!"):
         hosts.write("web1", path, "x\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.shell("web3", "rm -f /var/lib/csync2/*wwwshared*")
     for path in gone:
         hosts.path("web3", path).unlink()
@@ -146,8 +139,7 @@ def test_a_deletion_counts_wherever_the_path_stands(hosts, joined):
 
 def test_what_a_host_made_and_deleted_before_it_could_join_is_no_lost_disk(hosts, joined):
     """Nobody else ever had it, so the guard need not hold its deletion."""
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     database, top = DATABASE.replace("web1", "web3"), f"{SHARED}/much"
     file = hosts.path("web3", database)
     hosts.exec("master", "systemctl", "stop", "salt-master")
@@ -166,8 +158,7 @@ def test_a_host_joins_anew_from_one_that_is_up_to_date(hosts, joined):
     changed, gone = f"{SHARED}/lost/changed", f"{SHARED}/lost/gone"
     for path in (changed, gone):
         hosts.write("web1", path, "the first version\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.run("csyncsync.pause", "host=web1")
     try:
         hosts.write("web2", changed, "the newer version\n")
@@ -197,8 +188,7 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
     gone = [f"{SHARED}/lost/deleted/{name}" for name in ("a", "b/c")]
     for path in gone:
         hosts.write("web1", path, "x\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.bed.cut("web3")
     hosts.shell("web2", f"rm -r {SHARED}/lost/deleted")
     hosts.everywhere(gone[0], None, hosts=("web1", "web4"), seconds=30)
@@ -233,8 +223,7 @@ def test_what_a_host_deletes_before_it_has_joined_anew_is_no_conflict_with_what_
     hosts.equal(hosts=ALL)
     hosts.remove("web1", top)
     hosts.write("web3", f"{top}/here/file", "what all have\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.bed.cut("web3")
     try:
         hosts.shell("web3", f"rm {database}; echo 'what web3 alone has' >{top}/here/file")
@@ -257,8 +246,7 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_
     gone = [f"{top}/{name}" for top in (some, none) for name in ("a", "b/c", "d")]
     for path in (f"{many}/first", *gone):
         hosts.write("web1", path, "x\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.bed.cut("web3")
     try:
         hosts.shell("web1", f"rm -r {some}")
@@ -281,8 +269,7 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_one_that_is_awa
     gone = [f"{top}/{name}" for name in ("a", "b/c", "d")]
     for path in gone:
         hosts.write("web1", path, "x\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.bed.cut("web3")
     try:
         hosts.shell("web1", f"rm -r {top}")
@@ -300,11 +287,11 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_one_that_is_awa
 def test_a_host_taken_out_of_the_members_leaves(hosts, joined):
     """The others no longer name it, the group is taken off it, and its files stay; it can come back."""
     tree = hosts.equal(hosts=ALL)
-    options = {**hosts.groups()["wwwshared"], "members": list(OTHERS)}
+    options = {**hosts.groups()["wwwshared"], "members": list(HOSTS)}
     with hosts.pillar({"wwwshared": options}):
         hosts.apply(*ALL)
-        for host in OTHERS:
-            assert hosts.named_in(host, "wwwshared") == list(OTHERS)
+        for host in HOSTS:
+            assert hosts.named_in(host, "wwwshared") == list(HOSTS)
             assert hosts.named_in(host, "wwwdata") == list(ALL), "the other group is as it was"
         assert hosts.config("web4", "wwwshared") is None
         assert not hosts.path("web4", "/etc/csync2_wwwshared.key").exists()
@@ -327,13 +314,11 @@ def no_member(hosts, why):
         if why == "its key is deleted":
             hosts.bed.salt_key("--yes", "--delete=web4")
         else:
-            options = {**hosts.groups()["wwwshared"], "members": list(OTHERS)}
+            options = {**hosts.groups()["wwwshared"], "members": list(HOSTS)}
             stack.enter_context(hosts.pillar({"wwwshared": options}))
-            hosts.apply(*OTHERS)
-        for host in OTHERS:
-            hosts.eventually(
-                lambda host=host: hosts.named_in(host, "wwwshared") == list(OTHERS), 60, f"{host} drops it"
-            )
+            hosts.apply(*HOSTS)
+        for host in HOSTS:
+            hosts.eventually(lambda host=host: hosts.named_in(host, "wwwshared") == list(HOSTS), 60, f"{host} drops it")
         yield
 
 
@@ -343,14 +328,12 @@ def test_a_host_that_was_no_member_while_it_was_off_lacks_nothing_when_it_is_bac
     top = f"{SHARED}/back-after-{why.replace(' ', '-')}"
     for name in ("changed", "same", "its"):
         hosts.write("web1", f"{top}/{name}", "the first version\n")
-    hosts.equal(hosts=ALL)
-    hosts.settled(hosts=ALL)
+    hosts.calm(hosts=ALL)
     hosts.bed.kill("web4")
     with no_member(hosts, why):
         hosts.write("web1", f"{top}/changed", "another version\n")
         hosts.write("web2", f"{top}/new", "x\n")
-        hosts.equal()
-        hosts.settled()
+        hosts.calm()
     hosts.bed.up(4)
     hosts.write("web4", f"{top}/its", "changed on web4\n")
     hosts.apply(*ALL)
@@ -363,12 +346,12 @@ def test_a_host_that_was_no_member_while_it_was_off_lacks_nothing_when_it_is_bac
 def test_a_host_whose_key_is_deleted_leaves_by_itself(hosts, joined):
     hosts.settled(hosts=ALL, seconds=90)
     hosts.bed.salt_key("-d", "web4", "-y")
-    for host in OTHERS:
-        hosts.eventually(lambda host=host: hosts.named_in(host, "wwwshared") == list(OTHERS), 30, f"{host} drops web4")
-        hosts.eventually(lambda host=host: hosts.named_in(host, "wwwdata") == list(OTHERS), 30, f"{host} drops web4")
+    for host in HOSTS:
+        hosts.eventually(lambda host=host: hosts.named_in(host, "wwwshared") == list(HOSTS), 30, f"{host} drops web4")
+        hosts.eventually(lambda host=host: hosts.named_in(host, "wwwdata") == list(HOSTS), 30, f"{host} drops web4")
     hosts.write("web4", f"{SHARED}/from-a-deleted-host", "x\n")
     hosts.exec("web4", "salt-call", "--local", "csyncsync.push", "wwwshared", "full=True", check=False)
-    for host in OTHERS:
+    for host in HOSTS:
         assert hosts.read(host, f"{SHARED}/from-a-deleted-host") is None
     hosts.write("web1", f"{SHARED}/after-the-deletion", "x\n")
     hosts.everywhere(f"{SHARED}/after-the-deletion", "x\n")
@@ -381,5 +364,5 @@ def _leave_nothing_behind(hosts):
     if "web4" in hosts.bed.hosts():
         hosts.bed.salt_key("-d", "web4", "-y", check=False)
         hosts.bed.kill("web4")
-    for host in OTHERS:
+    for host in HOSTS:
         shutil.rmtree(hosts.path(host, f"{SHARED}/lost"), ignore_errors=True)

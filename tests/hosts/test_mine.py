@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-HOSTS = ("web1", "web2", "web3")
 GROUPS = ("wwwdata", "wwwshared")
 
 #: Runs on a host: publishes what stands on its standard input, as any process of root's there could.

@@ -5,10 +5,9 @@ import time
 
 import pytest
 import yaml
-from conftest import PILLAR, SHARED
+from places import HOSTS, PILLAR, SHARED
 from prometheus_client.parser import text_string_to_metric_families
 
-HOSTS = ("web1", "web2", "web3")
 DIRECTORY = "/var/lib/prometheus/node-exporter"
 FILE = f"{DIRECTORY}/csyncsync.prom"
 LINKED = "The metrics are written into csyncsync:metrics"
@@ -26,8 +25,7 @@ def set_option(hosts, value, option="metrics"):
 
 @pytest.fixture(autouse=True)
 def _without_the_option(hosts):
-    hosts.equal(seconds=90)
-    hosts.settled(seconds=90)
+    hosts.calm(seconds=90)
     yield
     set_option(hosts, None)
     hosts.apply(sls="csyncsync.watch")

@@ -13,9 +13,8 @@ import time
 import pytest
 from bed.network import address
 from bed.shell import run
+from places import HOSTS, SHARED
 
-HOSTS = ("web1", "web2", "web3")
-SHARED = "/var/www/shared"
 DATA = "/var/www/data/ini"
 #: With those that are there, more groups than the master's reactor has threads.
 MANY = [f"many{number}" for number in range(1, 10)]
@@ -68,8 +67,7 @@ for line in sys.stdin:
 
 @pytest.fixture(autouse=True)
 def _in_sync(hosts):
-    hosts.equal(SHARED, DATA, seconds=90)
-    hosts.settled(seconds=90)
+    hosts.calm(tops=[SHARED, DATA], seconds=90)
 
 
 @contextlib.contextmanager
@@ -157,8 +155,7 @@ def test_one_host_of_a_group_pushes_at_a_time(hosts):
                 for top in (SHARED, DATA):
                     hosts.write(host, f"{top}/steadily/{host}-{number}", f"{time.time()}\n")
             time.sleep(0.1)
-        hosts.equal(SHARED, DATA, seconds=60)
-        hosts.settled()
+        hosts.calm(tops=[SHARED, DATA])
         events = heard()
     ended = {group: [push for push in pushes(events) if push[0] == group] for group in ("wwwshared", "wwwdata")}
     for group, its in ended.items():
@@ -299,8 +296,7 @@ def test_a_receivers_csync2_that_is_killed_leaves_no_conflict(hosts):
             hosts.shell("web3", "pkill -KILL -x csync2 || true")
             file = hosts.write("web1", f"{top}/0/0", f"while it is sent: {number}\n")
             time.sleep(0.3)
-    hosts.equal(top, seconds=60)
-    hosts.settled("wwwshared", seconds=60)
+    hosts.calm("wwwshared", tops=[top])
     no_conflict(hosts, "wwwshared")
 
 
@@ -323,8 +319,7 @@ def test_two_masters_that_hear_the_same_do_no_harm(hosts):
             other.stdin.flush()
             assert [other.stdout.readline() for _ in HOSTS] == ["True\n"] * len(HOSTS)
             time.sleep(0.3)
-        hosts.equal(seconds=60)
-        hosts.settled()
+        hosts.calm()
         no_conflict(hosts, "wwwshared")
     finally:
         other.stdin.close()
@@ -344,8 +339,7 @@ def test_the_work_of_a_change_does_not_depend_on_the_tree(hosts):
         for size in (3, 1000):
             for number in range(size):
                 hosts.write("web1", f"{SHARED}/cost/{number}", "x\n")
-            hosts.equal(seconds=60)
-            hosts.settled("wwwshared")
+            hosts.calm("wwwshared")
             noted.unlink(missing_ok=True)
             hosts.write("web1", f"{SHARED}/cost/1", f"one of {size:4}\n")
             hosts.everywhere(f"{SHARED}/cost/1", f"one of {size:4}\n")

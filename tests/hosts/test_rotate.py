@@ -9,9 +9,8 @@ import pytest
 from bed.network import address
 from bed.shell import remove_tree
 from model import as_written, begun, changing
+from places import HOSTS, SHARED
 
-HOSTS = ("web1", "web2", "web3")
-SHARED = "/var/www/shared"
 TOP = f"{SHARED}/rotate"
 GROUP = "wwwshared"
 KEY = f"/etc/csync2_{GROUP}.key"

@@ -5,8 +5,8 @@ import os
 import subprocess
 
 import pytest
+from places import HOSTS
 
-HOSTS = ("web1", "web2", "web3")
 PLACES = "/etc /var /srv /root /tmp /run /home /opt/salt/var"
 #: Salt's master keeps the last pillar of each minion here (MINION.p, MINION:ENV.p), unless minion_data_cache is off.
 SALTS_OWN_CACHE = "/var/cache/salt/master/pillar"

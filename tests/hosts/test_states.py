@@ -4,8 +4,8 @@ import shutil
 import time
 
 import pytest
+from places import HOSTS
 
-HOSTS = ("web1", "web2", "web3")
 SHARED = {"members": "web*", "include": ["/var/www/shared"], "exclude": [".*.swp"]}
 
 

@@ -3,8 +3,8 @@
 import stat
 
 import pytest
+from places import HOSTS
 
-HOSTS = ("web1", "web2", "web3")
 GROUPS = ("wwwdata", "wwwshared")
 
 #: Speaks csync2's protocol from the master, a stranger to the groups. First argument: plain, tls or tls+certificate.
@@ -107,8 +107,7 @@ def set_aside(hosts):
     for path in kept:
         file = hosts.path("web3", path)
         file.with_name(file.name + ".kept").replace(file)
-    hosts.equal(seconds=90)
-    hosts.settled("wwwshared", seconds=90)
+    hosts.calm("wwwshared", seconds=90)
 
 
 def refused(hosts, name):

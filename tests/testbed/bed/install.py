@@ -2,6 +2,7 @@
 
 import time
 
+from . import waits
 from .shell import TestbedError, say
 
 ROOTS = """\
@@ -13,9 +14,14 @@ file_roots:
 """
 
 
-def install(bed, hosts):
-    """Set up the master, apply the states on the hosts, and return when all are in sync and watching."""
-    set_up_master(bed)
+def install(bed, hosts, shorter=False):
+    """
+    Set up the master, apply the states on the hosts, and return when all are in sync and watching.
+
+    shorter
+        All of them have shorter waiting times (waits.py).
+    """
+    set_up_master(bed, shorter)
     say("state.apply csyncsync …")
     apply(bed, hosts)
     say("waiting until all hosts are in sync and watching …")
@@ -23,11 +29,13 @@ def install(bed, hosts):
     say("in sync")
 
 
-def set_up_master(bed):
+def set_up_master(bed, shorter=False):
     """The README's steps on the master. A second call changes nothing."""
     if bed.exec("master", "test", "-e", "/etc/salt/master.d/csyncsync.conf", check=False).returncode == 0:
         return
     say("setting up the master …")
+    if shorter:
+        bed.exec("master", "sh", "-c", f"install -D -m 644 /dev/stdin {waits.SERVED}", input=waits.shorter())
     bed.exec("master", "sh", "-c", "cat >/etc/salt/master.d/roots.conf", input=ROOTS)
     bed.exec("master", "install", "-D", "-m", "600", "/srv/csyncsync/pillar.example", "/srv/pillar/csyncsync.sls")
     bed.exec(

@@ -1,0 +1,54 @@
+"""Shorter waiting times for hosts that are tested: the same code waits seconds where it would wait minutes."""
+
+from pathlib import Path
+
+from .shell import TestbedError
+
+#: The real ones.
+REAL = Path(__file__).resolve().parents[3] / "_utils/csync2lib/waits.py"
+#: Where a master serves others in their place: its first file root.
+SERVED = "/srv/salt/_utils/csync2lib/waits.py"
+
+#: What is shorter. Not what csync2 sets (a locked database: 12 s), nor what a busy machine needs to answer in time.
+SHORTER = {
+    "PEER_RETRY": (4.0, 8.0),
+    "TRANSFER_STALLED_AFTER": 14.0,
+    "BLOCKED_FOR": 10.0,
+    "ALONE_AFTER": 10.0,
+    "LEFT_ALONE_AFTER": 30.0,
+    "ALONE_SPREAD": 2.0,
+    "ALONE_INTERVAL": (6.0, 12.0),
+    "RETRY_CAP": 8.0,
+    "LINKED_INTERVAL": 10.0,
+    "REWALK": 10.0,
+    "LEFT_AFTER": 5.0,
+    "LEASE_CHECK": 6,
+    "WAITING_TOLD": 2,
+    "JOIN_WAIT": 25,
+    "RETURN_PATIENCE": 45,
+    "LEASE_WAIT": 12,
+    "BEHIND_AGAIN": 8,
+    "ANSWER": 6,
+    "STATUS_ANSWER": 4,
+    "VERIFY_AGAIN": 4,
+    "ACTION_SHOWN": 10.0,
+    "UNREACHABLE": 30,
+}
+
+
+def named(text):
+    """``{name: seconds}`` of the source of such a file."""
+    found = {}
+    exec(compile(text, "waits.py", "exec"), found)
+    return {name: value for name, value in found.items() if name.isupper()}
+
+
+def shorter():
+    """The source with the shorter times, made from the real one: all that it says holds, but for these."""
+    text = REAL.read_text(encoding="utf-8")
+    real = named(text)
+    for name, value in SHORTER.items():
+        if type(real.get(name)) is not type(value):
+            raise TestbedError(f"{REAL.name} has no {name} like {value}: bed/waits.py is to follow it")
+    lines = [f"{name} = {value}" for name, value in SHORTER.items()]
+    return "\n".join([text, "# --- Shorter, in a testbed", "", *lines, ""])
