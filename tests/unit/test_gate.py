@@ -36,12 +36,12 @@ def clock(monkeypatch):
 @pytest.fixture
 def gate(tmp_path, monkeypatch, clock):
     """``gate(tag, event)``: what is called. web1 and db1 are accepted, web1 is known to wwwdata."""
-    monkeypatch.setattr(rate_limit, "_accepted", {"minions": {"web1", "db1"}, "read": clock.now})
+    monkeypatch.setattr(rate_limit, "accepted", {"minions": {"web1", "db1"}, "read": clock.now})
     monkeypatch.setattr(rate_limit, "ACCEPTED_AGE", float("inf"))
-    monkeypatch.setattr(rate_limit, "_fire_waiting", lambda opts: None)
+    monkeypatch.setattr(rate_limit, "fire_waiting", lambda opts: None)
     for name in ("buckets", "waiting", "records", "left_out", "ended"):
         monkeypatch.setattr(rate_limit, name, {})
-    monkeypatch.setattr(rate_limit, "_worker", [])
+    monkeypatch.setattr(rate_limit, "worker", [])
     note(tmp_path, lease=None)
 
     def call(tag, event):

@@ -1,58 +1,167 @@
-"""
-Conflicts: which files two hosts refuse from each other, what each of them has, and whose version is to win.
+"""Conflicts: which files hosts refuse from each other, what each of them has, and whose version is to win."""
 
-For the runner on the master (who is in conflict, who wins) and for the module on the hosts (what is there). May call
-the standard library alone.
-"""
+from __future__ import annotations
 
 import difflib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from csync2lib import waits
+from csync2lib.errors import CsyncsyncError
+from csync2lib.master.cluster import Cluster, mappings
+from csync2lib.master.commands import SILENT, UNKNOWN, progress, with_exit_code
+from csync2lib.master.lease import ask
+from csync2lib.master.listing import readable, shown, versions
 
 #: csync2's own words for a policy (its config's ``auto``) that can be applied to one path: what the winner has most of.
-POLICIES = {
+POLICIES: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "younger": lambda version: version["mtime"],
     "older": lambda version: -version["mtime"],
     "bigger": lambda version: version["size"],
     "smaller": lambda version: -version["size"],
 }
+#: Seconds until a version that is to win is sent once more.
+SENT_AGAIN = 6
+
+#: ``{host: {path: [host that it is to be sent to, …]}}``
+Dirty = Mapping[str, Mapping[str, Iterable[str]]]
 
 
-def find(marked):
-    """
-    Given ``{host: {path: [host, …] that it is to be sent to}}``, return ``{path: [host, …]}`` of those that hosts want
-    to send to each other.
-    """
-    found = {}
-    for host, paths in marked.items():
+def find(dirty: Dirty) -> dict[str, list[str]]:
+    """``{path: [host, …]}`` of the paths that hosts want to send to each other."""
+    found: dict[str, list[str]] = {}
+    for host, paths in dirty.items():
         for path, peers in paths.items():
-            if any(host in marked.get(peer, {}).get(path, ()) for peer in peers):
+            if any(host in dirty.get(peer, {}).get(path, ()) for peer in peers):
                 found.setdefault(path, []).append(host)
     return {path: sorted(hosts) for path, hosts in sorted(found.items())}
 
 
-def below(marked, path):
+def below(dirty: Dirty, path: str) -> set[str]:
     """Every path that any host is to send, and that stands below a path; percent-encoded, as all of them."""
-    return {name for paths in marked.values() for name in paths if name.startswith(path + "/")}
+    return {name for paths in dirty.values() for name in paths if name.startswith(path + "/")}
 
 
-def winner(policy, versions):
+def winner(policy: str, there: Mapping[str, Mapping[str, Any]]) -> str:
     """
-    Given ``{host: version}`` as version() describes it, return the host whose version wins by a policy.
+    Given ``{host: version}``, return the host whose version wins by a policy.
 
     A host that has no file there does not win. Raises ValueError if two are as good, or none has a file.
     """
     most = POLICIES[policy]
-    files = {host: most(version) for host, version in versions.items() if version["type"] == "file"}
+    files = {host: most(version) for host, version in there.items() if version["type"] == "file"}
     best = [host for host, value in files.items() if value == max(files.values())]
     if len(best) != 1:
         raise ValueError(f"{' and '.join(best)} are equally good" if best else "no host has a file there")
     return best[0]
 
 
-def difference(versions):
+def difference(there: Mapping[str, Mapping[str, Any]]) -> str:
     """Given ``{host: version}`` with texts, return a unified diff from the first one to each other ("" without)."""
-    texts = [(host, versions[host]["text"]) for host in sorted(versions) if "text" in versions[host]]
-    lines = []
+    texts = [(host, there[host]["text"]) for host in sorted(there) if "text" in there[host]]
+    lines: list[str] = []
     for host, text in texts[1:]:
         first, before = texts[0]
         lines += difflib.unified_diff(before.splitlines(), text.splitlines(), first, host, lineterm="")
     return "\n".join(lines)
+
+
+# --- On the hosts ----------------------------------------------------------------------------------------
+
+
+def conflicts(cluster: Cluster, group: str | None, diff: bool) -> dict[str, Any]:
+    """``{GROUP: {path: {minion id: version, "diff": text}}}`` of all conflicts. Raises CsyncsyncError."""
+    result: dict[str, Any] = {}
+    for name, options in sorted(cluster.groups(group).items()):
+        members = cluster.members(options)
+        dirty = _dirty(cluster, name, members)
+        found = find(dirty)
+        seen = versions(cluster, name, sorted(dirty), found, diff) if found else {}
+        result[name] = {
+            readable(path): {**shown(seen[path]), **({"diff": difference(seen[path])} if diff else {})}
+            for path in found
+        }
+        if silent := [minion for minion in members if minion not in dirty]:
+            result[name][UNKNOWN] = dict.fromkeys(silent, SILENT)
+    return with_exit_code(result, any(UNKNOWN in found for found in result.values()))
+
+
+def resolve(cluster: Cluster, group: str, paths: Iterable[str], wins: Any) -> dict[str, Any]:
+    """
+    Have one host's version of paths (all in conflict, if none is given) replace that of all others.
+
+    wins
+        A minion id, or one of POLICIES.
+
+    Returns ``{path: what became of it}``. Raises CsyncsyncError.
+    """
+    members = cluster.members(cluster.group(group))
+    if wins not in members and wins not in POLICIES:
+        raise CsyncsyncError(f"winner= is to be one of {', '.join([*members, *POLICIES])}")
+    dirty = _dirty(cluster, group, members)
+    found = find(dirty)
+    silent = {minion for minion in members if minion not in dirty}
+    chosen = _chosen(group, found, {*paths}, silent)
+    seen = versions(cluster, group, sorted(dirty), chosen) if wins not in members else {}
+    winners: dict[str, set[str]] = {}
+    result, failed = {}, False
+    for path in chosen:
+        try:
+            there = seen.get(path, {})
+            host = wins if wins in members else winner(wins, {h: there[h] for h in found[path] if h in there})
+            winners.setdefault(host, set()).update({path}, below(dirty, path))
+        except ValueError as err:
+            result[readable(path)], failed = f"not resolved: {err}; name a host as winner=", True
+    where = f"on all hosts that answer, and gets to {', '.join(sorted(silent))} later" if silent else "on all hosts"
+    for host, names in sorted(winners.items()):
+        decided = [readable(path) for path in sorted(names.intersection(chosen))]
+        try:
+            unsent = _have_win(cluster, group, host, names, silent)
+            result.update(dict.fromkeys(decided, f"{host}'s version is {where}"))
+            result.update({readable(path): f"{host}'s version is still to be sent" for path in unsent & {*chosen}})
+            failed = failed or bool(unsent)
+        except CsyncsyncError as err:
+            result.update(dict.fromkeys(decided, f"not resolved: {err}"))
+            failed = True
+    return with_exit_code(result, failed)
+
+
+def _chosen(group: str, found: Iterable[str], paths: set[str], silent: set[str]) -> list[str]:
+    """The conflicts that are named, percent-encoded; all, if none is. Raises CsyncsyncError if one is not there."""
+    chosen = [path for path in found if not paths or readable(path) in paths or path in paths]
+    missing = sorted(paths - {*chosen} - {readable(path) for path in chosen})
+    if missing:
+        raise CsyncsyncError(
+            f"no conflict at {', '.join(missing)}; what there is: salt-run csyncsync.conflicts {group}"
+        )
+    if silent and not chosen:
+        raise CsyncsyncError(f"no conflict is known: {', '.join(sorted(silent))} did not answer")
+    return chosen
+
+
+def _dirty(cluster: Cluster, group: str, members: list[str]) -> dict[str, dict[str, list[str]]]:
+    """What each host that answers is to send, to whom; percent-encoded."""
+    return mappings(cluster.call(members, "csyncsync.marked", [group]) if members else {})
+
+
+def _have_win(cluster: Cluster, group: str, host: str, names: set[str], silent: set[str]) -> set[str]:
+    """
+    Have a host's version of paths win, and wait until it is on all hosts but the silent ones. Returns those paths that
+    it still has to send.
+    """
+    until, unsent, told = time.monotonic() + waits.RESOLVE_WAIT, set(names), None
+    while unsent and time.monotonic() < until:
+        # Again and again: csync2 forgets that a path is forced when the other host tries to send its own version.
+        cluster.step(host, "csyncsync.win", [group, sorted(unsent)], kind=int)
+        ask(cluster, group, host)
+        for _ in range(SENT_AGAIN):
+            time.sleep(1)
+            dirty = cluster.step(host, "csyncsync.marked", [group])
+            unsent = {path for path in names & dirty.keys() if not silent.issuperset(dirty[path])}
+            if told != len(unsent):
+                told = len(unsent)
+                progress(f"{group}: {host} has {told} of {len(names)} entries to send")
+            if not unsent:
+                break
+    return unsent

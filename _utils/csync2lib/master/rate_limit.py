@@ -6,9 +6,11 @@ milliseconds, so that a hundred events a second keep it from all else. Here an e
 what no accepted minion can mean is left out, and events of one host that mean the same are made one. The last of them
 is never left out: it comes again when its time has come.
 
-The reactor SLS calls ``react``, in the reactor's process. May call ``csync2``, Salt's keys and its event bus. What an
-event says is a hint: whether the host is a member is looked up by the runner.
+The reactor SLS calls ``react``, in the reactor's process. What an event says is a hint: whether the host is a member is
+looked up by the runner.
 """
+
+from __future__ import annotations
 
 import fnmatch
 import json
@@ -16,11 +18,14 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import salt.utils.event
 import salt.utils.minions
 
 from csync2lib.csync2.names import is_group_name
+from csync2lib.master.record import Record, path_of
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +67,28 @@ TOLD, TOLD_WITHIN = (100, 1_000, 10_000, 100_000), 60.0
 #: What a host may say about refused files, in characters of JSON.
 REFUSED_LENGTH = 250_000
 
+#: Of an event, and of the call that is made of it: from any hand.
+Data = Mapping[str, Any]
+#: What events count as the same: kind, minion, group. STRANGER's is the minion, ALL's a word.
+Key = Any
+
+#: How many events are still served at once, and when that was counted.
+buckets: dict[Key, tuple[float, float]] = {}
+#: The tag and the data of events that wait.
+waiting: dict[Key, tuple[str, dict[str, Any]]] = {}
+#: Of each group, its record, and the time and the inode of the file it was read from.
+records: dict[str, tuple[tuple[int, int], Record]] = {}
+#: Minion id, or None for all that are not accepted: since when events of it are counted, and how many were left out.
+left_out: dict[str | None, tuple[float, int]] = {}
+#: Of each group, the last push whose end was served.
+ended: dict[str, str] = {}
+accepted: dict[str, Any] = {"minions": frozenset(), "read": float("-inf")}
+#: The thread that fires the events that wait, while there is one.
+worker: list[threading.Thread] = []
 _lock = threading.Lock()
-buckets, waiting, records, left_out, ended = {}, {}, {}, {}, {}
-_accepted = {"minions": frozenset(), "read": float("-inf")}
-_worker = []
 
 
-def react(tag, data, opts):
+def react(tag: str, data: Data, opts: Mapping[str, Any]) -> dict[str, Any]:
     """
     Given an event, return the reaction: a call of the runner, or nothing.
 
@@ -81,7 +101,7 @@ def react(tag, data, opts):
     """
     kind = next((kind for pattern, kind in TAGS.items() if fnmatch.fnmatchcase(tag, pattern)), None)
     arguments = _arguments(kind, data)
-    if arguments is None or not _passes(kind, tag, data, arguments, opts):
+    if kind is None or arguments is None or not _passes(kind, tag, data, arguments, opts):
         return {}
     if "refused" in arguments:
         arguments["refused"] = _short(arguments["refused"])
@@ -89,7 +109,7 @@ def react(tag, data, opts):
     return {f"csyncsync: {kind}": {f"runner.{FUNCTIONS[kind]}": call}}
 
 
-def _arguments(kind, data):
+def _arguments(kind: str | None, data: Data) -> dict[str, Any] | None:
     """What the runner is called with, None if the event calls for nothing."""
     minion, said = data.get("id"), data if kind == "changed" else data.get("data")
     said = said if isinstance(said, dict) else {}
@@ -108,7 +128,7 @@ def _arguments(kind, data):
 OUTCOME = ("jid", "state", "refused")
 
 
-def _short(refused):
+def _short(refused: Any) -> dict[str, Any] | None:
     """The same, or None if it is no mapping, or longer than a push makes it: the master keeps a job of each call."""
     if not isinstance(refused, dict):
         return None
@@ -121,21 +141,22 @@ def _short(refused):
 # --- Who, and how often ----------------------------------------------------------------------------------
 
 
-def _passes(kind, tag, data, arguments, opts):
+def _passes(kind: str, tag: str, data: Data, arguments: dict[str, Any], opts: Mapping[str, Any]) -> bool:
     """Tell whether the runner is to be called now; if not, the event waits, or is left out."""
-    minion, group = data.get("id"), arguments.get("group")
+    minion: Any = data.get("id")
+    group: Any = arguments.get("group")
     if kind != "key" and not _is_accepted(minion, opts):
         return _leave_out(None)
     if "group" in arguments:
         if not is_group_name(group) or not _are_words(arguments.get("jid"), arguments.get("state")):
             return _leave_out(minion)
         record = _record(group, opts)
-        if minion not in (record.get("known") or ()):
+        if minion not in record.known:
             # It does not wait: a host that has something to push asks again.
             return _take([((minion,), STRANGER), ("all", ALL)]) or _leave_out(minion)
         if kind == "pushed" and _ends_lease(record, group, arguments):
             return True
-        if kind == "changed" and minion in (record.get("waiting") or ()):
+        if kind == "changed" and minion in record.waiting:
             kind = "asked"  # it has been heard already
     # Whoever tells of facts, the whole group reads them.
     key = (kind, None if kind == "facts" else minion, group)
@@ -145,57 +166,57 @@ def _passes(kind, tag, data, arguments, opts):
     return _leave_out(minion)
 
 
-def _are_words(*values):
+def _are_words(*values: object) -> bool:
     return all(value is None or (isinstance(value, str) and len(value) <= 40) for value in values)
 
 
-def _is_accepted(minion, opts):
+def _is_accepted(minion: object, opts: Mapping[str, Any]) -> bool:
     """Tell whether the master has accepted the key of a minion of this name."""
     if not isinstance(minion, str) or not minion:
         return False
     now = time.monotonic()
-    if minion not in _accepted["minions"] and now - _accepted["read"] > ACCEPTED_AGE:
+    if minion not in accepted["minions"] and now - accepted["read"] > ACCEPTED_AGE:
         found = salt.utils.minions.CkMinions(opts).check_minions("*", "glob")["minions"]
-        _accepted.update(minions=frozenset(found), read=time.monotonic())
-    return minion in _accepted["minions"]
+        accepted.update(minions=frozenset(found), read=time.monotonic())
+    return minion in accepted["minions"]
 
 
-def _record(group, opts):
-    """The runner's notes on a group, {} if it has none."""
-    path = os.path.join(opts["cachedir"], "csyncsync", f"{group}.json")
+def _record(group: str, opts: Mapping[str, Any]) -> Record:
+    """The runner's notes on a group, empty if it has none."""
+    path = path_of(opts, group)
     try:
         status = os.stat(path)
         look = (status.st_mtime_ns, status.st_ino)
-        if records.get(group, (None,))[0] != look:
+        if group not in records or records[group][0] != look:
             with open(path, encoding="utf-8") as file:
-                records[group] = (look, json.load(file))
+                records[group] = (look, Record.from_json(file.read()))
         return records[group][1]
     except (OSError, ValueError):
-        return {}
+        return Record()
 
 
-def _ends_lease(record, group, arguments):
+def _ends_lease(record: Record, group: str, arguments: dict[str, Any]) -> bool:
     """Tell whether this is the event that the group waits for; it is served once, whatever else is fired."""
-    lease, jid = record.get("lease") or {}, arguments["jid"]
-    if not jid or (lease.get("jid"), lease.get("host")) != (jid, arguments["host"]) or ended.get(group) == jid:
+    lease, jid = record.lease, arguments["jid"]
+    if not lease or not jid or (lease.jid, lease.host) != (jid, arguments["host"]) or ended.get(group) == jid:
         return False
     ended[group] = jid
     return True
 
 
-def _take(limits):
+def _take(limits: list[tuple[Key, tuple[float, float]]]) -> bool:
     """Given [(key, (how many at once, seconds for one more)), …], take one of each; False if one has none left."""
-    now, left = time.monotonic(), {}
+    now, there = time.monotonic(), {}
     for key, (most, seconds) in limits:
         number, at = buckets.get(key, (most, now))
-        left[key] = min(most, number + (now - at) / seconds), now
-        if left[key][0] < 1:
+        there[key] = min(most, number + (now - at) / seconds)
+        if there[key] < 1:
             return False
-    buckets.update({key: (number - 1, at) for key, (number, at) in left.items()})
+    buckets.update({key: (number - 1, now) for key, number in there.items()})
     return True
 
 
-def _leave_out(who):
+def _leave_out(who: str | None) -> bool:
     """Count an event that is not served now, and log it now and then. Returns False."""
     now = time.monotonic()
     began, number = left_out.get(who, (now, 0))
@@ -213,29 +234,29 @@ def _leave_out(who):
 # --- What waits ------------------------------------------------------------------------------------------
 
 
-def _wait(key, tag, data, opts):
+def _wait(key: Key, tag: str, data: dict[str, Any], opts: Mapping[str, Any]) -> None:
     """Have an event come again when it can be served; it takes the place of the one that waits."""
     with _lock:
         waiting[key] = (tag, data)
-        if not _worker:
-            _worker.append(threading.Thread(target=_fire_waiting, args=(opts,), name="csyncsync", daemon=True))
-            _worker[0].start()
+        if not worker:
+            worker.append(threading.Thread(target=fire_waiting, args=(opts,), name="csyncsync", daemon=True))
+            worker[0].start()
 
 
-def _fire_waiting(opts):
+def fire_waiting(opts: Mapping[str, Any]) -> None:
     """Fire the events again whose time has come, until none waits."""
     with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=False) as bus:
         while True:
             time.sleep(AGAIN)
             with _lock:
                 if not waiting:
-                    _worker.clear()
+                    worker.clear()
                     return
                 due = [waiting.pop(key) for key in list(waiting) if _has_one(key)]
             for tag, data in due:
                 bus.fire_event(data, tag)
 
 
-def _has_one(key):
+def _has_one(key: Key) -> bool:
     number, at = buckets.get(key, (1, 0))
     return number + (time.monotonic() - at) / LIMITS[key[0]][1] >= 1

@@ -1,0 +1,43 @@
+"""What the commands of ``salt-run`` share: an error is one line, the exit code tells, and so does progress."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+from csync2lib.errors import CsyncsyncError
+
+#: What is said of a host that did not answer.
+SILENT = "did not answer: is its minion up? (salt-run manage.down)"
+#: In the place of a path, in a list of paths: what is said of hosts that did not tell.
+UNKNOWN = "… unknown"
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Have what is called from the command line end with one line, and exit code 1, where it raises CsyncsyncError: Salt
+    would print a traceback, and the exit code of a text is 0.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (CsyncsyncError, CommandExecutionError) as err:
+            return {"outputter": "csyncsync", "data": {"problem": str(err), "retcode": 1}}
+
+    return wrapped
+
+
+def with_exit_code(result: dict[str, Any], failed: object) -> dict[str, Any]:
+    """What a command returns that could do its work only in part: Salt takes the exit code from what it shows."""
+    return {**result, "retcode": 1} if failed else result
+
+
+def progress(text: str) -> None:
+    """Tell whoever waits at the command line. Not as an event: salt-run would print it among what is returned."""
+    print(text, file=sys.stderr, flush=True)

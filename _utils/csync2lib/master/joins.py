@@ -1,0 +1,225 @@
+"""
+A host that has recorded its files is admitted to its group.
+
+The first host of a new group is established at once (the ``seed``, if the pillar names one). A host that was there
+when the group was made keeps its files: what differs becomes a conflict. Any other receives what the group has, and
+pushes only after that. All of it under the group's lease, in a process of its own, because it waits for hosts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+from salt.exceptions import CommandExecutionError, SaltException
+
+from csync2lib import waits
+from csync2lib.errors import CsyncsyncError
+from csync2lib.master import facts, lease, record
+from csync2lib.master.cluster import Cluster, Options, aside
+
+log = logging.getLogger(__name__)
+
+#: Joins that run at once, in all groups.
+JOINS = 3
+
+
+# --- The process of a join -------------------------------------------------------------------------------
+
+
+def start(cluster: Cluster, group: str, host: str, jid: str) -> int:
+    """As a program of its own: a fork of the reactor, which has threads, may hang before it begins. Returns its pid."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "salt-run")
+    command = [beside if os.path.exists(beside) else "salt-run", "-c", os.path.dirname(cluster.opts["conf_file"])]
+    # As JSON, because the command line is read as YAML, and a job id is no number.
+    arguments = [f"{name}={json.dumps(value)}" for name, value in (("group", group), ("host", host), ("jid", jid))]
+    process = subprocess.Popen(
+        [*command, "csyncsync.join", *arguments],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    aside(process.wait)
+    return process.pid
+
+
+def join(cluster: Cluster, group: str, host: str, jid: str | None = None) -> str:
+    """
+    Have a host admitted. Returns what was done, in words. Raises CsyncsyncError.
+
+    jid
+        Of the host's job that has the lease. Without its turn any more it does nothing, because the host asks again.
+        Without a job id it waits for the lease.
+    """
+    options = cluster.member(group, host)
+    if options is None:
+        if jid:
+            lease.release(cluster, group, jid)
+        raise CsyncsyncError(f"{host} is no member of {group}: salt-run csyncsync.status tells who is")
+    done = "failed"
+    with contextlib.ExitStack() as stack:
+        # Two joins of a group at once would each find no host that is established, and take theirs for the first one.
+        if jid is None:
+            stack.enter_context(lease.leased(cluster, group, host))
+        elif lease.keep(cluster, group, jid):
+            stack.callback(lease.release, cluster, group, jid)
+        else:
+            return f"its turn is over; {host} asks again"
+        try:
+            with _turn(cluster):
+                done = _join(cluster, group, host, options)
+        except (CsyncsyncError, SaltException) as err:
+            done = f"not yet: {err}"
+        finally:
+            log.info("csyncsync: %s joins %s: %s", host, group, done)
+            with cluster.record(group) as notes:
+                if done == "joined" and host not in notes.waiting:
+                    notes.waiting.insert(0, host)
+    if done != "joined":
+        raise CsyncsyncError(f"{host} has not joined {group}, {done}")
+    return done
+
+
+@contextlib.contextmanager
+def _turn(cluster: Cluster) -> Iterator[None]:
+    """
+    Wait for one of a few turns: a join asks all hosts of its group, and many at once keep them from answering in time.
+
+    It may also take hours, and groups are not to wait for each other: so the wait has an end.
+    """
+    until = time.monotonic() + waits.JOIN_WAIT
+    directory = record.directory(cluster.opts)
+    with contextlib.ExitStack() as stack:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        names = [os.path.join(directory, f"join{number}.lock") for number in range(JOINS)]
+        files = [stack.enter_context(open(name, "w", encoding="utf-8")) for name in names]
+        while not any(_is_locked_now(file) for file in files) and time.monotonic() < until:
+            time.sleep(0.2)
+        yield
+
+
+def _is_locked_now(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+# --- The steps of a join ---------------------------------------------------------------------------------
+
+
+def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
+    members = cluster.members(options)
+    statuses = cluster.statuses(group, members)
+    states = {minion: status.get("state") for minion, status in statuses.items()}
+    with cluster.record(group) as notes:
+        # An empty list says that all founders have joined; only None that nobody has asked yet.
+        founders = list(members if notes.founders is None else notes.founders)
+        admitted = list(notes.admitted)
+    established = [minion for minion in sorted(states) if states[minion] == "established" and minion != host]
+    if states.get(host) == "established":
+        return "joined"
+    silent = [minion for minion in admitted if minion in members and minion not in states]
+    if established:
+        keep = host in founders and not options["seed"]
+        source = _most_up_to_date(established, statuses, options["seed"])
+        _receive(cluster, group, host, source, established, keep, silent if host in admitted else None)
+    else:
+        founders = members  # of a group that begins anew, too
+        _found(cluster, group, host, members, silent, options["seed"])
+    with cluster.record(group) as notes:
+        notes.admitted = sorted({*notes.admitted, host})
+        notes.founders = [minion for minion in founders if minion != host]
+        notes.missed = [minion for minion in notes.missed if minion != host]
+    return "joined"
+
+
+def _found(cluster: Cluster, group: str, host: str, members: list[str], silent: list[str], seed: str | None) -> None:
+    """Have a host be the first one of its group; silent are hosts that were, and may have newer files."""
+    if silent:
+        raise CsyncsyncError(f"no established host answers; {', '.join(silent)} may hold newer files")
+    if seed in members and host != seed:
+        raise CsyncsyncError(f"waits for the seed, {seed}")
+    with cluster.record(group) as notes:  # its answer may get lost: nobody else is to be the first one, too
+        notes.admitted = sorted({*notes.admitted, host})
+    cluster.step(host, "csyncsync.join", [group])
+
+
+def _receive(
+    cluster: Cluster,
+    group: str,
+    host: str,
+    source: str,
+    established: list[str],
+    keep: bool,
+    silent: list[str] | None,
+) -> None:
+    """
+    Have a host get what an established one, the source, has and it lacks.
+
+    keep
+        What the host has otherwise stays, and becomes a conflict.
+    silent
+        Hosts that were admitted and do not answer; None if this one has not been admitted before.
+    """
+    # What the source has not got yet, the host may have already: it is to get no old version, nor what was deleted.
+    late = _hand_over(cluster, group, source, [minion for minion in established if minion != source])
+    _have_patience(cluster, group, host, late + (silent or []))
+    theirs = cluster.step(source, "csyncsync.digests", [group])["digests"] if keep else None
+    unsent = cluster.step(host, "csyncsync.join", [group, source, keep, False, theirs])["unsent"]
+    digests = cluster.step(host, "csyncsync.digests", [group])["digests"]
+    try:
+        cluster.step(source, "csyncsync.admit", [group, host, digests, unsent, keep])
+    except CsyncsyncError:
+        # It may not know the host: the event that says so can get lost, or be left out of a flood.
+        with contextlib.suppress(CsyncsyncError, CommandExecutionError):
+            facts.apply(cluster, group)
+        raise
+    late = _hand_over(cluster, group, host, established)
+    if silent is not None:
+        _have_patience(cluster, group, host, late)
+    cluster.step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
+
+
+def _most_up_to_date(established: list[str], statuses: dict[str, dict[str, Any]], seed: str | None) -> str:
+    """The host that the other ones have the least to send to; of several the seed, or the first by name."""
+
+    def missing(host: str) -> int:
+        return sum(statuses[other].get("dirty", {}).get(host, 0) for other in established if other != host)
+
+    return min(established, key=lambda host: (missing(host), host != seed, host))
+
+
+def _have_patience(cluster: Cluster, group: str, host: str, late: list[str]) -> None:
+    """Raise CsyncsyncError while others may have something for a host that joins, for some time."""
+    with cluster.record(group) as notes:
+        since = notes.returning.setdefault(host, time.time())
+    if late and 0 <= time.time() - since < waits.RETURN_PATIENCE:
+        raise CsyncsyncError(f"{', '.join(late)} may have newer files, or have deleted what {host} still has")
+
+
+def _hand_over(cluster: Cluster, group: str, host: str, others: list[str]) -> list[str]:
+    """
+    Have others push who have something for a host: what they deleted, one that joins would else take for its own alone.
+
+    Returns those that did not reach it, or did not answer.
+    """
+    before = cluster.statuses(group, others)
+    senders = [
+        minion for minion, status in before.items() if status.get("dirty", {}).get(host) or status.get("journal")
+    ]
+    for minion in senders:
+        cluster.call([minion], "csyncsync.push", [group])
+    after = cluster.statuses(group, senders)
+    late = [minion for minion in senders if host in after.get(minion, {}).get("unreachable", {host: "it is silent"})]
+    return late + [minion for minion in others if minion not in before]

@@ -1,0 +1,210 @@
+"""
+One pusher at a time: a group's lease names the host that pushes now, and its record those that wait.
+
+The lease is for speed. No promise hangs on it: a host that nobody calls asks again, and pushes by itself at last.
+What events say is a hint; nothing here waits for a minion, but where it says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from csync2lib import waits
+from csync2lib.csync2.names import is_group_name
+from csync2lib.errors import CsyncsyncError
+from csync2lib.master import behind
+from csync2lib.master.cluster import Cluster, aside, mappings
+from csync2lib.master.commands import progress
+from csync2lib.master.record import Lease, Record
+
+# --- A host that asks ------------------------------------------------------------------------------------
+
+
+def serve(cluster: Cluster, group: Any, host: Any) -> bool:
+    """The same as ask(), for an event. Raises CsyncsyncError if the host is no member."""
+    if not ask(cluster, group, host):
+        raise CsyncsyncError(f"{host!r:.80} is no member of {group!r:.80}, or its key is not accepted")
+    return True
+
+
+def ask(cluster: Cluster, group: Any, host: Any) -> bool:
+    """
+    Note that a host has something to push, and call it if no other host of the group pushes.
+
+    Returns whether it is a member of the group.
+    """
+    known = is_known(cluster, group, host)
+    if not known and not renew(cluster, group, host):
+        return False
+    stale = None
+    with cluster.record(group) as record:
+        if record.founders is None:
+            record.founders = cluster.members(record.options or {})
+        impatient = _impatient(record, host)
+        if host not in record.waiting:
+            record.waiting.append(host)
+        if record.lease and record.lease.is_stale():
+            stale = record.lease = dataclasses.replace(record.lease, checked=time.time())
+        else:
+            _call_next(cluster, group, record)
+    if impatient:
+        cluster.client().run_job(impatient, "csyncsync.wait", [group], tgt_type="list", ret="")
+    if stale:
+        aside(_free_if_left, cluster, group, stale)
+    behind.call(cluster, group)
+    if known:
+        renew(cluster, group, host)
+    return True
+
+
+def is_known(cluster: Cluster, group: Any, host: Any) -> bool:
+    """
+    Tell whether this host was a member when it last asked, and its key is accepted.
+
+    Reading its pillar takes longer than all else, so that is done when the host has been called.
+    """
+    if not (is_group_name(group) and isinstance(host, str) and group in cluster.recorded()):
+        return False
+    with cluster.record(group) as record:
+        known = record.known
+    return host in known and cluster.is_accepted(host)
+
+
+def renew(cluster: Cluster, group: Any, host: Any) -> bool:
+    """
+    Note the group's options as this host's pillar has them, and whether it is a member (which is returned).
+
+    And who was admitted, but is no member now that something is sent: the others keep nothing for it. If it is off, it
+    hears nothing of that, and would take itself for one that lacks nothing when it is a member again.
+    """
+    options = cluster.member(group, host)
+    if options is None and group not in cluster.recorded():
+        return False
+    members = cluster.members(options) if options else []
+    with cluster.record(group) as record:
+        others = [minion for minion in record.known if minion != host]
+        record.known = sorted([*others, host]) if options else others
+        if options:
+            record.options = dict(options)
+        if host in members:  # else the list of keys could not be read
+            record.missed = sorted({*record.missed, *({*record.admitted} - {*members})})
+    return options is not None
+
+
+def _impatient(record: Record, host: str) -> list[str]:
+    """
+    Waiting hosts to tell that they are queued, so that they do not take the master for dead and push by themselves.
+
+    They are told when one of them asks again while another host pushes.
+    """
+    now = time.time()
+    if not record.lease or host not in record.waiting or 0 <= now - record.told < waits.WAITING_TOLD:
+        return []
+    record.told = now
+    return [minion for minion in record.waiting if minion != record.lease.host]
+
+
+def _call_next(cluster: Cluster, group: str, record: Record) -> None:
+    """If nobody pushes, and no process here waits to have its turn, call the host that has waited longest."""
+    if record.lease or not record.waiting or _is_runner(record.next):
+        return
+    host = record.waiting.pop(0)
+    kwarg: dict[str, Any] = {} if record.paused is None else {"paused": record.paused}
+    if host in record.missed:
+        kwarg["anew"] = True
+    job = cluster.client().run_job([host], "csyncsync.push", [group], tgt_type="list", kwarg=kwarg, ret="")
+    if job and job.get("jid"):
+        now = time.time()
+        record.lease = Lease(host, job["jid"], now, now)
+
+
+# --- The end of a lease ----------------------------------------------------------------------------------
+
+
+def release(cluster: Cluster, group: str, jid: Any, host: str | None = None) -> None:
+    """End a lease and call the next host. Given a host, only its own lease: what an event says is a hint."""
+    with cluster.record(group) as record:
+        if record.lease and record.lease.jid == jid and host in (None, record.lease.host):
+            record.lease = None
+        if record.next == os.getpid():
+            record.next = None
+        _call_next(cluster, group, record)
+
+
+def _free_if_left(cluster: Cluster, group: str, lease: Lease) -> None:
+    """Take a lease from a holder that no longer pushes, and call the next host. Waits for the holder's answer."""
+    if not _is_at_work(cluster, lease):
+        release(cluster, group, lease.jid)
+
+
+def _is_at_work(cluster: Cluster, lease: Lease) -> bool:
+    """Ask the holder of an old lease whether it is still at work."""
+    if lease.pid:  # a process here, of a join for example
+        return _is_runner(lease.pid)
+    running = cluster.client().cmd(
+        [lease.host], "saltutil.find_job", [lease.jid], tgt_type="list", timeout=waits.LEASE_ANSWER
+    )
+    # Of a dead minion Salt returns a text that says so.
+    return bool(mappings(running).get(lease.host))
+
+
+def _is_runner(pid: int | None) -> bool:
+    """Tell whether a process still runs, and is not another one that was given the same number."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        return b"csyncsync." in file.read()
+    return False
+
+
+# --- A process on the master that has the lease ----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def leased(cluster: Cluster, group: str, host: str, seconds: float = float("inf")) -> Iterator[None]:
+    """
+    Have a group's lease for what this process has a host do, as soon as nobody else has it, or after so many seconds.
+    """
+    began = told = time.monotonic()
+    while not _take(cluster, group, host) and time.monotonic() - began < seconds:
+        if time.monotonic() - told > waits.WAITING_TOLD:
+            told = time.monotonic()
+            progress(f"{group} {host}: waits until another host has pushed")
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        release(cluster, group, _name())
+
+
+def _name() -> str:
+    """What stands for a job id in a lease of this process."""
+    return f"process {os.getpid()}"
+
+
+def _take(cluster: Cluster, group: str, host: str) -> bool:
+    """Tell whether the lease could be had; one that was left is taken away. Until then no host is called to push."""
+    with cluster.record(group) as record:
+        held, now = record.lease, time.time()
+        record.next = os.getpid() if held else None
+        if not held:
+            record.lease = Lease(host, _name(), now, now, os.getpid())
+            return True
+        stale = held.is_stale()
+        if stale:
+            record.lease = dataclasses.replace(held, checked=now)
+    if stale:
+        _free_if_left(cluster, group, held)
+    return False
+
+
+def keep(cluster: Cluster, group: str, jid: str) -> bool:
+    """Tell whether the lease of a host's job is still there; this process has it then."""
+    with cluster.record(group) as record:
+        if record.lease is None or record.lease.jid != jid:
+            return False
+        record.lease = dataclasses.replace(record.lease, checked=time.time(), pid=os.getpid())
+        return True

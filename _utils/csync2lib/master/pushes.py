@@ -1,0 +1,53 @@
+"""Pushes that an administrator asks for: of every member in turn, or of one whose guard stopped it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from csync2lib.errors import CsyncsyncError
+from csync2lib.master.cluster import Cluster, mappings
+from csync2lib.master.commands import SILENT, progress, with_exit_code
+from csync2lib.master.lease import leased
+
+
+def sync(cluster: Cluster, group: str | None, test: bool) -> dict[str, Any]:
+    """Have every member push in turn, after a check of the whole group; test: only tell what each would send."""
+    result: dict[str, Any] = {}
+    for name, options in sorted(cluster.groups(group).items()):
+        result[name], members = {}, cluster.members(options)
+        for number, minion in enumerate(members, 1):
+            with contextlib.nullcontext() if test else leased(cluster, name, minion):
+                answer = cluster.call([minion], "csyncsync.push", [name, "test=True" if test else "full=True"])
+            result[name][minion] = answer.get(minion, SILENT)
+            progress(f"{name} {minion} ({number} of {len(members)}): {_short(result[name][minion])}")
+    return with_exit_code(result, not all(_is_done(answer) for hosts in result.values() for answer in hosts.values()))
+
+
+def _is_done(answer: Any) -> bool:
+    """Tell whether a push, or its test, has done all."""
+    return isinstance(answer, dict) and answer["state"] in ("pushed", "test") and not answer.get("left")
+
+
+def _short(answer: Any) -> str:
+    if not isinstance(answer, dict):
+        return str(answer)
+    if answer["state"] == "test":
+        send = [f"{told['entries']} to {other}" for other, told in sorted(answer["send"].items())]
+        return f"would send {', '.join(send) or 'nothing'}" + (f"; {answer['comment']}" if answer["comment"] else "")
+    left = sum(answer.get("left", {}).values())
+    comment = f": {answer['comment']}" if answer["comment"] else ""
+    return f"{answer['state']}{f', {left} entries left' if left else ''}{comment}"
+
+
+def let_through(cluster: Cluster, group: str, host: str | None) -> dict[str, Any]:
+    """Have those members push, or this one, whose guard has stopped a push. Raises CsyncsyncError if there is none."""
+    members = cluster.chosen(group, host)
+    answers = cluster.call(members, "csyncsync.status", [group])
+    stopped = [minion for minion, answer in mappings(answers).items() if (answer.get(group) or {}).get("held")]
+    if not stopped:
+        silent = [minion for minion in members if minion not in answers]
+        problem = f"no push of {group} is held" + (f"; {', '.join(silent)} did not answer" if silent else "")
+        raise CsyncsyncError(problem)
+    result = {m: cluster.call([m], "csyncsync.push", [group, "release=True"]).get(m, SILENT) for m in sorted(stopped)}
+    return with_exit_code(result, not all(isinstance(it, dict) and it["state"] == "pushed" for it in result.values()))
