@@ -11,7 +11,7 @@ What events say is a hint: whoever is in a group is what the master's pillar and
 administrator calls is in csyncsync_admin.py, under the same name.
 """
 
-from csync2lib.master import facts, joins, lease, outcome, overview, pushes
+from csync2lib.master import facts, joins, lease, outcome, pushes
 from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import command
 
@@ -124,8 +124,8 @@ def status(group=None):
     A table of hosts and groups: what needs somebody, and what to do then; in sync, or how far behind.
 
     Returns ``{"outputter": "csyncsync", "data": {"groups": {GROUP: {minion id: row}}, "retcode": 1 if anything needs
-    somebody}}``, which is also the exit code; ``csync2report.report`` says what is in a row. With ``--out=json`` the
-    data is shown.
+    somebody}}``, which is also the exit code; ``csync2lib.report.report`` says what is in a row. With ``--out=json``
+    the data is shown.
 
     CLI Example:
 
@@ -134,4 +134,4 @@ def status(group=None):
         salt-run csyncsync.status
         salt-run csyncsync.status wwwdata --out=json
     """
-    return overview.status(_cluster(), group)
+    return pushes.status(_cluster(), group)

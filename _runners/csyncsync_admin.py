@@ -3,7 +3,6 @@
 from csync2lib.master import backups as backups_module
 from csync2lib.master import conflicts as conflicts_module
 from csync2lib.master import pauses, pushes, rotation
-from csync2lib.master import reset as reset_module
 from csync2lib.master import verify as verify_module
 from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import command
@@ -181,7 +180,7 @@ def reset(group, source, test=False):
         salt-run csyncsync.reset wwwdata source=web1 test=True
         salt-run csyncsync.reset wwwdata source=web1
     """
-    return reset_module.reset(_cluster(), group, source, test)
+    return verify_module.reset(_cluster(), group, source, test)
 
 
 # --- Conflicts -------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ pushes only after that. All of it under the group's lease, in a process of its o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -17,11 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from csync2lib import waits
+from csync2lib import storage, waits
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master import facts, lease, record
 from csync2lib.master.cluster import Cluster, Options, aside
@@ -102,17 +101,9 @@ def _turn(cluster: Cluster) -> Iterator[None]:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         names = [os.path.join(directory, f"join{number}.lock") for number in range(JOINS)]
         files = [stack.enter_context(open(name, "w", encoding="utf-8")) for name in names]
-        while not any(_is_locked_now(file) for file in files) and time.monotonic() < until:
+        while not any(storage.try_lock(file.fileno()) for file in files) and time.monotonic() < until:
             time.sleep(0.2)
         yield
-
-
-def _is_locked_now(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 # --- The steps of a join ---------------------------------------------------------------------------------

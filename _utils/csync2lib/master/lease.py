@@ -17,7 +17,6 @@ from typing import Any
 from csync2lib import waits
 from csync2lib.csync2.names import is_group_name
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master import behind
 from csync2lib.master.cluster import Cluster, aside, mappings
 from csync2lib.master.commands import progress
 from csync2lib.master.record import Lease, Record
@@ -56,7 +55,7 @@ def ask(cluster: Cluster, group: Any, host: Any) -> bool:
         cluster.client().run_job(impatient, "csyncsync.wait", [group], tgt_type="list", ret="")
     if stale:
         aside(_free_if_left, cluster, group, stale)
-    behind.call(cluster, group)
+    call_behind(cluster, group)
     if known:
         renew(cluster, group, host)
     return True
@@ -208,3 +207,25 @@ def keep(cluster: Cluster, group: str, jid: str) -> bool:
             return False
         record.lease = dataclasses.replace(record.lease, checked=time.time(), pid=os.getpid())
         return True
+
+
+# --- Hosts that have not read new keys yet ---------------------------------------------------------------
+
+
+def call_behind(cluster: Cluster, group: str) -> None:
+    """Have hosts that did not answer when keys changed read pillar and mine: aside, as they may be silent still."""
+    with cluster.record(group) as record:
+        now = time.time()
+        due = [minion for minion, called in record.behind.items() if not 0 <= now - called < waits.BEHIND_AGAIN]
+        record.behind.update(dict.fromkeys(due, now))
+    if due:
+        aside(_refresh_behind, cluster, group, due)
+
+
+def _refresh_behind(cluster: Cluster, group: str, minions: list[str]) -> None:
+    with cluster.record(group) as record:
+        members = cluster.members(record.options) if record.options else []
+    called = [minion for minion in minions if minion in members]
+    answers = cluster.call(called, "csyncsync.refresh", [], accepted={group: members}) if called else {}
+    with cluster.record(group) as record:
+        record.behind = {m: at for m, at in record.behind.items() if m in members and answers.get(m) != []}

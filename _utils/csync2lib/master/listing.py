@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from csync2lib.master.cluster import Cluster, mappings
-from csync2lib.report import report
+from csync2lib.report.words import one_line
 
 
 def readable(path: str) -> str:
@@ -20,7 +20,7 @@ def readable(path: str) -> str:
     A percent-encoded path as people read it, and give it back; what cannot be printed, as a newline, as ``\\x0a``, and
     a blank at the end, which Salt strips from arguments, as ``\\x20``.
     """
-    text = report.one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
+    text = one_line(urllib.parse.unquote_to_bytes(path).decode("utf-8", "backslashreplace"))
     return f"{text[:-1]}\\x20" if text.endswith(" ") else text
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import salt.utils.event
 
-from csync2lib.master import behind, joins, lease
+from csync2lib.master import joins, lease
 from csync2lib.master.cluster import Cluster
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refuse
             if record.founders is not None:
                 record.founders = [minion for minion in record.founders if minion != host]
     lease.release(cluster, group, jid, host)
-    behind.call(cluster, group)
+    lease.call_behind(cluster, group)
     if state == "pushed" and refused is not None:
         _tell_conflicts(cluster, group, host, refused)
     return True

@@ -1,14 +1,17 @@
-"""Pushes that an administrator asks for: of every member in turn, or of one whose guard stopped it."""
+"""What hosts have to send: shown, and sent by every member in turn, or by one whose guard has stopped a push."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
+from csync2lib import waits
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master.cluster import Cluster, mappings
 from csync2lib.master.commands import SILENT, progress, with_exit_code
 from csync2lib.master.lease import leased
+from csync2lib.report import report
 
 
 def sync(cluster: Cluster, group: str | None, test: bool) -> dict[str, Any]:
@@ -51,3 +54,13 @@ def let_through(cluster: Cluster, group: str, host: str | None) -> dict[str, Any
         raise CsyncsyncError(problem)
     result = {m: cluster.call([m], "csyncsync.push", [group, "release=True"]).get(m, SILENT) for m in sorted(stopped)}
     return with_exit_code(result, not all(isinstance(it, dict) and it["state"] == "pushed" for it in result.values()))
+
+
+def status(cluster: Cluster, group: str | None) -> dict[str, Any]:
+    """What csync2lib.report makes of all hosts' answers, for its outputter. Raises CsyncsyncError."""
+    members = {name: cluster.members(options) for name, options in sorted(cluster.groups(group).items())}
+    minions = sorted({minion for hosts in members.values() for minion in hosts})
+    answers = cluster.call(minions, "csyncsync.status", ["size=True"], waits.STATUS_ANSWER) if minions else {}
+    rows = {name: report.report(name, hosts, answers, time.time()) for name, hosts in members.items()}
+    retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
+    return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}
