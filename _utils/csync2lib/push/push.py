@@ -132,20 +132,20 @@ class _Push:
                 if self._may_push() and self._is_established():
                     self._push()
         except (CsyncsyncError, sqlite3.Error, OSError) as err:
-            self._take(state="error", comment=f"{err}{_put_aside_if_damaged(self.group)}")
+            self._set(state="error", comment=f"{err}{_put_aside_if_damaged(self.group)}")
         return self.result
 
-    def _take(self, **results: Any) -> None:
+    def _set(self, **results: Any) -> None:
         self.result = replace(self.result, **results)
 
     def _may_push(self) -> bool:
         """Tell whether the host is not paused, and its include roots are what they were."""
         if why := self.group.why_paused():
-            self._take(state="paused", comment=why)
+            self._set(state="paused", comment=why)
             return False
         problems = self.group.guard.root_problems()
         if problems and not self.asked.release:
-            self._take(state="held", comment="; ".join(problems))
+            self._set(state="held", comment="; ".join(problems))
             return False
         self.group.guard.renew_roots()
         return True
@@ -161,23 +161,23 @@ class _Push:
         if group.state() == Database.ESTABLISHED:
             return True
         self.around.record(group)
-        self._take(state="joining", comment="waits for the master to have an established host admit it")
+        self._set(state="joining", comment="waits for the master to have an established host admit it")
         return False
 
     def _push(self) -> None:
         group, config, guard = self.group, self.config, self.group.guard
         keep_link(group.directory, group.database)
         since = transfer.now()
-        self._take(checked=check.check(group, config, self.asked.full))
+        self._set(checked=check.check(group, config, self.asked.full))
         due = peers.due(group, config)
         vanished = guard.vanished(list(config.minions))
         held = guard.looks_lost(vanished, config.include, config.hold or HOLD)
         if held and not self.asked.release:
-            self._take(state="held", comment=held)
+            self._set(state="held", comment=held)
             return
         guard.let_through(vanished)
-        self._take(left=peers.send(group, config, due, since))
-        self._take(refused=peers.refused(group, config, self.result.refused))
+        self._set(left=peers.send(group, config, due, since))
+        self._set(refused=peers.refused(group, config, self.result.refused))
         keep_copy(group.directory, group.database)
 
 
