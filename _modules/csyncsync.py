@@ -11,17 +11,13 @@ Nothing that this module returns, logs or sends as an event holds a key or a pri
 import asyncio
 import contextlib
 import importlib.util
-import os
 import socket
-import sqlite3
 
 import csync2lib
 import salt.loader
-from csync2lib import certificate as certificate_module
 from csync2lib import pauses as pauses_module
-from csync2lib import storage, waits
-from csync2lib.csync2.names import is_group_name
-from csync2lib.errors import CsyncsyncError, raised_as
+from csync2lib import waits
+from csync2lib.errors import raised_as
 from csync2lib.group import Group, ThisHost
 from csync2lib.join.record import record
 from csync2lib.push import push as push_module
@@ -45,24 +41,6 @@ def _host():
 
 def _group(name):
     return Group(name, _host())
-
-
-# --- Files of a group ------------------------------------------------------------------------------------
-
-
-def _database_path(group):
-    return _group(group).database
-
-
-def _group_path(group, *names):
-    return _group(group).path(*names)
-
-
-def _config(group):
-    """What group_present wrote down last, None if the group is not on this host."""
-    if not is_group_name(group):
-        return None
-    return storage.read_json(_group_path(group, "config.json"))
 
 
 # --- Push ------------------------------------------------------------------------------------------------
@@ -167,12 +145,6 @@ def watch():
     return True
 
 
-def _root_problems(group):
-    """What is wrong with the include roots, in words; nothing is pushed while there is anything."""
-    with _salts_errors():
-        return _group(group).guard.root_problems()
-
-
 # --- Pauses ----------------------------------------------------------------------------------------------
 
 
@@ -198,27 +170,10 @@ def paused(group, pauses=None):
     return pauses_module.pauses(found.directory)
 
 
-def _why_paused(group):
-    """Until when this host is paused, and what ends it ("" if it is not)."""
-    return _group(group).why_paused()
-
-
-def _open_database(group, write=False):
-    return _group(group).open_database(write)
-
-
-@contextlib.contextmanager
-def _salts_errors():
-    """Raise the errors of the rooms below as Salt's, which it shows without a traceback."""
-    try:
-        yield
-    except CsyncsyncError as err:
-        raise CommandExecutionError(str(err)) from err
-
-
 # --- Status ----------------------------------------------------------------------------------------------
 
 
+@raised_as(CommandExecutionError)
 def status(group=None, size=False):
     """
     How far this host is, for each of its groups.
@@ -246,39 +201,11 @@ def status(group=None, size=False):
         salt '*' csyncsync.status
         salt '*' csyncsync.status wwwdata
     """
-    names = [name for name in _host().installed() if group in (None, name)]
-    found = {name: host_status.read(_group_path(name), _database_path(name), __opts__["id"]) for name in names}
-    facts = _facts() if size else {}
-    return {
-        name: {
-            **status_,
-            "held": status_["held"] or "; ".join(_root_problems(name)),
-            "paused": _why_paused(name),
-            **(_size(name) if size else {}),
-            **facts,
-        }
-        for name, status_ in found.items()
-        if status_
-    }
+    return host_status.of_host(_host(), group, _versions() if size else None)
 
 
-def _facts():
-    """What is true of the whole host."""
-    versions_ = {"csyncsync": csync2lib.VERSION, "Salt": __grains__["saltversion"]}
+def _versions():
+    found = {"csyncsync": csync2lib.VERSION, "Salt": __grains__["saltversion"]}
     with contextlib.suppress(CommandExecutionError):
-        versions_["csync2"] = __salt__["pkg.version"]("csync2")
-    return {"certificate_end": certificate_module.end(storage.read(_host().certificate)), "versions": versions_}
-
-
-def _size(group):
-    """How much a group is, by csync2's records, and how much room its disks have."""
-    result = {"files": None, "bytes": None, "disks": []}
-    with contextlib.suppress(sqlite3.Error), _open_database(group) as database:
-        result["files"], result["bytes"] = database.size()
-    disks = {}
-    for path in (_config(group) or {}).get("include", ()):  # it may be leaving this host just now
-        with contextlib.suppress(OSError):
-            disk = os.statvfs(path)
-            free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-            disks.setdefault(os.stat(path).st_dev, {"path": path, "free": free, "total": total})
-    return {**result, "disks": list(disks.values())}
+        found["csync2"] = __salt__["pkg.version"]("csync2")
+    return found

@@ -4,35 +4,25 @@ What administrators ask for now and then: conflicts, comparisons of contents, ol
 Most of it is called by the runner.
 """
 
-import contextlib
 import importlib.util
-import logging
 import os
 import socket
-import sys
 import time
-import urllib.parse
 
-import csync2lib
+from csync2lib import actions, certificate, storage
 from csync2lib import backups as backups_module
-from csync2lib import certificate as certificate_module
 from csync2lib import contents as contents_module
-from csync2lib import storage
-from csync2lib.csync2.database import Database
-from csync2lib.errors import CsyncsyncError, raised_as
+from csync2lib.errors import raised_as
 from csync2lib.group import Group, ThisHost
 from csync2lib.push import win as win_module
 from csync2lib.report import metrics as metrics_module
+from csync2lib.report import status as host_status
 from csync2lib.versions import version
 from csync2lib.watch import inotify
 from salt.exceptions import CommandExecutionError
 
-log = logging.getLogger(__name__)
-
 __virtualname__ = "csyncsync"
 
-#: Changes of its own that a host that lost its database names to the host that admits it.
-MOST_UNSENT = 5000
 #: Bytes that contents() reads in a second.
 RATE = 50_000_000
 
@@ -52,63 +42,10 @@ def _group(name):
     return Group(name, _host())
 
 
-# --- Files of a group ------------------------------------------------------------------------------------
-
-
-def _group_path(group, *names):
-    return _group(group).path(*names)
-
-
-# --- Push ------------------------------------------------------------------------------------------------
-
-
-def _require(group):
-    with _salts_errors():
-        return _group(group).config.as_dict()
-
-
-def _locked(group, wait=0.0):
-    """Hold the group's lock on this host; yields whether it could be had."""
-    return _group(group).lock(wait)
-
-
-def _guard(group):
-    return _group(group).guard
-
-
-def _root_problems(group):
-    """What is wrong with the include roots, in words; nothing is pushed while there is anything."""
-    with _salts_errors():
-        return _guard(group).root_problems()
-
-
-# --- What csync2 left ------------------------------------------------------------------------------------
-
-
-def _open_database(group, write=False):
-    return _group(group).open_database(write)
-
-
-def _database_state(group):
-    with _salts_errors():
-        return _group(group).state()
-
-
-# --- Running csync2 --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _salts_errors():
-    """Raise the errors of the rooms below as Salt's, which it shows without a traceback."""
-    try:
-        yield
-    except CsyncsyncError as err:
-        raise CommandExecutionError(str(err)) from err
-
-
 # --- Conflicts -------------------------------------------------------------------------------------------
 
 
+@raised_as(CommandExecutionError)
 def marked(group):
     """
     What is still to be sent to whom, at most 5,000 paths. The runner calls it to find conflicts.
@@ -121,15 +58,10 @@ def marked(group):
 
         salt '*' csyncsync.marked wwwdata
     """
-    minions = {host["address"]: minion for minion, host in _require(group)["hosts"].items()}
-    found = {}
-    with _open_database(group) as database:
-        for path, peer, _ in database.dirty(minions):
-            if len(found) < MOST_UNSENT or path in found:
-                found.setdefault(path, []).append(minions[peer])
-    return {urllib.parse.quote_from_bytes(path): sorted(peers) for path, peers in found.items()}
+    return _group(group).dirty()
 
 
+@raised_as(CommandExecutionError)
 def versions(group, paths, text=False):
     """
     What this host has at some paths of a group. The runner calls it for the list of conflicts.
@@ -148,10 +80,10 @@ def versions(group, paths, text=False):
 
         salt '*' csyncsync.versions wwwdata '[/var/www/data/index.html]'
     """
-    raw = _in_includes(group, paths)
-    return {name: version(path, text) for name, path in raw.items()}
+    return {name: version(path, text) for name, path in _group(group).config.in_includes(paths).items()}
 
 
+@raised_as(CommandExecutionError)
 def contents(group, part=None, parts=1, slots=None, rate=RATE):
     """
     What is on this host's disk, for a comparison with other hosts. The runner's ``verify`` calls it.
@@ -173,13 +105,9 @@ def contents(group, part=None, parts=1, slots=None, rate=RATE):
         salt '*' csyncsync.contents wwwdata
         salt '*' csyncsync.contents wwwdata part=0 rate=10000000
     """
-    config = _require(group)
-    os.nice(19)  # this thread's, which is the job's own
-    excludes = inotify.Excludes([os.fsencode(pattern) for pattern in config["exclude"]])
-    found, pace = contents_module.walk(config["include"], excludes), contents_module.Pace(rate)
-    if slots is not None:
-        return contents_module.entries(found, slots, pace)
-    return contents_module.count(found) if part is None else contents_module.digests(found, part, parts, pace)
+    config = _group(group).config
+    excludes = inotify.Excludes([os.fsencode(pattern) for pattern in config.exclude])
+    return contents_module.of_group(config, excludes, part, parts, slots, rate)
 
 
 @raised_as(CommandExecutionError)
@@ -202,20 +130,10 @@ def win(group, paths):
     return win_module.win(_group(group), paths)
 
 
-def _in_includes(group, names):
-    """``{name: path in bytes}`` of percent-encoded names, all of which stand in the group's includes."""
-    roots = [os.fsencode(root) for root in _require(group)["include"]]
-    raw = {name: urllib.parse.unquote_to_bytes(name) for name in names}
-    for name, path in raw.items():
-        inside = any(path == root or path.startswith(root + b"/") for root in roots)
-        if not inside or os.path.normpath(path) != path or b"\0" in path:
-            raise CommandExecutionError(f"{name} is in no include of {group}")
-    return raw
-
-
 # --- Backups ---------------------------------------------------------------------------------------------
 
 
+@raised_as(CommandExecutionError)
 def backups(group, paths=(), content=False, most=1000):
     """
     Which old versions of files csync2 has kept on this host, as others overwrote or deleted them. The runner calls it.
@@ -240,13 +158,10 @@ def backups(group, paths=(), content=False, most=1000):
         salt '*' csyncsync.backups wwwdata
         salt '*' csyncsync.backups wwwdata '[/var/www/data/index.html]' content=True
     """
-    config, top = _require(group), _backup_directory(group)
-    raw = list(_in_includes(group, paths).values()) or [os.fsencode(root) for root in config["include"]]
-    generations = _rules(config).get("backup_generations") or backups_module.GENERATIONS
-    found, more = backups_module.find(top, raw, most, generations, content)
-    return {"paths": {urllib.parse.quote_from_bytes(path): versions for path, versions in found.items()}, "more": more}
+    return backups_module.of_group(_group(group).config, paths, content, most)
 
 
+@raised_as(CommandExecutionError)
 def restore(group, path, generation=0):
     """
     Put an old version of a file back on this host; the watcher sees it, and the next push sends it to all others. The
@@ -267,38 +182,13 @@ def restore(group, path, generation=0):
 
         salt web2 csyncsync.restore wwwdata /var/www/data/index.html generation=2
     """
-    raw, config, top = _in_includes(group, [path])[path], _require(group), _backup_directory(group)
-    if config["receive_only"]:
-        raise CommandExecutionError(f"this host only receives in {group}: what is put back here reaches no other")
-    if isinstance(generation, bool) or not isinstance(generation, int) or generation < 0:
-        raise CommandExecutionError(f"generation={generation} is no number, as csyncsync.backups shows them")
-    roots = [os.fsencode(root) for root in config["include"]]
-    with _locked(group, wait=60) as mine:
-        if not mine:
-            raise CommandExecutionError(f"another push of {group} is under way on this host")
-        problems = _root_problems(group)
-        if problems or _database_state(group) != Database.ESTABLISHED:
-            raise CommandExecutionError("; ".join(problems) or f"this host has not joined {group} yet")
-        root = next(root for root in roots if raw == root or raw.startswith(root + b"/"))
-        with _salts_errors():
-            return backups_module.restore(top, raw, generation, root)
-
-
-def _backup_directory(group):
-    path = _rules(_require(group)).get("backup_directory")
-    if not path:
-        raise CommandExecutionError(f"csyncsync:groups:{group}:backup_directory is not set: no old versions are kept")
-    return os.fsencode(path)
-
-
-def _rules(config):
-    """What csync2's config was made of, as far as it is known."""
-    return config.get("rules") or {}
+    return backups_module.put_back(_group(group), path, generation)
 
 
 # --- Status ----------------------------------------------------------------------------------------------
 
 
+@raised_as(CommandExecutionError)
 def metrics():
     """
     The status of this host as text for Prometheus, as the beacon writes it into the directory ``csyncsync:metrics`` of
@@ -310,8 +200,9 @@ def metrics():
 
         salt web1 csyncsync.metrics
     """
-    end = certificate_module.end(storage.read(_host().certificate))
-    return metrics_module.text(__salt__["csyncsync.status"](), __opts__["id"], end, time.time())
+    host = _host()
+    end = certificate.end(storage.read(host.certificate))
+    return metrics_module.text(host_status.of_host(host), host.minion, end, time.time())
 
 
 def actions_command():
@@ -324,5 +215,4 @@ def actions_command():
 
         salt web1 csyncsync.actions_command
     """
-    program = os.path.join(os.path.dirname(os.path.abspath(csync2lib.__file__)), "__main__.py")
-    return [sys.executable, "-I", program, "actions"]
+    return actions.command_line()

@@ -243,6 +243,12 @@ def told(found: Iterable[Mapping[str, Any]], most: int = 80) -> list[str]:
     return texts
 
 
+def command_line() -> list[str]:
+    """The beginning of the command line that runs main(), without Salt."""
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+    return [sys.executable, "-I", program, "actions"]
+
+
 def main(arguments: Sequence[str]) -> None:
     """The program: run what is due in the group's directory that is the one argument."""
     time.sleep(DEBOUNCE)

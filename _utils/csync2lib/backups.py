@@ -18,12 +18,14 @@ import os
 import re
 import stat
 import time
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from csync2lib import versions
 from csync2lib.csync2 import temporary
 from csync2lib.errors import CsyncsyncError
+from csync2lib.group import Group, GroupConfig
 
 #: What csync2 takes if the group does not set ``backup_generations`` (cfgfile_parser.y).
 GENERATIONS = 3
@@ -34,6 +36,42 @@ Version = dict[str, Any]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 #: A pipe in place of a file would else be waited for.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+# --- Of a group ------------------------------------------------------------------------------------------
+
+
+def of_group(config: GroupConfig, names: Iterable[str], content: bool, most: int) -> dict[str, Any]:
+    """
+    What ``csyncsync.backups`` returns of percent-encoded paths; without any, of the whole group. Raises CsyncsyncError.
+    """
+    top = _directory_of(config)
+    paths = list(config.in_includes(names).values()) or config.roots
+    found, more = find(top, paths, most, config.rules.get("backup_generations") or GENERATIONS, content)
+    return {"paths": {urllib.parse.quote_from_bytes(path): kept for path, kept in found.items()}, "more": more}
+
+
+def put_back(group: Group, name: str, generation: int) -> dict[str, Any]:
+    """
+    Put an old version back at a percent-encoded path; the next push sends it. Returns what restore() does. Raises
+    CsyncsyncError.
+    """
+    config = group.config
+    path, top = config.in_includes([name])[name], _directory_of(config)
+    if config.receive_only:
+        raise CsyncsyncError(f"this host only receives in {group.name}: what is put back here reaches no other")
+    if isinstance(generation, bool) or not isinstance(generation, int) or generation < 0:
+        raise CsyncsyncError(f"generation={generation} is no number, as csyncsync.backups shows them")
+    with group.exclusive(established=f"this host has not joined {group.name} yet"):
+        root = next(root for root in config.roots if path == root or path.startswith(root + b"/"))
+        return restore(top, path, generation, root)
+
+
+def _directory_of(config: GroupConfig) -> bytes:
+    if not config.backup_directory:
+        option = f"csyncsync:groups:{config.group}:backup_directory"
+        raise CsyncsyncError(f"{option} is not set: no old versions are kept")
+    return config.backup_directory
 
 
 # --- What there is ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from csync2lib import versions
+from csync2lib.group import GroupConfig
 
 # --- Contents --------------------------------------------------------------------------------------------
 
@@ -71,6 +72,17 @@ class Pace:
         self.read += count
         if self.rate:
             time.sleep(max(0.0, self.began + self.read / self.rate - time.monotonic()))
+
+
+def of_group(
+    config: GroupConfig, excludes: Excludes, part: int | None, parts: int, slots: Iterable[int] | None, rate: float
+) -> dict[str, Any]:
+    """What ``csyncsync.contents`` returns of a group; from now on this thread gives way to all others."""
+    os.nice(19)
+    found, pace = walk(config.include, excludes), Pace(rate)
+    if slots is not None:
+        return entries(found, slots, pace)
+    return count(found) if part is None else digests(found, part, parts, pace)
 
 
 def walk(include: Iterable[str], excludes: Excludes) -> Iterator[bytes]:

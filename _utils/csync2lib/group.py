@@ -28,6 +28,8 @@ from csync2lib.guard import Guard
 TABLES_WITHIN, DATABASE_WAIT = 3.0, 20.0
 #: Seconds that an administrator's command waits for a push that is under way.
 LOCK_WAIT = 60.0
+#: Paths that an answer names at most: it goes over the minion's bus.
+MOST_TOLD = 5000
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,16 @@ class Group:
         """``{address: entries}`` that the other hosts are still to get; hosts that left the group get nothing."""
         with self.open_database() as database:
             return {peer: number for peer, number in database.dirty_peers().items() if peer in config.minions}
+
+    def dirty(self, most: int = MOST_TOLD) -> dict[str, list[str]]:
+        """``{percent-encoded path: [minion id, …]}`` of what others are still to get, at most so many paths."""
+        minions = self.config.minions
+        found: dict[bytes, list[str]] = {}
+        with self.open_database() as database:
+            for path, peer, _ in database.dirty(minions):
+                if len(found) < most or path in found:
+                    found.setdefault(path, []).append(minions[peer])
+        return {urllib.parse.quote_from_bytes(path): sorted(peers) for path, peers in found.items()}
 
     def pinned(self) -> dict[str, str]:
         """``{minion id: SHA-256 in hexadecimal}`` of the certificates that are accepted from the other hosts."""

@@ -6,15 +6,56 @@ For the module (``csyncsync.status``) and for the watcher, which writes it down 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from csync2lib import actions, storage
+from csync2lib import actions, certificate, storage
 from csync2lib.csync2.database import Database
+from csync2lib.group import Group, ThisHost
 from csync2lib.journal import count, oldest_unsent
 from csync2lib.pauses import ALL_HOSTS, pauses
+
+
+def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] | None = None) -> dict[str, Any]:
+    """
+    What ``csyncsync.status`` returns of this host's groups, or of the one that is wanted. Raises CsyncsyncError.
+
+    versions
+        Those of csyncsync, Salt and csync2. With them, also how much there is, and when the certificate ends.
+    """
+    groups = [Group(name, host) for name in host.installed() if wanted in (None, name)]
+    found = {group: read(group.directory, group.database, host.minion) for group in groups}
+    more = (
+        {"certificate_end": certificate.end(storage.read(host.certificate)), "versions": versions} if versions else {}
+    )
+    return {
+        group.name: {
+            **status,
+            "held": status["held"] or "; ".join(group.guard.root_problems()),
+            "paused": group.why_paused(),
+            **(_size(group) if versions else {}),
+            **more,
+        }
+        for group, status in found.items()
+        if status
+    }
+
+
+def _size(group: Group) -> dict[str, Any]:
+    """How much a group is, by csync2's records, and how much room its disks have."""
+    result: dict[str, Any] = {"files": None, "bytes": None}
+    with contextlib.suppress(sqlite3.Error), group.open_database() as database:
+        result["files"], result["bytes"] = database.size()
+    disks: dict[int, dict[str, Any]] = {}
+    for path in group.said().get("include", ()):  # it may be leaving this host just now
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(path)
+            free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+            disks.setdefault(os.stat(path).st_dev, {"path": path, "free": free, "total": total})
+    return {**result, "disks": list(disks.values())}
 
 
 def read(directory: str, path: str, minion: str) -> dict[str, Any]:
@@ -63,7 +104,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "watch": watch,
         "unpublished": config["unpublished"],
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
-        "database_bytes": _size(path),
+        "database_bytes": _bytes(path),
         "in_sync": in_sync,
         "actions": actions.results(directory, (config.get("rules") or {}).get("commands", ())),
     }
@@ -82,7 +123,7 @@ def waiting_since(directory: str, last: Mapping[str, Any]) -> float | None:
     return min((when for when in times if when is not None), default=None)
 
 
-def _size(path: str) -> int | None:
+def _bytes(path: str) -> int | None:
     """Bytes of a file, None if it is not there."""
     try:
         return os.stat(path).st_size
