@@ -19,17 +19,11 @@ shaped by the minion's own request (``pillar_override``), so it is never read.
 
 import logging
 
-import salt.utils.files
-import salt.utils.yaml
-from csync2lib import keys
-from csync2lib.config import membership, schema
+from csync2lib.master.pillar import pillar_of
 
 log = logging.getLogger(__name__)
 
 __virtualname__ = "csyncsync"
-
-#: What may stand beside the groups, and is the same for all their members.
-HOST_OPTIONS = ("max_user_watches", "metrics")
 
 
 def __virtual__():
@@ -46,33 +40,10 @@ def ext_pillar(minion_id, pillar, groups=None):
     ``csyncsync:errors`` is returned, and what is on the hosts stays. Never raises: that would block every state.
     """
     try:
-        return _pillar_of(minion_id, groups)
+        return {"csyncsync": pillar_of(minion_id, groups, __opts__["pki_dir"])}
     except Exception as err:  # pylint: disable=broad-except
         # Only the kind of error: the text of a YAML error quotes the file, which may hold keys.
         kind = type(err).__name__
         log.error("csyncsync ext_pillar: %s cannot be used (%s): no groups for %s", groups, kind, minion_id)
         message = f"csyncsync:groups cannot be read by the master: {kind} with {groups}, which its ext_pillar names"
         return {"csyncsync": {"errors": {"": [message]}}}
-
-
-def _pillar_of(minion_id, path):
-    with salt.utils.files.fopen(path, "r", encoding="utf-8") as file:
-        found = (salt.utils.yaml.safe_load(file) or {})["csyncsync"]
-    given = found["groups"]
-    checked = schema.validate(given)
-    groups, errors = {}, {}
-    if not isinstance(given, (dict, type(None))):
-        raise TypeError("groups is no mapping")
-    for name, options in (given or {}).items():
-        if name in checked["groups"]:
-            if membership.matches(checked["groups"][name]["members"], minion_id):
-                groups[name] = {**options, "key": options.get("key") or _key(name)}
-        elif membership.may_match(options, minion_id):
-            errors[str(name)] = checked["errors"].get(str(name), [f"csyncsync:groups:{name} cannot be used"])
-    others = {name: value if name in HOST_OPTIONS else None for name, value in found.items() if name != "groups"}
-    beside = others if groups or errors else {}
-    return {"csyncsync": {"groups": groups, **beside, **({"errors": errors} if errors else {})}}
-
-
-def _key(group):
-    return keys.make_once(keys.path(__opts__["pki_dir"], group))

@@ -40,13 +40,9 @@ def start(cluster: Cluster, group: str, host: str, jid: str) -> int:
     command = [beside if os.path.exists(beside) else "salt-run", "-c", os.path.dirname(cluster.opts["conf_file"])]
     # As JSON, because the command line is read as YAML, and a job id is no number.
     arguments = [f"{name}={json.dumps(value)}" for name, value in (("group", group), ("host", host), ("jid", jid))]
-    process = subprocess.Popen(
-        [*command, "csyncsync.join", *arguments],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command += ["csyncsync.join", *arguments]
+    null = subprocess.DEVNULL
+    process = subprocess.Popen(command, start_new_session=True, stdin=null, stdout=null, stderr=null)
     aside(process.wait)
     return process.pid
 
@@ -147,13 +143,7 @@ def _found(cluster: Cluster, group: str, host: str, members: list[str], silent: 
 
 
 def _receive(
-    cluster: Cluster,
-    group: str,
-    host: str,
-    source: str,
-    established: list[str],
-    keep: bool,
-    silent: list[str] | None,
+    cluster: Cluster, group: str, host: str, source: str, established: list[str], keep: bool, silent: list[str] | None
 ) -> None:
     """
     Have a host get what an established one, the source, has and it lacks.

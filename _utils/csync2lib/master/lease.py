@@ -37,7 +37,7 @@ def ask(cluster: Cluster, group: Any, host: Any) -> bool:
 
     Returns whether it is a member of the group.
     """
-    known = is_known(cluster, group, host)
+    known = was_member(cluster, group, host)
     if not known and not renew(cluster, group, host):
         return False
     stale = None
@@ -61,7 +61,7 @@ def ask(cluster: Cluster, group: Any, host: Any) -> bool:
     return True
 
 
-def is_known(cluster: Cluster, group: Any, host: Any) -> bool:
+def was_member(cluster: Cluster, group: Any, host: Any) -> bool:
     """
     Tell whether this host was a member when it last asked, and its key is accepted.
 

@@ -26,7 +26,7 @@ def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refuse
 
     Returns whether the host is a member of the group.
     """
-    if not lease.is_known(cluster, group, host) and not lease.renew(cluster, group, host):
+    if not lease.was_member(cluster, group, host) and not lease.renew(cluster, group, host):
         return False
     with cluster.record(group) as record:
         ours = record.lease if record.lease and (record.lease.jid, record.lease.host) == (jid, host) else None
