@@ -1,5 +1,5 @@
 """
-Keep the files of several hosts the same, with csync2: push what changed here, and tell how far this host is.
+Keep the files of several hosts the same, with csync2: push what changed here to the others.
 
 A *group* (one csync2 config, ``csync2 -C GROUP``) is a set of directories that its *hosts* share. What is called with
 every change stands here; ``csyncsync_group`` and ``csyncsync_admin`` have the other functions of the module
@@ -8,12 +8,9 @@ every change stands here; ``csyncsync_group`` and ``csyncsync_admin`` have the o
 Nothing that this module returns, logs or sends as an event holds a key or a private key.
 """
 
-import asyncio
-import contextlib
 import importlib.util
 import socket
 
-import csync2lib
 import salt.loader
 from csync2lib import pauses as pauses_module
 from csync2lib import waits
@@ -22,7 +19,6 @@ from csync2lib.group import Group, ThisHost
 from csync2lib.join.record import record
 from csync2lib.push import push as push_module
 from csync2lib.push.preview import preview
-from csync2lib.report import status as host_status
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "csyncsync"
@@ -133,6 +129,8 @@ def watch():
 
         salt-call --local csyncsync.watch
     """
+    import asyncio  # a push needs none of it
+
     beacons = salt.loader.beacons(__opts__, __salt__)
     config = (__opts__.get("beacons") or {}).get("csyncsync") or []
 
@@ -168,44 +166,3 @@ def paused(group, pauses=None):
     if pauses is not None:
         pauses_module.take(found.directory, pauses)
     return pauses_module.pauses(found.directory)
-
-
-# --- Status ----------------------------------------------------------------------------------------------
-
-
-@raised_as(CommandExecutionError)
-def status(group=None, size=False):
-    """
-    How far this host is, for each of its groups.
-
-    size
-        Also ``{"files", "bytes", "disks": [{"path", "free": bytes, "total": bytes}, …], "certificate_end": seconds
-        since the epoch, "versions": {…}}``; of a million files that takes a second.
-
-    Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
-    "unreachable": {minion id: why}, "held": why, "paused": why, "unfinished": [path, …], "waiting_since": time,
-    "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address},
-    "database_bytes": bytes, "actions": [{"exec", "exit", "why", "time", "seconds", "log", "running", "waiting"}],
-    "in_sync": bool, "error": text}}``.
-    ``state`` is new, recorded or established (see ``push``); ``unfinished`` are files that may be what csync2 left when
-    it was interrupted, and that are not sent yet; ``waiting_since`` is when the oldest change was seen that others may
-    lack, in seconds since the epoch, None if there is none; ``last_push`` is what ``push`` returned last, with the
-    numbers of ``pushes`` and ``errors`` so far; ``actions`` says of each command of the group's actions how it ended
-    last (``why`` is empty if it did well), and for how many seconds it has been running or waiting; ``in_sync`` says
-    that nothing of this host waits to be sent.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' csyncsync.status
-        salt '*' csyncsync.status wwwdata
-    """
-    return host_status.of_host(_host(), group, _versions() if size else None)
-
-
-def _versions():
-    found = {"csyncsync": csync2lib.VERSION, "Salt": __grains__["saltversion"]}
-    with contextlib.suppress(CommandExecutionError):
-        found["csync2"] = __salt__["pkg.version"]("csync2")
-    return found

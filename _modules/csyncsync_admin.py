@@ -1,17 +1,20 @@
 """
-What administrators ask for now and then: conflicts, comparisons of contents, old versions of files, metrics.
+What administrators ask for now and then: status and metrics, conflicts, comparisons of contents, old versions of files.
 
 Most of it is called by the runner.
 """
 
+import contextlib
 import importlib.util
 import os
 import socket
 import time
 
+import csync2lib
 from csync2lib import actions, certificate, storage
 from csync2lib import backups as backups_module
 from csync2lib import contents as contents_module
+from csync2lib import restore as restore_module
 from csync2lib.errors import raised_as
 from csync2lib.group import Group, ThisHost
 from csync2lib.push import win as win_module
@@ -182,10 +185,48 @@ def restore(group, path, generation=0):
 
         salt web2 csyncsync.restore wwwdata /var/www/data/index.html generation=2
     """
-    return backups_module.put_back(_group(group), path, generation)
+    return restore_module.put_back(_group(group), path, generation)
 
 
 # --- Status ----------------------------------------------------------------------------------------------
+
+
+@raised_as(CommandExecutionError)
+def status(group=None, size=False):
+    """
+    How far this host is, for each of its groups.
+
+    size
+        Also ``{"files", "bytes", "disks": [{"path", "free": bytes, "total": bytes}, …], "certificate_end": seconds
+        since the epoch, "versions": {…}}``; of a million files that takes a second.
+
+    Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
+    "unreachable": {minion id: why}, "held": why, "paused": why, "unfinished": [path, …], "waiting_since": time,
+    "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address},
+    "database_bytes": bytes, "actions": [{"exec", "exit", "why", "time", "seconds", "log", "running", "waiting"}],
+    "in_sync": bool, "error": text}}``.
+    ``state`` is new, recorded or established (see ``push``); ``unfinished`` are files that may be what csync2 left when
+    it was interrupted, and that are not sent yet; ``waiting_since`` is when the oldest change was seen that others may
+    lack, in seconds since the epoch, None if there is none; ``last_push`` is what ``push`` returned last, with the
+    numbers of ``pushes`` and ``errors`` so far; ``actions`` says of each command of the group's actions how it ended
+    last (``why`` is empty if it did well), and for how many seconds it has been running or waiting; ``in_sync`` says
+    that nothing of this host waits to be sent.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.status
+        salt '*' csyncsync.status wwwdata
+    """
+    return host_status.of_host(_host(), group, _versions() if size else None)
+
+
+def _versions():
+    found = {"csyncsync": csync2lib.VERSION, "Salt": __grains__["saltversion"]}
+    with contextlib.suppress(CommandExecutionError):
+        found["csync2"] = __salt__["pkg.version"]("csync2")
+    return found
 
 
 @raised_as(CommandExecutionError)

@@ -21,6 +21,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from csync2lib import storage
 
@@ -165,6 +166,17 @@ def oldest(directory: str) -> tuple[float | None, bool]:
 def oldest_unsent(directory: str) -> float | None:
     """When the oldest change was noted that has not been sent to all others, as far as is known (None: all has)."""
     times = [*_times(map(os.path.basename, _checked(directory))), oldest(directory)[0]]
+    return min((when for when in times if when is not None), default=None)
+
+
+def waiting_since(directory: str, last: Mapping[str, Any]) -> float | None:
+    """
+    When the oldest change that others may lack was seen (seconds since the epoch), as far as is known; else None.
+
+    last
+        What is noted of the last push: it knows of what no journal tells, as what a check of the whole group found.
+    """
+    times = [oldest_unsent(directory), last.get("since")]
     return min((when for when in times if when is not None), default=None)
 
 

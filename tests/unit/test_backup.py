@@ -6,6 +6,7 @@ import stat
 
 import pytest
 from csync2lib import backups
+from csync2lib import restore as restore_module
 from csync2lib.errors import CsyncsyncError
 
 NOBODY = 65534
@@ -44,7 +45,7 @@ class Host:
 
     def restore(self, name, generation=0):
         root = os.fsencode(self.include)
-        return backups.restore(os.fsencode(self.top), os.fsencode(self.include / name), generation, root)
+        return restore_module.restore(os.fsencode(self.top), os.fsencode(self.include / name), generation, root)
 
     def versions(self, name):
         """What is kept of a file: {generation: content}."""
@@ -296,14 +297,14 @@ def test_what_is_not_there_is_told(host):
 def test_a_change_in_the_meantime_is_not_lost(host, monkeypatch):
     host.keep("file", "old")
     (host.include / "file").write_text("now")
-    copy = backups.copy
+    copy = restore_module.copy
 
     def copy_while_somebody_writes(*arguments):
         done = copy(*arguments)
         (host.include / "file").write_text("changed")
         return done
 
-    monkeypatch.setattr(backups, "copy", copy_while_somebody_writes)
+    monkeypatch.setattr(restore_module, "copy", copy_while_somebody_writes)
     with pytest.raises(CsyncsyncError, match="has just been changed"):
         host.restore("file")
     assert (host.include / "file").read_text() == "changed"

@@ -21,7 +21,6 @@ from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import check, peers, quarantine, transfer
-from csync2lib.report import status
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +203,7 @@ def _note(group: Group, result: PushResult) -> None:
     pushes, errors = before.get("pushes", 0) + 1, before.get("errors", 0) + (result.state == "error")
     try:
         if result.left or result.state != "pushed" or quarantine.read(group):
-            since = status.waiting_since(group.directory, before) or now - (result.seconds or 0)
+            since = journal.waiting_since(group.journal, before) or now - (result.seconds or 0)
             storage.write(group.path(LEFT), "")
         else:
             journal.forget(group.journal)

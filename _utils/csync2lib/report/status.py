@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Mapping
 from typing import Any
 
 from csync2lib import actions, certificate, storage
 from csync2lib.csync2.database import Database
 from csync2lib.group import Group, ThisHost
-from csync2lib.journal import count, oldest_unsent
+from csync2lib.journal import count, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
 
 
@@ -98,7 +97,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "held": last.get("comment", "") if last.get("state") == "held" else "",
         "paused": bool({ALL_HOSTS, minion} & {*pauses(directory)}),
         "unfinished": unfinished,
-        "waiting_since": None if in_sync else waiting_since(directory, last),
+        "waiting_since": None if in_sync else waiting_since(os.path.join(directory, "journal"), last),
         "last_push": last,
         "watching": bool(watch.get("ready")) and not watch.get("error"),
         "watch": watch,
@@ -108,19 +107,6 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "in_sync": in_sync,
         "actions": actions.results(directory, (config.get("rules") or {}).get("commands", ())),
     }
-
-
-def waiting_since(directory: str, last: Mapping[str, Any]) -> float | None:
-    """
-    When the oldest change that others may lack was seen (seconds since the epoch), as far as is known; else None.
-
-    directory
-        The group's.
-    last
-        What is noted of the last push: it knows of what no journal tells, as what a check of the whole group found.
-    """
-    times = [oldest_unsent(os.path.join(directory, "journal")), last.get("since")]
-    return min((when for when in times if when is not None), default=None)
 
 
 def _bytes(path: str) -> int | None:

@@ -1,0 +1,201 @@
+"""Put an old version of a file back (``backups`` tells which there are). Paths are bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from csync2lib.backups import directory_of, numbered, shown
+from csync2lib.csync2 import temporary
+from csync2lib.errors import CsyncsyncError
+from csync2lib.group import Group
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+#: A pipe in place of a file would else be waited for.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def put_back(group: Group, name: str, generation: int) -> dict[str, Any]:
+    """
+    Put an old version back at a percent-encoded path; the next push sends it. Returns what restore() does. Raises
+    CsyncsyncError.
+    """
+    config = group.config
+    path, top = config.in_includes([name])[name], directory_of(config)
+    if config.receive_only:
+        raise CsyncsyncError(f"this host only receives in {group.name}: what is put back here reaches no other")
+    if isinstance(generation, bool) or not isinstance(generation, int) or generation < 0:
+        raise CsyncsyncError(f"generation={generation} is no number, as csyncsync.backups shows them")
+    with group.exclusive(established=f"this host has not joined {group.name} yet"):
+        root = next(root for root in config.roots if path == root or path.startswith(root + b"/"))
+        return restore(top, path, generation, root)
+
+
+def restore(top: bytes, path: bytes, generation: int, root: bytes) -> dict[str, Any]:
+    """
+    Put an old version back at its path, whole or not at all. What is there by now becomes generation 0, and what was
+    that takes the place of the one that is put back: nothing is lost. Directories are made as they were.
+
+    root
+        The include that the path stands in; it is never made.
+
+    Returns ``{"size": bytes, "sha256", "changed": False if the version was there already, "kept": the generation that
+    what was there is now, None without}``. Raises CsyncsyncError.
+    """
+    directory, name = os.path.split(path)
+
+    def make(parent: int, below: bytes, where: bytes) -> None:
+        if not where.startswith(root + b"/"):
+            raise CsyncsyncError(f"include root {shown(root)} is missing: is its disk unmounted?")
+        _make_like(parent, below, os.lstat(top + where))
+
+    with contextlib.ExitStack() as opened:
+        try:
+            kept = opened.enter_context(_opened(top, directory))
+            version = opened.enter_context(_opened_file(kept, numbered(name, generation)))
+        except FileNotFoundError:
+            raise CsyncsyncError(f"there is no generation {generation} of {shown(path)} on this host") from None
+        try:
+            here = opened.enter_context(_opened(b"/", directory, make))
+            return _put_back(top, kept, here, name, generation, version)
+        except OSError as err:
+            raise CsyncsyncError(f"{shown(path)}: {err.strerror}") from err
+
+
+@contextlib.contextmanager
+def _opened(start: bytes, path: bytes, make: Callable[[int, bytes, bytes], None] | None = None) -> Iterator[int]:
+    """Open a directory through no symlink below ``start``; ``make(parent, name, path)`` makes what is missing."""
+    handle, where = os.open(start, os.O_RDONLY | os.O_DIRECTORY), b""
+    try:
+        for name in filter(None, path.split(b"/")):
+            where += b"/" + name
+            try:
+                below = os.open(name, _DIRECTORY, dir_fd=handle)
+            except FileNotFoundError:
+                if make is None:
+                    raise
+                make(handle, name, where)
+                below = os.open(name, _DIRECTORY, dir_fd=handle)
+            except NotADirectoryError:
+                raise CsyncsyncError(f"{shown(start.rstrip(b'/') + where)} is no directory") from None
+            os.close(handle)
+            handle = below
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _make_like(parent: int, name: bytes, like: os.stat_result) -> None:
+    os.mkdir(name, 0o700, dir_fd=parent)
+    made = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        os.fchown(made, like.st_uid, like.st_gid)
+        os.fchmod(made, stat.S_IMODE(like.st_mode))
+    finally:
+        os.close(made)
+
+
+@contextlib.contextmanager
+def _opened_file(directory: int, name: bytes) -> Iterator[int]:
+    """Open a regular file, and nothing else."""
+    try:
+        handle = os.open(name, _FILE, dir_fd=directory)
+    except OSError as err:
+        if err.errno == errno.ELOOP:
+            raise CsyncsyncError(f"{shown(name)} is a symlink") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise CsyncsyncError(f"{shown(name)} is no file")
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _put_back(top: bytes, kept: int, here: int, name: bytes, generation: int, version: int) -> dict[str, Any]:
+    """restore(), between two open directories."""
+    present = _status(here, name)
+    if present is not None and not stat.S_ISREG(present.st_mode):
+        kind = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symlink"}.get(stat.S_IFMT(present.st_mode), "no file")
+        raise CsyncsyncError(f"{shown(name)} is {kind} by now, which would be lost: move it away first")
+    # Named as one of csync2's temporary files: if this is interrupted, a push deals with what is left.
+    new = b".%s.rE%s" % (name.strip(b".")[: temporary.UNCUT], os.urandom(2).hex().encode())
+    saved = b".replaced-%d" % time.time_ns()
+    above = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        digest = copy(version, here, new)
+        result: dict[str, Any] = {"size": os.fstat(version).st_size, "sha256": digest, "changed": True, "kept": None}
+        if present is not None:
+            with _opened_file(here, name) as there:
+                same = copy(there, above, saved) == digest and _looks(present) == _looks(os.fstat(version))
+            if same:
+                return {**result, "changed": False}
+        if _identity(_status(here, name)) != _identity(present):
+            raise CsyncsyncError(f"{shown(name)} has just been changed: look at it, and run the command again")
+        os.rename(new, name, src_dir_fd=here, dst_dir_fd=here)
+        os.fsync(here)
+        if present is not None:
+            result["kept"] = _keep(top, above, saved, kept, name, generation)
+        return result
+    finally:
+        for handle, file in ((here, new), (above, saved)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file, dir_fd=handle)
+        os.close(above)
+
+
+def _keep(top: bytes, above: int, saved: bytes, kept: int, name: bytes, generation: int) -> int:
+    """
+    Make a saved file a version, in exchange for the one that was put back, and return which. If that fails it stays
+    elsewhere.
+    """
+    newest = _status(kept, name)
+    number = generation if newest is not None and stat.S_ISDIR(newest.st_mode) else 0
+    try:
+        if newest is not None and number != generation:
+            os.rename(name, numbered(name, generation), src_dir_fd=kept, dst_dir_fd=kept)
+        os.rename(saved, numbered(name, number), src_dir_fd=above, dst_dir_fd=kept)
+        os.fsync(kept)
+        return number
+    except OSError as err:
+        other = saved + b"-kept"
+        os.rename(saved, other, src_dir_fd=above, dst_dir_fd=above)
+        where = shown(os.path.join(top, other))
+        raise CsyncsyncError(f"it is back, but what was there is only in {where} now: {err.strerror}") from err
+
+
+def _status(directory: int, name: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _identity(status: os.stat_result | None) -> tuple[int, ...] | None:
+    """What differs when a file was changed, or is another one."""
+    return status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _looks(status: os.stat_result) -> tuple[int, int, int]:
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+def copy(source: int, directory: int, name: bytes) -> str:
+    """Copy an open file, with owner and mode, to a new name. Returns the SHA-256 of the content."""
+    digest, like = hashlib.sha256(), os.fstat(source)
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+    with open(source, "rb", closefd=False) as old, open(handle, "wb") as new:
+        while part := old.read(1 << 20):
+            digest.update(part)
+            new.write(part)
+        new.flush()
+        os.fsync(handle)
+        os.fchown(handle, like.st_uid, like.st_gid)
+        os.fchmod(handle, stat.S_IMODE(like.st_mode))
+    return digest.hexdigest()
