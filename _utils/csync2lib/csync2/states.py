@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from csync2lib.csync2.names import decode, encode
 
@@ -139,8 +139,7 @@ def _owner(of: Fields) -> tuple[bytes | None, bytes | None]:
 _NOTHING = fields(GONE)
 
 
-@dataclass(frozen=True)
-class PeerState:
+class PeerState(NamedTuple):
     """What a peer has at a place: as here, but for the content, if csync2 named no state."""
 
     #: the encoded name of the place

@@ -11,7 +11,6 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from csync2lib import journal, pauses, storage, watchdog
@@ -65,8 +64,7 @@ class Surroundings(NamedTuple):
     hangs_after: float
 
 
-@dataclass(frozen=True)
-class PushResult:
+class PushResult(NamedTuple):
     """
     What a push came to.
 
@@ -85,14 +83,14 @@ class PushResult:
     group: str
     state: str = "pushed"
     checked: int = 0
-    left: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, list[str]] = field(default_factory=dict)
+    left: dict[str, int] = {}  # noqa: RUF012 (a constant)
+    refused: dict[str, list[str]] = {}  # noqa: RUF012
     comment: str = ""
     seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What the job returns; without ``seconds`` if another push is under way."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: value for key, value in self._asdict().items() if value is not None}
 
 
 def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
@@ -106,10 +104,10 @@ def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
         result = PushResult(group.name, refused=before.get("refused") or {})
         if mine:
             result = _Push(group, config, asked, around, result).run()
-            result = replace(result, seconds=round(time.monotonic() - began, 3))
+            result = result._replace(seconds=round(time.monotonic() - began, 3))
             _note(group, result)
         else:
-            result = replace(result, state="running", comment="another push of this group is under way here")
+            result = result._replace(state="running", comment="another push of this group is under way here")
     if result.state in ("held", "error") and result.state != before.get("state"):
         around.tell(f"csyncsync/{group.name}/{result.state}", {"group": group.name, "comment": _ascii(result.comment)})
     told = {key: value for key, value in result.as_dict().items() if key != "comment"}
@@ -135,7 +133,7 @@ class _Push:
         return self.result
 
     def _set(self, **results: Any) -> None:
-        self.result = replace(self.result, **results)
+        self.result = self.result._replace(**results)
 
     def _may_push(self) -> bool:
         """Tell whether the host is not paused, and its include roots are what they were."""

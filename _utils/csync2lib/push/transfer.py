@@ -13,7 +13,6 @@ import os
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from csync2lib import waits
@@ -56,8 +55,7 @@ def now() -> float:
     return time.clock_gettime(CLOCK_REALTIME_COARSE)
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What one push sends, to whichever peer."""
 
     group: str
