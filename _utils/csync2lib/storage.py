@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -139,8 +140,10 @@ def sweep(directory: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
-    """Hold a lock file, waiting for it that many seconds; yields whether it could be had."""
+    """Hold a lock file, waiting for it that many seconds (math.inf: as long as it takes); yields whether it is held."""
     with open(path, "ab") as file:
+        if wait == math.inf:  # the kernel wakes this at once
+            fcntl.flock(file, fcntl.LOCK_EX)
         until = time.monotonic() + wait
         while not (mine := try_lock(file.fileno())) and time.monotonic() < until:
             time.sleep(_LOCK_POLL)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -110,8 +110,7 @@ def directory(opts: Mapping[str, Any]) -> str:
 def opened(file: str) -> Iterator[Record]:
     """Yield a group's record, under its lock; it is written if it was changed."""
     os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
-    with open(f"{file}.lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with storage.locked(f"{file}.lock", math.inf):
         try:
             text = storage.read(file) or ""
             record = Record.from_json(text)
