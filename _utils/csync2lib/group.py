@@ -88,12 +88,12 @@ class GroupConfig(NamedTuple):
     name: str
     address: str
     database: str
-    unpublished: list[str] = []  # noqa: RUF012 (a constant, as is {} below)
+    unpublished: list[str] = []
     receive_only: bool = False
     address_wanted: str | None = None
     tls: bool = True
     hold: dict[str, float] | None = None
-    rules: dict[str, Any] = {}  # noqa: RUF012
+    rules: dict[str, Any] = {}
 
     @classmethod
     def from_dict(cls, said: dict[str, Any]) -> GroupConfig:

@@ -83,8 +83,8 @@ class PushResult(NamedTuple):
     group: str
     state: str = "pushed"
     checked: int = 0
-    left: dict[str, int] = {}  # noqa: RUF012 (a constant)
-    refused: dict[str, list[str]] = {}  # noqa: RUF012
+    left: dict[str, int] = {}
+    refused: dict[str, list[str]] = {}
     comment: str = ""
     seconds: float | None = None
 
