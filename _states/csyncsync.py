@@ -138,7 +138,12 @@ def group_present(name):
         return _result(
             name, False, f"csyncsync:groups:{name}:key is missing: set it, or let the csyncsync ext_pillar make the key"
         )
-    changes, comments, had_key = {}, [], os.path.exists(where["key"])
+    return _set_up(name, group, where, key)
+
+
+def _set_up(name, group, where, key):
+    """Have a group's files, given what ``csyncsync.groups`` and ``csyncsync.paths`` say, and have it written down."""
+    changes, test, had_key = {}, __opts__["test"], os.path.exists(where["key"])
     try:
         __salt__["csyncsync.install"](name, test=True, found=group)  # what it refuses must not get into csync2's config
     except CommandExecutionError as err:
@@ -148,20 +153,21 @@ def group_present(name):
             return _result(name, False, f"{what}: {result['comment']}", changes)
         if result["changes"]:
             changes[what] = "changed (not shown)" if what == "key" else result["changes"]
+    new_key = had_key and "key" in changes
     try:
-        new_key = had_key and "key" in changes
-        done = __salt__["csyncsync.install"](name, test=__opts__["test"], new_key=new_key, found=group)
+        done = __salt__["csyncsync.install"](name, test=test, new_key=new_key, found=group)
     except CommandExecutionError as err:
         return _result(name, False, str(err), changes)
     changes.update(done["changes"])
+    comments = []
     if group["unpublished"]:
-        comments.append("Without facts in the mine, kept as known last: " + ", ".join(group["unpublished"]) + ".")
+        comments = ["Without facts in the mine, kept as known last: " + ", ".join(group["unpublished"]) + "."]
     if done["problems"]:
         comments.append("No push before this is mended: " + "; ".join(done["problems"]) + ".")
         return _result(name, False, " ".join(comments), changes)
     others = len(group["hosts"]) - 1
     comments.insert(0, f"The group is shared with {others} other host{'s' if others != 1 else ''}.")
-    return _result(name, None if changes and __opts__["test"] else True, " ".join(comments), changes)
+    return _result(name, None if changes and test else True, " ".join(comments), changes)
 
 
 def _newest_key(name, path):
