@@ -8,6 +8,7 @@ every change stands here; ``csyncsync_group`` and ``csyncsync_admin`` have the o
 Nothing that this module returns, logs or sends as an event holds a key or a private key.
 """
 
+import asyncio
 import importlib.util
 import socket
 
@@ -129,8 +130,6 @@ def watch():
 
         salt-call --local csyncsync.watch
     """
-    import asyncio  # a push needs none of it
-
     beacons = salt.loader.beacons(__opts__, __salt__)
     config = (__opts__.get("beacons") or {}).get("csyncsync") or []
 
