@@ -3,8 +3,9 @@ PYTHON ?= /usr/bin/python3
 VENV ?= .venv
 BED = tests/testbed/testbed
 MINUTES ?= 10
-# Tests on both cores, each file on one; with a testbed that broke, what comes after is not tried for an hour.
-BESIDE = -n 2 --dist loadfile --no-loadscope-reorder --maxfail=10
+# Three testbeds keep two cores busy, as hosts wait much (tests/conftest.py says what stays together); with a testbed
+# that broke, what comes after is not tried for an hour.
+BESIDE = -n 3 --dist loadscope --no-loadscope-reorder --maxfail=10
 
 .PHONY: help demo demo-down test unit chaos bench bench-large lint docs format clean
 
@@ -76,5 +77,5 @@ $(VENV)/bench: $(VENV)/ready
 	@touch $@
 
 clean: root
-	for name in csyncsync demo test testgw0 testgw1; do TESTBED_NAME=$$name $(BED) down; done
+	for name in csyncsync demo test testgw0 testgw1 testgw2; do TESTBED_NAME=$$name $(BED) down; done
 	rm -rf $(VENV) .pytest_cache .ruff_cache

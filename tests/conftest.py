@@ -1,4 +1,7 @@
-"""Tests run on both cores (pytest-xdist): what changes a limit of the whole machine, or needs all of it, runs alone."""
+"""
+Tests run beside each other (pytest-xdist): what shares something that takes its time to make stays together, and what
+changes a limit of the whole machine, or needs all of it, runs alone.
+"""
 
 import contextlib
 import fcntl
@@ -6,6 +9,37 @@ import os
 import tempfile
 
 import pytest
+
+#: Files below tests/hosts whose tests share more than the hosts.
+TOGETHER = ("actions", "backups", "first_content", "guards", "hostile", "join", "mine", "secrets")
+
+
+def unit_of_work(nodeid):
+    """What a test runs with, on the same worker and one after the other: a folder, a file, a class, or variants."""
+    file, _, name = nodeid.partition("::")
+    folder, _, stem = file.removesuffix(".py").rpartition("/test_")
+    if folder.endswith("loader"):
+        return folder
+    if folder.endswith("unit") or stem in TOGETHER:
+        return file
+    return f"{file}::{name.split('[')[0].split('::')[0]}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Units of work in the order of collection: a worker has one, and takes the next one with its last test."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return unit_of_work(nodeid)
+
+        def _reschedule(self, node):
+            # A test is torn down when it is known which one comes next, so one has to wait on each worker; not two.
+            if not self.workqueue or self._pending_of(self.assigned_work[node]) <= 1:
+                super()._reschedule(node)
+
+    return Scheduler(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

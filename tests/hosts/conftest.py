@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,14 +18,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "testbed"))
 
 from bed.bus import listen
 from bed.cluster import Testbed
-from bed.install import install
+from bed.hosts import ENVIRONMENT
+from bed.install import not_in_sync, set_up_master
 from places import PILLAR, SHARED
 
-#: What changes least comes first; what boots, kills and adds hosts comes later, and what is short last: two testbeds
-#: share the files.
-ORDER = ["flow", "exact", "calm", "hot", "monitoring", "states", "mine", "tls", "secrets", "first_content", "guards"]
-ORDER += ["pushers", "hostile", "rotate", "join", "faults", "conflicts", "day_two", "actions", "backups", "chaos"]
-
+#: What takes longest comes before what is short, so that all testbeds come to the end together; first come the files
+#: with tests that run alone: these wait for all that runs, which is short then.
+ORDER = ["hostile", "exact", "pushers", "join", "rotate", "faults", "conflicts", "backups", "guards", "secrets"]
+ORDER += ["actions", "chaos", "first_content", "calm", "hot", "day_two", "states", "monitoring", "mine", "tls", "flow"]
+#: The tests without hosts come after the file that keeps one testbed busy for long.
+AFTER = 0.5
 
 #: How much longer everything may take when another testbed works beside this one.
 PATIENCE = 3 if "PYTEST_XDIST_WORKER" in os.environ else 1
@@ -43,13 +46,42 @@ for line in sys.stdin:
     print(json.dumps(answer, default=repr), flush=True)
 """
 
+#: Runs on the master: for each line of JSON, the arguments of salt-run, prints its exit code, output and errors. A copy
+#: of this process is salt-run: to load Salt takes longer than most of what the runner is asked.
+RUN = """
+import json, os, sys, tempfile, traceback
+import salt.cli.run, salt.client, salt.loader, salt.minion, salt.output, salt.runner, salt.scripts, setproctitle
+for line in sys.stdin:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            code, sys.argv = 1, ["/usr/local/bin/salt-run", *json.loads(line)]
+            try:
+                for number, file in enumerate((open(os.devnull), out, err)):
+                    os.dup2(file.fileno(), number)
+                setproctitle.setproctitle(" ".join(sys.argv))
+                salt.scripts.salt_run()
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = [file.seek(0) or file.read().decode("utf-8", "surrogateescape") for file in (out, err)]
+        print(json.dumps([code, *texts]), flush=True)
+"""
+
 
 def pytest_collection_modifyitems(items):
     """Bring the files of this directory into ORDER."""
 
     def rank(item):
         name = item.path.stem.removeprefix("test_")
-        return ORDER.index(name) if item.path.parent == Path(__file__).parent and name in ORDER else -1
+        return ORDER.index(name) if item.path.parent == Path(__file__).parent and name in ORDER else AFTER
 
     items.sort(key=rank)
 
@@ -59,39 +91,48 @@ class Hosts:
 
     def __init__(self, bed, names):
         self.bed, self.names = bed, names
-        self._client = None
+        self._scripts, self._running = {}, threading.Lock()
+        #: How often minions were asked something, or the master's runner.
+        self._asked = 0
 
     # ---- commands
 
     def call(self, hosts, function, *arguments, seconds=30):
         """{host: what a function of its minion returned}; whoever is silent is left out."""
-        for _ in range(2):
-            try:
-                return self._call(hosts, function, arguments, seconds)
-            except (OSError, ValueError):  # the master was restarted, and the client with it
-                self.close()
-        raise AssertionError("the master cannot be asked")
-
-    def _call(self, hosts, function, arguments, seconds):
-        if self._client is None:
-            self._client = subprocess.Popen(
-                self.bed.find("master").enter("/opt/salt/bin/python", "-W", "ignore", "-c", CALL),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        self._client.stdin.write(json.dumps([list(hosts), function, list(arguments), seconds]).encode() + b"\n")
-        self._client.stdin.flush()
-        answer = json.loads(self._client.stdout.readline())
+        self._asked += 1
+        answer = self._answer(CALL, [list(hosts), function, list(arguments), seconds])
         assert isinstance(answer, dict), answer
         return answer
 
+    def _answer(self, script, question, again=(OSError, ValueError)):
+        """What a script that runs on the master answers; it is started for the first question."""
+        for _ in range(2):
+            try:
+                return self._ask_script(script, question)
+            except again:  # the master was restarted, and the script with it
+                self.close()
+        raise AssertionError("the master cannot be asked")
+
+    def _ask_script(self, script, question):
+        if script not in self._scripts:
+            self._scripts[script] = subprocess.Popen(
+                self.bed.find("master").enter("/opt/salt/bin/python", "-W", "ignore", "-c", script),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT,
+            )
+        process = self._scripts[script]
+        process.stdin.write(json.dumps(question).encode() + b"\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
     def close(self):
-        """End the client on the master; the next call starts a new one."""
-        if self._client:
-            self._client.kill()
-            self._client.wait()
-            self._client = None
+        """End the scripts on the master; the next question starts one anew."""
+        while self._scripts:
+            _, process = self._scripts.popitem()
+            process.kill()
+            process.wait()
 
     def exec(self, host, *command, **options):
         """Run a command on a host."""
@@ -109,12 +150,25 @@ class Hosts:
 
     def run(self, *arguments):
         """What a runner returns, or the one line in which it says why it cannot; then its exit code tells so, too."""
-        done = self.bed.salt_run("--out=json", *arguments, check=False)
-        answer = json.loads(done.stdout)
+        self._asked += 1
+        code, out, err = self._salt_run("--out=json", *arguments)
+        try:
+            answer = json.loads(out)
+        except ValueError:
+            pytest.fail(f"salt-run {arguments}: {code}: {out[-2000:]}{err[-2000:]}")
         if isinstance(answer, dict) and "problem" in answer:
-            assert done.returncode == 1, answer
+            assert code == 1, answer
             return answer["problem"]
         return answer
+
+    def _salt_run(self, *arguments):
+        if self._running.acquire(blocking=False):
+            try:
+                return self._answer(RUN, arguments, again=OSError)  # what has begun is not done twice
+            finally:
+                self._running.release()
+        done = self.bed.salt_run(*arguments, check=False)  # another thread has the script
+        return done.returncode, done.stdout, done.stderr
 
     def states(self, group):
         """``{host: what salt-run csyncsync.status says of its state in a group}``."""
@@ -321,10 +375,12 @@ class Hosts:
         Call the probe until it neither raises AssertionError nor returns False; what it returned.
 
         A probe that does not come true in time fails the test, with the last objection and the state of the hosts. The
-        seconds are those of a machine that has nothing else to do. ``pause()`` returns when it is worth asking again.
+        seconds are those of a machine that has nothing else to do. ``pause()`` returns when it is worth asking again;
+        without it, files are looked at all the time, and minions asked now and then: each time keeps them from working.
         """
         until = time.monotonic() + seconds * PATIENCE
         while True:
+            asked = self._asked
             try:
                 result = probe()
                 if result is not False:
@@ -336,7 +392,8 @@ class Hosts:
                 pytest.fail(f"not within {seconds * PATIENCE} s: {what} {objection}\n{self.diagnosis()}", pytrace=True)
             if pause:
                 pause()
-            time.sleep(0.05)
+            else:
+                time.sleep(0.05 if self._asked == asked else 0.3)
 
     def diagnosis(self):
         """What the master thinks of the groups, and the ends of the logs."""
@@ -369,19 +426,34 @@ NOISE = (
 )
 
 
+#: Hashes of files by what tells that they were not changed since: all hosts' trees are looked at again and again.
+_HASHES = {}
+
+
 def _described(path):
     try:
         status = os.lstat(path)
         kind = stat.S_IFMT(status.st_mode)
         content = None
         if stat.S_ISREG(kind):
-            with open(path, "rb") as file:
-                content = hashlib.sha256(file.read()).hexdigest()
+            content = _hash(path, status)
         elif stat.S_ISLNK(kind):
             content = os.readlink(path)
     except OSError:
         return "vanished while it was read"
     return (oct(kind), oct(stat.S_IMODE(status.st_mode)), status.st_uid, status.st_gid, content)
+
+
+def _hash(path, status):
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    found = _HASHES.get(key)
+    if found is None:
+        began = time.time_ns()
+        with open(path, "rb") as file:
+            found = hashlib.sha256(file.read()).hexdigest()
+        if began - status.st_ctime_ns > 10**9:  # what is written in the same tick of the kernel's clock looks the same
+            _HASHES[key] = found
+    return found
 
 
 def _difference(first, second):
@@ -398,8 +470,9 @@ def _bed():
     if not keep:
         bed.down()
     try:
+        bed.up(0)
+        set_up_master(bed, shorter=True)  # before minions talk with it: they take long to miss a master that restarts
         bed.up(3)
-        install(bed, ["web1", "web2", "web3"], shorter=True)
         yield bed
     finally:
         if not keep:
@@ -410,6 +483,13 @@ def _bed():
 def hosts(_bed):
     """Three hosts on which the formula is installed, in sync."""
     hosts = Hosts(_bed, ["web1", "web2", "web3"])
+
+    def installed():
+        lagging = not_in_sync(_bed, hosts.names, hosts.call(hosts.names, "csyncsync.status"))
+        assert not lagging, "; ".join(lagging)
+
+    hosts.apply()
+    hosts.eventually(installed, 120)
     yield hosts
     hosts.close()
 
@@ -417,4 +497,10 @@ def hosts(_bed):
 @pytest.fixture
 def in_sync(hosts):
     """A test begins when what the one before did is over, everywhere."""
+    hosts.calm(seconds=120)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_sync_before(hosts):
+    """So does a file, whichever one comes before it on this testbed."""
     hosts.calm(seconds=120)

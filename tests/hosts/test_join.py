@@ -195,7 +195,7 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
     hosts.exec("web2", "systemctl", "stop", "salt-minion")
     hosts.shell("web3", "rm -f /var/lib/csync2/*wwwshared*")
     hosts.bed.heal("web3")
-    time.sleep(20)
+    time.sleep(10)
     hosts.exec("web2", "systemctl", "start", "salt-minion")
     _all_are_gone(hosts, gone)
 
@@ -264,7 +264,7 @@ def test_what_a_host_deleted_before_it_lost_its_database_goes_to_those_who_were_
 
 
 def test_what_a_host_deleted_before_it_lost_its_database_goes_to_one_that_is_away_for_longer(hosts, joined):
-    """The host joins anew without it: after two minutes it waits no more."""
+    """The host joins anew without it: after some time (RETURN_PATIENCE) it waits no more."""
     top = f"{SHARED}/lost/deleted-while-away"
     gone = [f"{top}/{name}" for name in ("a", "b/c", "d")]
     for path in gone:

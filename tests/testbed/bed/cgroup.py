@@ -5,6 +5,7 @@ is in the group belongs to the host, so neither pid files nor process names are 
 """
 
 import contextlib
+import functools
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,11 @@ from .shell import TestbedError, wait_for
 TOP = "csyncsync-testbed"
 
 
+#: The pids of inits as they were found last, each by the path of its group: looked for anew when they are it no more.
+_LEADERS = {}
+
+
+@functools.cache
 def _mounts():
     """The mount points of the hierarchies that systemd uses, the one with its units first."""
     named, unified = [], []
@@ -33,6 +39,7 @@ class Cgroup:
 
     def __init__(self, name, host):
         self.paths = [mount / TOP / name / host for mount in _mounts()]
+        self.place = f"/{TOP}/{name}/{host}/"
 
     def enter(self):
         """Move the calling process into the group."""
@@ -51,12 +58,20 @@ class Cgroup:
 
     def leader(self):
         """The host's init as seen from outside, None while there is none."""
-        depth = len(_nspid(os.getpid()))
-        for pid in self.pids():
-            inside = _nspid(pid)
-            if len(inside) == depth + 1 and inside[-1] == "1":
-                return pid
-        return None
+        known = _LEADERS.get(self.paths[0])
+        if known and self._is_leader(known):
+            return known
+        found = next((pid for pid in self.pids() if self._is_leader(pid)), None)
+        _LEADERS[self.paths[0]] = found
+        return found
+
+    def _is_leader(self, pid):
+        inside = _nspid(pid)
+        if len(inside) != _depth() + 1 or inside[-1] != "1":
+            return False
+        with contextlib.suppress(OSError):
+            return self.place in Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii")
+        return False
 
     def kill(self):
         """End every process of the group at once."""
@@ -78,6 +93,12 @@ class Cgroup:
                     os.rmdir(top)
             with contextlib.suppress(OSError):
                 os.rmdir(path.parent)
+
+
+@functools.cache
+def _depth():
+    """In how many pid namespaces we are."""
+    return len(_nspid(os.getpid()))
 
 
 def _nspid(pid):

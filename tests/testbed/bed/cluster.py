@@ -12,6 +12,8 @@ from .network import Network, address
 from .shell import TestbedError, locked, remove_tree, say, wait_for
 
 STATES = Path("/var/lib/csyncsync-testbed")
+#: What a host may be called.
+NAME = r"master|web[0-9]+"
 
 
 class Testbed:
@@ -41,6 +43,8 @@ class Testbed:
 
     def find(self, name):
         """An existing host by its name."""
+        if re.fullmatch(NAME, name) and (host := self._host(name)).exists():
+            return host
         hosts = {host.name: host for host in self._all() if host.exists()}
         if not hosts:
             raise TestbedError("not up: run `testbed up` first")

@@ -14,14 +14,9 @@ file_roots:
 """
 
 
-def install(bed, hosts, shorter=False):
-    """
-    Set up the master, apply the states on the hosts, and return when all are in sync and watching.
-
-    shorter
-        All of them have shorter waiting times (waits.py).
-    """
-    set_up_master(bed, shorter)
+def install(bed, hosts):
+    """Set up the master, apply the states on the hosts, and return when all are in sync and watching."""
+    set_up_master(bed)
     say("state.apply csyncsync …")
     apply(bed, hosts)
     say("waiting until all hosts are in sync and watching …")
@@ -30,7 +25,7 @@ def install(bed, hosts, shorter=False):
 
 
 def set_up_master(bed, shorter=False):
-    """The README's steps on the master. A second call changes nothing."""
+    """The README's steps on the master, which may serve shorter waiting times. A second call changes nothing."""
     if bed.exec("master", "test", "-e", "/etc/salt/master.d/csyncsync.conf", check=False).returncode == 0:
         return
     say("setting up the master …")
@@ -46,7 +41,7 @@ def set_up_master(bed, shorter=False):
     bed.exec("master", "systemctl", "restart", "salt-master")
     hosts = set(bed.hosts())
     for _ in range(60):
-        if set(bed.salt_json("*", "test.ping")) >= hosts:
+        if not hosts or set(bed.salt_json("*", "test.ping")) >= hosts:
             return
     raise TestbedError("the minions do not answer the restarted master")
 
@@ -78,9 +73,10 @@ def wait_in_sync(bed, hosts, timeout=120):
         time.sleep(0.3)
 
 
-def not_in_sync(bed, hosts):
-    """What is missing, in words; empty when all is well."""
-    answers = bed.salt_json("-L", ",".join(hosts), "csyncsync.status")
+def not_in_sync(bed, hosts, answers=None):
+    """What is missing, in words; empty when all is well. Asks csyncsync.status, unless its answers are given."""
+    if answers is None:
+        answers = bed.salt_json("-L", ",".join(hosts), "csyncsync.status")
     lagging = []
     for host in hosts:
         groups = answers.get(host)
