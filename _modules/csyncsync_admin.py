@@ -15,13 +15,13 @@ from csync2lib import actions, certificate, storage
 from csync2lib import backups as backups_module
 from csync2lib import contents as contents_module
 from csync2lib import restore as restore_module
+from csync2lib.csync2.excludes import Excludes
 from csync2lib.errors import raised_as
 from csync2lib.group import Group, ThisHost
 from csync2lib.push import win as win_module
 from csync2lib.report import metrics as metrics_module
 from csync2lib.report import status as host_status
 from csync2lib.versions import version
-from csync2lib.watch import inotify
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "csyncsync"
@@ -109,7 +109,7 @@ def contents(group, part=None, parts=1, slots=None, rate=RATE):
         salt '*' csyncsync.contents wwwdata part=0 rate=10000000
     """
     config = _group(group).config
-    excludes = inotify.Excludes([os.fsencode(pattern) for pattern in config.exclude])
+    excludes = Excludes([os.fsencode(pattern) for pattern in config.exclude])
     return contents_module.of_group(config, excludes, part, parts, slots, rate)
 
 

@@ -12,6 +12,7 @@ import time
 import types
 
 import pytest
+from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import inotify
 from csync2lib.watch.tree import Tree
 from watching import on_loop
@@ -38,7 +39,7 @@ DIRECTORIES = min(50_000, int(pathlib.Path("/proc/sys/fs/inotify/max_user_watche
 )
 def test_excludes_match_as_csync2_does(patterns, path, excluded):
     path = os.fsencode(path)
-    assert inotify.Excludes([os.fsencode(p) for p in patterns]).match(path, os.path.basename(path)) is excluded
+    assert Excludes([os.fsencode(p) for p in patterns]).match(path, os.path.basename(path)) is excluded
 
 
 @on_loop
@@ -232,7 +233,7 @@ def tree(tmp_path):
     top = tmp_path / "tree"
     top.mkdir()
     group = types.SimpleNamespace(
-        name="g", roots={}, excludes=inotify.Excludes([]), walking=0, unwatched=set(), whole=False
+        name="g", roots={}, excludes=Excludes([]), walking=0, unwatched=set(), whole=False
     )
     watches = inotify.Watches()
     watches.open()

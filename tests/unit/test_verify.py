@@ -6,7 +6,7 @@ import urllib.parse
 
 import pytest
 from csync2lib import contents
-from csync2lib.watch import inotify
+from csync2lib.csync2.excludes import Excludes
 
 
 def no_pace(_):
@@ -14,7 +14,7 @@ def no_pace(_):
 
 
 def walk(*include, exclude=()):
-    excludes = inotify.Excludes([os.fsencode(pattern) for pattern in exclude])
+    excludes = Excludes([os.fsencode(pattern) for pattern in exclude])
     return list(contents.walk([str(path) for path in include], excludes))
 
 

@@ -1,19 +1,20 @@
 """
-The directories that are watched with inotify, and the walks through them.
+inotify: the C library, and which watched directory has which watch.
 
-Knows which directory has which watch, follows renames, and finds what came before it could be watched. What that means
-for csync2 is the affair of its listener, the watcher (``csync2watch``). May call the C library and the standard library
-only. Paths are bytes.
+A watched directory is a ``Node``; its path follows renames, because it is made from its parents. Paths are bytes.
 """
+
+from __future__ import annotations
 
 import ctypes
 import fcntl
-import logging
 import os
 import struct
 import termios
+from typing import TYPE_CHECKING, NamedTuple
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from csync2lib.watch.groups import WatchedGroup
 
 #: The descriptor's number is at least this.
 HIGH_DESCRIPTOR = 400
@@ -54,54 +55,12 @@ MASK = (
 )
 EVENT = struct.Struct("iIII")
 
-FNM_PATHNAME = 1
-FNM_LEADING_DIR = 8
-_LC_ALL_MASK = 0x1FBF
-
 libc = ctypes.CDLL(None, use_errno=True)
 libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
-libc.fnmatch.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
-libc.newlocale.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-libc.newlocale.restype = ctypes.c_void_p
-libc.uselocale.argtypes = (ctypes.c_void_p,)
-libc.uselocale.restype = ctypes.c_void_p
-_C_LOCALE = libc.newlocale(_LC_ALL_MASK, b"C", None)
 
 
-class Excludes:
-    """
-    A group's exclude patterns, matched as csync2 does (groups.c, match_pattern_list()).
-
-    Nothing below an excluded directory is watched, also where only its base name is excluded: csync2's recursive
-    check (check.c, csync_check_mod()) does not go into it either, and the peers lack that directory.
-    """
-
-    def __init__(self, patterns):
-        self.names, self.paths = [], []
-        for given in patterns:
-            pattern = given[:1] + given[1:].rstrip(b"/")
-            if pattern.startswith(b"/"):
-                self.paths.append((pattern, FNM_LEADING_DIR | (0 if b"**" in pattern else FNM_PATHNAME)))
-            elif pattern:
-                self.names.append((pattern, 0))
-
-    def match(self, path, name):
-        """Tell whether a path, with this base name, is excluded."""
-        if not self.names and not self.paths:
-            return False
-        # csync2 never leaves the C locale, while Salt runs in the user's: there a byte is not a character.
-        before = None if path.isascii() else libc.uselocale(_C_LOCALE)
-        try:
-            return any(not libc.fnmatch(pattern, name, flags) for pattern, flags in self.names) or any(
-                not libc.fnmatch(pattern, path, flags) for pattern, flags in self.paths
-            )
-        finally:
-            if before is not None:
-                libc.uselocale(before)
-
-
-def watch_limit():
+def watch_limit() -> int:
     """How many directories one user may watch; 0 if unknown."""
     try:
         with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
@@ -118,11 +77,11 @@ class Node:
 
     __slots__ = ("children", "excluded", "name", "parent", "since", "wd")
 
-    def __init__(self, name, parent):
+    def __init__(self, name: bytes, parent: Node | None) -> None:
         self.name = name
         self.parent = parent
-        self.children = {}
-        self.wd = None
+        self.children: dict[bytes, Node] = {}
+        self.wd: int | None = None
         #: since when it is watched, if it is new
         self.since = 0.0
         self.excluded = False
@@ -135,31 +94,40 @@ class Root(Node):
 
     __slots__ = ("group", "identity", "only", "path")
 
-    def __init__(self, group, path, only, identity):
+    def __init__(self, group: WatchedGroup, path: bytes, only: bytes | None, identity: tuple[int, int]) -> None:
         super().__init__(os.path.dirname(path) if only else path, None)
-        self.group = group
+        #: None when it was let go of
+        self.group: WatchedGroup | None = group
         self.path = path
         self.only = only
         self.identity = identity
 
 
-def locate(node):
-    """Given a node, return its root and its path; (None, None) if it hangs on no root (any more)."""
+class Place(NamedTuple):
+    """Where a directory is."""
+
+    root: Root
+    group: WatchedGroup
+    path: bytes
+
+
+def locate(node: Node) -> Place | None:
+    """Where a node is; None if it hangs on no root (any more)."""
     names = []
     while node.parent is not None:
         names.append(node.name)
         node = node.parent
     if not isinstance(node, Root) or node.group is None:
-        return None, None
+        return None
     names.append(node.name)
-    return node, b"/".join(reversed(names))
+    return Place(node, node.group, b"/".join(reversed(names)))
 
 
-def _same_directory(one, other):
+def _same_directory(one: bytes, other: bytes) -> bool:
     return identity(one) == identity(other) is not None
 
 
-def identity(path):
+def identity(path: bytes) -> tuple[int, int] | None:
     """Device and inode of a path, None if it is not there."""
     try:
         status = os.lstat(path)
@@ -174,15 +142,15 @@ def identity(path):
 class Watches:
     """One inotify descriptor, and which directory has which of its watches."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         #: watch descriptor -> Node, or a list of them (one directory seen at two places: a bind mount)
-        self.nodes = {}
+        self.nodes: dict[int, Node | list[Node]] = {}
         self.fd = -1
         self.fd_error = 0
         #: bytes of events that were read
         self.taken = 0
 
-    def open(self):
+    def open(self) -> None:
         """Get a descriptor; on failure every watch fails with the same error."""
         ctypes.set_errno(0)
         self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -199,12 +167,12 @@ class Watches:
             os.close(self.fd)
             self.fd = high
 
-    def close(self):
+    def close(self) -> None:
         """Give the descriptor back, and all watches with it."""
         os.close(self.fd)
         self.fd = -1
 
-    def read(self):
+    def read(self) -> bytes:
         """Read one buffer of events; b"" if there are none."""
         if self.fd < 0:
             return b""
@@ -215,20 +183,20 @@ class Watches:
         self.taken += len(buffer)
         return buffer
 
-    def told(self):
+    def told(self) -> int:
         """Bytes of events that there have been so far, read or not (inotify(7), FIONREAD)."""
         if self.fd < 0:
             return self.taken
-        waiting = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
+        waiting: int = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
         return self.taken + waiting
 
-    def of(self, wd):
+    def of(self, wd: int) -> tuple[Node, ...]:
         """The nodes that have a watch."""
         found = self.nodes.get(wd)
         return tuple(found) if isinstance(found, list) else () if found is None else (found,)
 
-    def add(self, node, path):
-        """Watch a directory. Returns the error's number (0: none), and the nodes from which it has the watch."""
+    def add(self, node: Node, path: bytes) -> tuple[int, list[Node]]:
+        """Watch a directory. Returns the error's number (0: none), and the nodes that have lost the watch to it."""
         if self.fd < 0:
             return self.fd_error, []
         wd = libc.inotify_add_watch(self.fd, path, MASK)
@@ -238,7 +206,7 @@ class Watches:
             return 0, []
         if node.wd is not None:
             self.disown(node)
-        lost = self._take_over(wd, path)
+        displaced = self._take_over(wd, path)
         node.wd = wd
         found = self.nodes.get(wd)
         if found is None:
@@ -247,24 +215,26 @@ class Watches:
             found.append(node)
         else:
             self.nodes[wd] = [found, node]
-        return 0, lost
+        return 0, displaced
 
-    def _take_over(self, wd, path):
+    def _take_over(self, wd: int, path: bytes) -> list[Node]:
         """
         A directory that was watched under another path is no longer there (it was moved while nobody heard of
         it), unless it can be seen at both places. Returns the nodes that are not this directory.
         """
-        lost = []
+        displaced = []
         for other in self.of(wd):
-            root, there = locate(other)
-            if root is None or not _same_directory(there, path):
+            place = locate(other)
+            if place is None or not _same_directory(place.path, path):
                 self.disown(other, keep=True)
-                lost.append(other)
-        return lost
+                displaced.append(other)
+        return displaced
 
-    def disown(self, node, removed=False, keep=False):
+    def disown(self, node: Node, removed: bool = False, keep: bool = False) -> None:
         """Take the watch from a node, and back from the kernel if no other node has it."""
         wd, node.wd = node.wd, None
+        if wd is None:
+            return
         found = self.nodes.get(wd)
         if isinstance(found, list):
             found.remove(node)

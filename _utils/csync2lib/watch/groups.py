@@ -1,0 +1,158 @@
+"""The groups that are watched: what their config.json says, and what is known of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+from typing import Any
+
+from csync2lib.backups import GENERATIONS
+from csync2lib.csync2.excludes import Excludes
+from csync2lib.watch.changes import Changes
+from csync2lib.watch.flush import Flushes
+from csync2lib.watch.inotify import Node, Root
+from csync2lib.watch.reminder import Reminders
+from csync2lib.watch.status import Shown
+
+log = logging.getLogger(__name__)
+
+_GROUP_NAME = re.compile(r"[a-z0-9]{1,64}\Z")
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchedConfig:
+    """What the watcher needs of a group's config.json."""
+
+    #: the includes without those that are below another one, as absolute paths; patterns
+    include: tuple[bytes, ...] = ()
+    exclude: tuple[bytes, ...] = ()
+    #: paths of csync2's database and of the host's certificate, if they are known
+    database: str | None = None
+    certificate: str | None = None
+    #: where csync2 keeps old versions, if it does, and how many
+    backups: bytes | None = None
+    generations: int = GENERATIONS
+
+    @classmethod
+    def read(cls, path: str) -> WatchedConfig:
+        """Read a config.json. Raises OSError and what there is to raise about one that is damaged: see DAMAGED."""
+        with open(path, encoding="utf-8") as file:
+            said: dict[str, Any] = json.load(file)
+        include = _outermost([_raw(item) for item in said["include"]])
+        exclude = [_raw(item) for item in said.get("exclude") or []]
+        database, rules = said.get("database"), said.get("rules") or {}
+        key, backups = rules.get("key_file"), rules.get("backup_directory")
+        return cls(
+            include=tuple(include),
+            exclude=tuple(exclude),
+            database=database if isinstance(database, str) else None,
+            certificate=os.path.join(os.path.dirname(key), "csync2_ssl_cert.pem") if key else None,
+            backups=_raw(backups) if backups else None,
+            generations=rules.get("backup_generations") or GENERATIONS,
+        )
+
+
+#: What WatchedConfig.read() raises.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+class WatchedGroup:
+    """One csync2 group: its config, its includes, and what waits."""
+
+    def __init__(self, name: str, directory: str) -> None:
+        self.name = name
+        self.directory = directory
+        self.journal = os.path.join(directory, "journal")
+        #: whether its config has gone
+        self.gone = False
+        self.config = WatchedConfig()
+        self.excludes = Excludes([])
+        #: how the file of the config looked when it was read, and what was wrong with it
+        self.signature: tuple[int, int] | None = None
+        self.config_error: str | None = None
+        #: number and size of csync2's database when it was last seen
+        self.database_seen = (0, 0)
+
+        #: kept by the tree. Path -> Root, or None while the include is not there; how many directories its great walk
+        #: has still to go through; what could not be watched, why (an error's number), and when to try again
+        self.roots: dict[bytes, Root | None] = {}
+        self.walking = 0
+        self.unwatched: set[Node] = set()
+        self.problem = 0
+        self.rewalk_at = 0.0
+        #: whether, and how often, a great walk has come to its end; what is not watched, and whether that was told
+        self.walked = False
+        self.walks = 0
+        self.error: str | None = None
+        self.error_told = False
+
+        #: whether the next push is to check the whole group
+        self.full_rescan = False
+        #: a file with several names was changed through one of them
+        self.linked = False
+        self.changes = Changes()
+        self.flushes = Flushes()
+        self.reminders = Reminders()
+        self.shown = Shown()
+
+    def read_config(self) -> bool:
+        """Read the group's config anew. Tells whether it can be used: else the one before stays."""
+        path = os.path.join(self.directory, "config.json")
+        try:
+            self.config = WatchedConfig.read(path)
+        except DAMAGED as err:
+            log.error("csyncsync: cannot use %s: %s %s", path, type(err).__name__, err)
+            self.config_error = f"cannot use {path}: {err}"
+            return False
+        self.config_error = None
+        return True
+
+    def lost_its_database(self) -> bool:
+        """Tell whether csync2's database is not the one that it was a moment ago, or has shrunk: SQLite's do not."""
+        before = self.database_seen
+        try:
+            status = os.stat(self.config.database or "")
+            self.database_seen = (status.st_ino, status.st_size)
+        except OSError:
+            self.database_seen = (0, 0)
+        return before[0] != 0 and (before[0] != self.database_seen[0] or before[1] > self.database_seen[1])
+
+
+def find(state_dir: str) -> dict[str, tuple[int, int]] | None:
+    """``{group: what changes when its config does}`` of all that have one; None if the directory cannot be read."""
+    found = {}
+    try:
+        with os.scandir(state_dir) as entries:
+            for item in entries:
+                if _GROUP_NAME.match(item.name):
+                    try:
+                        status = os.stat(os.path.join(item.path, "config.json"))
+                    except OSError:
+                        continue
+                    found[item.name] = (status.st_mtime_ns, status.st_ino)
+    except FileNotFoundError:
+        pass
+    except OSError as err:
+        log.error("csyncsync: cannot read %s: %s", state_dir, err)
+        return None
+    return found
+
+
+def _raw(path: str) -> bytes:
+    """A path or pattern of a config as bytes, whatever the minion's locale."""
+    return path.encode("utf-8", "surrogateescape")
+
+
+def _outermost(paths: list[bytes]) -> list[bytes]:
+    """The includes without those that are below another one: its watches cover them."""
+    paths = [path.rstrip(b"/") for path in paths]
+    if not all(path.startswith(b"/") for path in paths):
+        raise ValueError("an include is not an absolute path")
+    tops: list[bytes] = []
+    for path in sorted(set(paths)):
+        if not any(path.startswith(top + b"/") for top in tops):
+            tops.append(path)
+    return tops

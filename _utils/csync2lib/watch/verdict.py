@@ -1,0 +1,303 @@
+"""
+The verdict on a changed path that is ready: whether csync2 itself made the change, or somebody else.
+
+csync2 has recorded what it wrote, and commits that late. So what differs from its record is a user's change, unless
+csync2 may still be about to record it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from csync2lib import journal, waits
+from csync2lib.csync2 import kept, temporary
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.states import check_text, is_older
+
+if TYPE_CHECKING:
+    from csync2lib.watch.changes import Change
+    from csync2lib.watch.groups import WatchedGroup
+
+log = logging.getLogger(__name__)
+
+#: What becomes of a path that is ready: it goes out, also by its own name, whatever tree it is in; it is csync2's own
+#: write; or it is to be looked at again.
+GO, GO_NAMED, DROP, WAIT = "go", "go named", "drop", "wait"
+
+#: While a peer sends to this host: seconds to wait for csync2's daemon to write down, commit and finish what it does
+#: to a path (it commits every four seconds or so, later on a busy host).
+COMMIT_WAIT = 60.0
+RECORD_WAIT = 1.0
+#: Seconds after which the watcher has read of an event as a rule.
+READ_WITHIN = 1.0
+#: A file that is touched when csync2's daemon dies (csync2-died@.service of the states), and seconds for which it is
+#: not known what it did: its last transaction is gone. The peer sends all that again.
+DIED, DIED_WAIT = "/run/csync2-died", 15.0
+#: Seconds that a push may take from its last look at what is left to its end.
+PUSH_ENDS = 0.2
+#: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
+#: rename may have come too early to be seen.
+OWN_WAIT = 3.0
+#: Seconds that csync2 may write to one of its temporary files.
+TEMPORARY_WAIT = 600.0
+#: Paths that are looked at in a directory that was deleted and made again: some milliseconds.
+LOOKED_AT = 1000
+
+
+def is_pushing(directory: str) -> bool:
+    """Tell whether a push holds the lock of a group, given the group's directory."""
+    try:
+        handle = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+class Judge:
+    """One look at what csync2 has recorded, for the verdicts on some paths: it is read at once."""
+
+    def __init__(self, group: WatchedGroup, paths: list[bytes], receiving: bool) -> None:
+        self.group, self.path, self.receiving = group, group.config.database, receiving
+        #: the paths; what is recorded of them, and which of them are to be sent
+        self.paths = paths
+        self.records: dict[bytes, bytes] = {}
+        self.dirty: set[bytes] = set()
+        self.died = _is_young(DIED, DIED_WAIT)
+        # Looked at before the database is: what is committed in between then shows as a difference that waits.
+        self.commits = _commits(self.path)
+        #: None with ``locked``: one is there that cannot be read now
+        self.database: Database | None = None
+        self.locked = False
+        #: whether the group joins anew, because its database was lost; what may be left of that; and when the new one
+        #: has taken in all that was there
+        self.recovering = False
+        self.before: Database | None = None
+        self.recorded: float | None = None
+        #: the paths that any process has open, once somebody has asked
+        self.opened: set[bytes] | None = None
+
+    def __enter__(self) -> Judge:
+        if self.path:
+            try:
+                self._open(self.path)
+            except sqlite3.Error:
+                self.__exit__()
+                self.locked = True
+        return self
+
+    def _open(self, path: str) -> None:
+        if os.path.exists(path):
+            self.database = Database(path)
+            self.records, self.dirty = self.database.records(self.paths)
+            state = self.database.state()
+            if state == Database.ESTABLISHED:
+                return
+            if state == Database.RECORDED:
+                self.recorded = journal.mtime(os.path.join(self.group.directory, "recorded"))
+        if os.path.exists(os.path.join(self.group.directory, "established")):
+            self.__exit__()
+            self.recovering = True
+            before = kept.lost_database(self.group.directory, path)
+            with contextlib.suppress(sqlite3.Error):
+                self.before = Database(before) if before else None
+
+    def __exit__(self, *_: object) -> None:
+        for database in (self.database, self.before):
+            if database is not None:
+                database.__exit__(None, None, None)
+        self.database = self.before = None
+
+    def verdict(self, change: Change) -> str:
+        """Given a ready change, return what becomes of it: GO, GO_NAMED, DROP, or WAIT."""
+        if change.commits < 0:
+            change.commits = self.commits
+        try:
+            status = os.lstat(change.path)
+        except (FileNotFoundError, NotADirectoryError):
+            status = None
+        except OSError:
+            return GO
+        verdict = self._judge(change, status)
+        if verdict in (GO, GO_NAMED) and (self.receiving or self.died) and self._may_be_csync2s(change, status, verdict):
+            return WAIT
+        return verdict
+
+    def _judge(self, change: Change, status: os.stat_result | None) -> str:
+        """
+        Given a change and its lstat, None if it is gone, return GO, GO_NAMED, DROP, or WAIT if the database is locked.
+        When in doubt it goes.
+        """
+        if status is None or not stat.S_ISREG(status.st_mode):
+            change.own = False
+        elif change.csync2s and temporary.is_unfinished(status):
+            return self._clear(change)
+        if self.recovering:
+            return self._compare_with_before(change, status)
+        if self.database is None and not self.locked:
+            return DROP if status is None and change.temporary else GO
+        try:
+            if self.database is not None:
+                return self._compare(self.database, change, status)
+        except sqlite3.Error:
+            pass
+        except (OSError, ValueError):
+            return GO
+        return GO if change.own or time.monotonic() - change.judged >= COMMIT_WAIT else WAIT
+
+    def _clear(self, change: Change) -> str:
+        """
+        csync2 leaves its temporary file when the disk is full, or when it is killed, and another one at the next try.
+
+        Delete one that was made as only csync2 does, is still as mkstemp() made it, and is open nowhere.
+        """
+        if time.monotonic() - change.judged < waits.LEFT_AFTER:
+            return WAIT
+        self.opened = temporary.open_paths() if self.opened is None else self.opened
+        if change.path in self.opened or not temporary.delete(change.path):
+            return WAIT  # a disk that can only be read, say
+        log.info("csyncsync: deleted a temporary file that csync2 had left")
+        return DROP
+
+    def _compare(self, database: Database, change: Change, status: os.stat_result | None) -> str:
+        """Compare a path's state with csync2's record of it."""
+        record = self.records.get(change.path)
+        if status is None:
+            # Most that comes and goes are csync2's temporary files, three for each that arrives: nothing is below them.
+            below = (change.tree or not change.temporary) and database.has_below(change.path)
+            return GO if record is not None or below else self._drop(change)
+        text = check_text(change.path, status)
+        if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            change.group.linked = change.group.linked or change.written or text != record
+        if change.came:
+            change.came = database.has_below(change.path)
+        if record is None or text != record:
+            return DROP if change.compare and not change.told else GO
+        if stat.S_ISDIR(status.st_mode):
+            return GO if change.moved or (change.deleted and _lacks(database, change.path)) else self._drop(change)
+        if stat.S_ISLNK(status.st_mode):
+            return self._drop(change)
+        # csync2's own check cannot see a change that leaves size, second, mode and owner as they were recorded.
+        if change.own or change.compare:
+            return GO_NAMED
+        if status.st_mtime_ns % 10**9 == 0:
+            return self._drop(change)
+        return DROP if temporary.is_unfinished(status) else GO_NAMED
+
+    def _compare_with_before(self, change: Change, status: os.stat_result | None) -> str:
+        """
+        Compare a path's state with what was recorded before csync2's database was lost, and with what csync2 has
+        written down since: its daemon does that with all that it makes of what others send.
+        """
+        if status is None and change.temporary:
+            return DROP
+        known, record = self._recorded_before(change.path)
+        if record and status is not None and is_older(status, record):
+            return DROP  # from a backup: the others' versions replace it
+        text = None if status is None else check_text(change.path, status)
+        written = self.records.get(change.path)
+        if not change.own and written == text and (text or self._was_there(change)):
+            return DROP
+        # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
+        if status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0:
+            if known and record == text:
+                return DROP
+            return GO if known and change.own else WAIT  # until it has joined, and recorded what it has
+        if change.moved or change.deleted or change.own:
+            return GO
+        if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
+            return DROP  # a new one that csync2 did not make is sent all the same: this host alone has it
+        return DROP if known and record == text else GO
+
+    def _was_there(self, change: Change) -> bool:
+        """
+        Tell whether a path was still there when all was recorded anew, so that csync2 has forgotten it since. Not if in
+        doubt: events may be read late.
+        """
+        heard = time.time() - (time.monotonic() - change.last)
+        return self.recorded is not None and heard > self.recorded + READ_WITHIN
+
+    def _recorded_before(self, path: bytes) -> tuple[bool, bytes | None]:
+        """(whether that is known, the state that was recorded of a path before the loss)."""
+        if self.before is None:
+            return False, None
+        try:
+            return True, self.before.record(path)
+        except sqlite3.Error:
+            return False, None
+
+    def _drop(self, change: Change) -> str:
+        """
+        DROP, unless csync2's daemon has taken in a user's change: it checks a path before it refuses it to a peer.
+
+        What is to be sent then is in its table alone. A push that is under way, or has left something, sees to it.
+        """
+        if change.path not in self.dirty:
+            return DROP
+        if is_pushing(change.group.directory):
+            return DROP if time.monotonic() - change.judged >= PUSH_ENDS else WAIT
+        return DROP if os.path.exists(os.path.join(change.group.directory, "left")) else GO
+
+    def _may_be_csync2s(self, change: Change, status: os.stat_result | None, verdict: str) -> bool:
+        """
+        While a peer sends: tell whether csync2's daemon may still be about to write down, commit, or finish what it
+        did to this path. It takes several steps: content, owner, mode, time.
+        """
+        age = time.monotonic() - change.judged
+        if change.temporary:
+            return age < TEMPORARY_WAIT
+        if verdict == GO_NAMED:
+            return not change.compare and age < (OWN_WAIT if change.own else COMMIT_WAIT)
+        if change.own or age >= COMMIT_WAIT:
+            return False
+        if self.receiving and (change.received or _is_new_directory(status)):
+            return True  # on a busy host seconds pass between two of the steps
+        if self.died:
+            return age < DIED_WAIT
+        uncommitted = os.path.exists(self.path or "") and os.path.exists(f"{self.path}-journal")
+        # What was open when the path was first looked at, and the transaction after it, are committed by then.
+        return age < RECORD_WAIT or (uncommitted and self.commits - change.commits < 2)
+
+
+def _is_new_directory(status: os.stat_result | None) -> bool:
+    """Tell whether it is a directory with the mode that csync2 gives it first (daemon.c, A_MKDIR)."""
+    return status is not None and stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700
+
+
+def _is_young(path: str, seconds: float) -> bool:
+    """Tell whether a file was changed within the last seconds."""
+    try:
+        return 0 <= time.time() - os.stat(path).st_mtime < seconds
+    except OSError:
+        return False
+
+
+def _commits(database: str | None) -> int:
+    """How many transactions have been committed to a database of SQLite (its header's file change counter)."""
+    try:
+        with open(database or "", "rb") as file:
+            return int.from_bytes(file.read(28)[24:], "big")
+    except OSError:
+        return 0
+
+
+def _lacks(database: Database, directory: bytes) -> bool:
+    """
+    Tell whether something is recorded below a directory that is not there: csync2 has not made it again.
+
+    What is deleted is told on its own, unless the directory was gone before it could be watched.
+    """
+    below = database.below(directory)
+    return len(below) > LOOKED_AT or not all(map(os.path.lexists, below))
