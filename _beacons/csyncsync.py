@@ -53,6 +53,8 @@ Salt runs no beacon in a minion that has not found a master since it started. Th
 that nobody has the lock ``<state_dir>/watch.lock``, and has ``csyncsync.watch`` run the beacon until the minion does.
 """
 
+from __future__ import annotations
+
 import asyncio
 import fcntl
 import hashlib
@@ -61,13 +63,15 @@ import logging
 import os
 import sys
 import types
+from collections.abc import Iterable
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 __virtualname__ = "csyncsync"
 
 STATE_DIR = "/var/lib/csyncsync"
-DEFAULTS = {"settle": 0.1, "max_delay": 2, "max_paths": 10000, "retry": 5, "state_dir": STATE_DIR}
+DEFAULTS: dict[str, Any] = {"settle": 0.1, "max_delay": 2, "max_paths": 10000, "retry": 5, "state_dir": STATE_DIR}
 #: What Salt itself puts into, or reads from, the configuration of a beacon.
 SALT_OPTIONS = (
     "interval",
@@ -80,17 +84,17 @@ SALT_OPTIONS = (
 
 #: The module object that keeps the watcher while Salt loads this file anew.
 HOLDER = "csyncsync_watcher"
-#: The package that the watcher's code is in, and where in it the watcher is.
-PACKAGE, WATCHER = "csync2lib", "csync2lib.watch.watcher"
+#: The package that the watcher's code is in, and where in it the watcher is and the record of its options.
+PACKAGE, WATCHER, OPTIONS = "csync2lib", "csync2lib.watch.watcher", "csync2lib.watch.options"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if not sys.platform.startswith("linux"):
         return False, "the csyncsync beacon needs inotify"
     return __virtualname__
 
 
-def validate(config):
+def validate(config: object) -> tuple[bool, str]:
     """
     Given the beacon's configuration, return ``(True, text)``, or ``(False, text naming the bad option)``.
     """
@@ -109,27 +113,27 @@ def validate(config):
     return True, "Valid beacon configuration"
 
 
-def beacon(config):
+def beacon(config: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     Start the watcher, or keep it going. Returns the events that are due, if it works without an event loop.
     """
     options = _options(config)
-    _lock(options.state_dir, fcntl.LOCK_SH)
+    _lock(options["state_dir"], fcntl.LOCK_SH)
     watcher = _watcher(options, dict(__opts__))
     return watcher.tick() if watcher is not None else []
 
 
-def elsewhere(config):
+def elsewhere(config: list[dict[str, Any]]) -> bool:
     """
     Tell whether another process of this host runs the beacon too.
     """
-    state_dir = _options(config).state_dir
-    alone = _lock(state_dir, fcntl.LOCK_EX)
+    state_dir = _options(config)["state_dir"]
+    nobody_else = _lock(state_dir, fcntl.LOCK_EX)
     _lock(state_dir, fcntl.LOCK_SH)
-    return not alone
+    return not nobody_else
 
 
-def close(config):
+def close(config: list[dict[str, Any]]) -> None:
     """
     Close the watcher, unless the next beacon() comes within ten seconds (as it does at each refresh).
     """
@@ -138,7 +142,7 @@ def close(config):
         watcher.close_later()
 
 
-def _option_problem(option, value):
+def _option_problem(option: str, value: object) -> str:
     """What is wrong with one option ("" if nothing)."""
     if option in SALT_OPTIONS:
         return ""
@@ -153,20 +157,20 @@ def _option_problem(option, value):
     return "" if good else "is not a number of seconds above 0, up to 3600"
 
 
-def _options(config):
-    """All options, with their defaults, as an object."""
+def _options(config: list[dict[str, Any]]) -> dict[str, Any]:
+    """All options, with their defaults. The watcher makes a record of them."""
     values = dict(DEFAULTS)
     for item in config:
         values.update({option: value for option, value in item.items() if option in DEFAULTS})
-    return types.SimpleNamespace(**values)
+    return values
 
 
-def _holder():
+def _holder() -> Any:
     """What outlives this module, which Salt forgets at each refresh."""
     return sys.modules.setdefault(HOLDER, types.ModuleType(HOLDER))
 
 
-def _lock(state_dir, kind):
+def _lock(state_dir: str, kind: int) -> bool:
     """
     Lock the file that says that the beacon runs, while this process lives: LOCK_SH beside others, LOCK_EX alone.
 
@@ -186,7 +190,7 @@ def _lock(state_dir, kind):
 # --- The watcher and its code ----------------------------------------------------------------------------
 
 
-def _watcher(options, opts):
+def _watcher(options: dict[str, Any], opts: dict[str, Any]) -> Any:
     """
     Return the living watcher, or start one. None if there is none, and its code cannot be loaded yet.
 
@@ -203,8 +207,8 @@ def _watcher(options, opts):
         watcher = None
     version = _version()
     fits = watcher is not None and watcher.version == version and watcher.loop is loop
-    if fits and watcher.options.state_dir == options.state_dir:
-        watcher.options, watcher.opts = options, opts
+    if fits and watcher.options.state_dir == options["state_dir"]:
+        watcher.use(type(watcher.options)(**options), opts)
         return watcher
     try:
         holder.watcher = _take_over(watcher, options, opts, loop, version)
@@ -216,10 +220,10 @@ def _watcher(options, opts):
         return None if watcher is None or watcher.closed else watcher
 
 
-def _take_over(old, options, opts, loop, version):
+def _take_over(old: Any, options: dict[str, Any], opts: dict[str, Any], loop: Any, version: str) -> Any:
     """Start a watcher with the code that is there now, in the place of an old one, if there is one."""
     code = _load_code()
-    new = code[WATCHER].Watcher(options, opts, loop, version)
+    new = code[WATCHER].Watcher(code[OPTIONS].Options(**options), opts, loop, version)
     if old is not None:
         log.info("csyncsync: a new watcher takes over")
         old.close()
@@ -228,14 +232,14 @@ def _take_over(old, options, opts, loop, version):
     return new
 
 
-def _tell_once(holder, problem):
+def _tell_once(holder: Any, problem: str) -> None:
     """Log why the watcher cannot be started, unless that was said before."""
     if problem != getattr(holder, "problem", None):
         holder.problem = problem
         log.error("csyncsync: cannot load the watcher's code (saltutil.sync_utils brings it): %s", problem)
 
 
-def _load_code():
+def _load_code() -> dict[str, Any]:
     """
     Import a copy of the package that nobody else gets, and return its modules: ``{name: module}``.
 
@@ -257,24 +261,24 @@ def _load_code():
         sys.modules.update(before)
 
 
-def _is_code(name):
+def _is_code(name: str) -> bool:
     return name == PACKAGE or name.startswith(f"{PACKAGE}.")
 
 
-def _folder():
+def _folder() -> str:
     """The folder that the package is in: beside this file's folder, or (pip) beside that of all."""
     parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     places = [os.path.join(parent, "_utils"), os.path.join(parent, "utils"), os.path.dirname(parent)]
     return next((place for place in places if os.path.isdir(os.path.join(place, PACKAGE))), places[1])
 
 
-def _code_paths():
+def _code_paths() -> list[str]:
     """The package's files."""
     walk = os.walk(os.path.join(_folder(), PACKAGE))
     return sorted(os.path.join(top, name) for top, _, names in walk for name in names if name.endswith(".py"))
 
 
-def _version():
+def _version() -> str:
     """What tells the code from another version of it. The files are read only when they do not look as before."""
     paths = _code_paths()
     looks = [_look(path) for path in paths]
@@ -283,7 +287,7 @@ def _version():
     return f"{VERSION}-{_seen.digest}"
 
 
-def _look(path):
+def _look(path: str) -> tuple[str, int, int, int] | None:
     """What changes when a file does; None if it is not there."""
     try:
         status = os.stat(path)
@@ -292,7 +296,7 @@ def _look(path):
     return path, status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _digest(paths):
+def _digest(paths: Iterable[str]) -> str:
     """A digest of what is in some files."""
     digest = hashlib.sha256()
     for path in paths:

@@ -82,7 +82,7 @@ async def test_the_first_change_after_a_calm_goes_out_early(host):
     host.options.append({"settle": 1.0})
     host.config()
     await host.start()
-    host.code("watch.watcher").CALM = 10.0
+    host.code("watch.changes").CALM = 10.0
     await asyncio.sleep(1.1)  # the event of the start was the last one
 
     async def changed(name, times=1):
@@ -95,7 +95,7 @@ async def test_the_first_change_after_a_calm_goes_out_early(host):
 
     assert 0.25 <= await changed("first") < 0.9
     assert await changed("second") >= 1.0
-    host.watcher.groups["data"].changed_at = 0.0
+    host.watcher.groups["data"].changes.changed_at = 0.0
     assert await changed("third", times=8) >= 2.0  # max_delay, because it keeps changing
 
 

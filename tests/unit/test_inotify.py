@@ -233,7 +233,7 @@ def tree(tmp_path):
     top = tmp_path / "tree"
     top.mkdir()
     group = types.SimpleNamespace(
-        name="g", roots={}, excludes=Excludes([]), walking=0, unwatched=set(), whole=False
+        name="g", roots={}, excludes=Excludes([]), walking=0, unwatched=set(), full_rescan=False
     )
     watches = inotify.Watches()
     watches.open()
@@ -251,10 +251,10 @@ def follow(tree, chance, until):
             tree.handle(buffer)
         now = time.monotonic()
         tree.end_moves(now)
-        tree.walk_on(now + chance.choice([0, 0, 0.0002, 0.002]))
+        tree.walks.walk_on(now + chance.choice([0, 0, 0.0002, 0.002]))
         if chance.random() < 0.1:
             time.sleep(0.005 * chance.random())
-        if now > until and buffer == b"" and not tree.walking() and not tree.moves_end():
+        if now > until and buffer == b"" and not tree.walks.walking() and not tree.moves_end():
             return
 
 

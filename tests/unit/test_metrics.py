@@ -264,8 +264,8 @@ async def test_the_watcher_writes_what_it_knows_again_and_again(host, monkeypatc
     await host.until(file.exists)
     assert metrics(host)["metrics_timestamp_seconds"] == pytest.approx(time.time(), abs=5)
     assert parsed(file.read_text())["csyncsync_dirty_entries"] == {(("group", "data"), ("peer", "web2")): 0}
-    monkeypatch.setattr(host.code("watch.watcher"), "METRICS_INTERVAL", 0.1)
-    host.watcher.metrics_at = 0.0
+    monkeypatch.setattr(host.code("watch.status"), "METRICS_INTERVAL", 0.1)
+    host.watcher.metrics.due = 0.0
     host.mark(host.tree / "file")
     await host.until(
         lambda: parsed(file.read_text())["csyncsync_dirty_entries"][("group", "data"), ("peer", "web2")] == 1
@@ -278,7 +278,7 @@ async def test_the_watcher_writes_only_while_there_is_a_link(host, monkeypatch):
     link, file = host.state / "metrics.prom", host.state.parent / "csyncsync.prom"
     link.unlink()
     await host.start()
-    monkeypatch.setattr(host.code("watch.watcher"), "METRICS_INTERVAL", 0.1)
+    monkeypatch.setattr(host.code("watch.status"), "METRICS_INTERVAL", 0.1)
     await asyncio.sleep(1.5)
     assert not file.exists()
     link.symlink_to(file)
@@ -295,8 +295,8 @@ async def test_a_directory_that_cannot_be_written_to_is_told_once_and_watching_g
     (host.state / "metrics.prom").unlink()
     (host.state / "metrics.prom").symlink_to(host.state / "missing/csyncsync.prom")
     await host.start()
-    monkeypatch.setattr(host.code("watch.watcher"), "METRICS_INTERVAL", 0.1)
-    host.watcher.metrics_at = 0.0
+    monkeypatch.setattr(host.code("watch.status"), "METRICS_INTERVAL", 0.1)
+    host.watcher.metrics.due = 0.0
     await asyncio.sleep(3.5)
     told = [record.getMessage() for record in caplog.records if "csyncsync:metrics" in record.getMessage()]
     assert len(told) == 1

@@ -18,9 +18,7 @@ class Aside:
     def __init__(self, loop: asyncio.AbstractEventLoop | None, after: Callable[[], None]) -> None:
         self.loop, self.after = loop, after
 
-    def run(
-        self, work: Callable[[], None], done: Callable[[BaseException | None], None]
-    ) -> threading.Thread | None:
+    def run(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> threading.Thread | None:
         """Do the work aside, then call done(error) on the loop. Returns the thread; None: all is done."""
         loop = self.loop
         if loop is None:

@@ -233,6 +233,4 @@ class Debounce:
 def _is_early(change: Change) -> bool:
     """Tell whether a file was just changed, and surely not by csync2, in a group that was calm until then."""
     changes = change.group.changes
-    return (
-        change.own and not change.writing and not change.temporary and changes.changed_at < changes.early_until
-    )
+    return change.own and not change.writing and not change.temporary and changes.changed_at < changes.early_until

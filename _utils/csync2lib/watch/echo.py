@@ -98,7 +98,7 @@ class Filter:
         self.landed = {path: when for path, when in self.landed.items() if now - when < LANDING_WAIT}
 
     def is_receiving(self, quiet: float) -> bool:
-        """Tell whether a peer's csync2 is connected; looked up again before the next path can have been quiet so long."""
+        """Tell whether a peer's csync2 is connected; looked up again at least once in this time."""
         now = time.monotonic()
         if now - self.receiving_at > min(0.05, quiet / 2):
             self.receiving_at, self.receiving = now, connections.is_connected()

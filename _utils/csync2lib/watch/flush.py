@@ -46,20 +46,16 @@ class Flusher:
         self.options, self.aside, self.notifier = options, aside, notifier
         self.sequence = itertools.count()
 
-    def due(self, group: WatchedGroup) -> float | None:
-        """When there is something to do for a group (None: nothing)."""
-        if self._is_to_flush(group):
-            return self._flush_due(group)
-        return group.flushes.ask_at if self._is_to_ask(group) else None
+    def due(self, group: WatchedGroup) -> list[float]:
+        """When there is something to do for a group."""
+        due = [self._flush_due(group)] if self._is_to_flush(group) else []
+        return [*due, group.flushes.ask_at] if self._is_to_ask(group) else due
 
     def work(self, group: WatchedGroup) -> None:
         """Do what is due."""
-        due = self.due(group)
-        if due is None or due > time.monotonic():
-            return
-        if self._is_to_flush(group):
+        if self._is_to_flush(group) and self._flush_due(group) <= time.monotonic():
             self._flush(group)
-        else:
+        elif self._is_to_ask(group) and group.flushes.ask_at <= time.monotonic():
             self._ask_aside(group)
 
     def close(self, group: WatchedGroup) -> None:

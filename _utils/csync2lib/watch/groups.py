@@ -9,6 +9,7 @@ import os
 import re
 from typing import Any
 
+from csync2lib import storage
 from csync2lib.backups import GENERATIONS
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch.changes import Changes
@@ -109,6 +110,10 @@ class WatchedGroup:
             return False
         self.config_error = None
         return True
+
+    def is_pushing(self) -> bool:
+        """Tell whether a push holds the group's lock."""
+        return storage.is_locked(os.path.join(self.directory, "lock"))
 
     def lost_its_database(self) -> bool:
         """Tell whether csync2's database is not the one that it was a moment ago, or has shrunk: SQLite's do not."""

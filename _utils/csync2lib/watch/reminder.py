@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 from csync2lib import journal, waits
-from csync2lib.watch.verdict import is_pushing
 
 if TYPE_CHECKING:
     from csync2lib.watch.flush import Flusher
@@ -59,7 +58,7 @@ class Reminder:
             reminders.repeats = min(reminders.repeats + 1, MOST_REPEATS)
             self.flusher.fire(group, 0, full_rescan)
         late = _is_master_late(group, oldest, left)
-        if late and now >= reminders.push_at and not is_pushing(group.directory):
+        if late and now >= reminders.push_at and not group.is_pushing():
             reminders.push_at = now + random.uniform(*waits.ALONE_INTERVAL)
             self._push(group)
 

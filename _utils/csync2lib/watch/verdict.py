@@ -8,7 +8,6 @@ csync2 may still be about to record it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
@@ -49,21 +48,6 @@ OWN_WAIT = 3.0
 TEMPORARY_WAIT = 600.0
 #: Paths that are looked at in a directory that was deleted and made again: some milliseconds.
 LOOKED_AT = 1000
-
-
-def is_pushing(directory: str) -> bool:
-    """Tell whether a push holds the lock of a group, given the group's directory."""
-    try:
-        handle = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 class Judge:
@@ -131,7 +115,11 @@ class Judge:
         except OSError:
             return GO
         verdict = self._judge(change, status)
-        if verdict in (GO, GO_NAMED) and (self.receiving or self.died) and self._may_be_csync2s(change, status, verdict):
+        if (
+            verdict in (GO, GO_NAMED)
+            and (self.receiving or self.died)
+            and self._may_be_csync2s(change, status, verdict)
+        ):
             return WAIT
         return verdict
 
@@ -246,7 +234,7 @@ class Judge:
         """
         if change.path not in self.dirty:
             return DROP
-        if is_pushing(change.group.directory):
+        if change.group.is_pushing():
             return DROP if time.monotonic() - change.judged >= PUSH_ENDS else WAIT
         return DROP if os.path.exists(os.path.join(change.group.directory, "left")) else GO
 

@@ -1,13 +1,15 @@
 """
 The watcher: from what happens in the groups' directories to lines in their journals, and a push that is asked for.
 
-It rides on the minion's event loop, in small slices. The tree reads the kernel's events, and the listener notes each
-changed path (``tree``, ``listener``). A path that has been quiet for a moment is ready (``changes``). What csync2 itself
-has written is left out (``echo``, ``verdict``). The rest is written into the group's journal, and one event goes out
-(``flush``, ``notify``). Once a second the watcher looks at the groups' configs, roots, journals and what is left to push
-(``groups``, ``reminder``, ``status``).
+It rides on the minion's event loop, in small slices:
 
-The beacon starts it, and runs it from a copy of this package that Salt does not know.
+1. The tree reads the kernel's events, and the listener notes each changed path (``tree``, ``listener``).
+2. A path that has been quiet for a moment is ready (``changes``).
+3. What csync2 itself has written is left out (``echo``, ``verdict``).
+4. The rest is written into the group's journal, and one event goes out (``flush``, ``notify``).
+
+Once a second it looks at the groups' configs, roots, journals and what is left to push (``groups``, ``reminder``,
+``status``). The beacon starts it, and runs it from a copy of this package that Salt does not know.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from csync2lib import journal, storage, waits
+from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import groups, status, verdict
 from csync2lib.watch.aside import Aside
 from csync2lib.watch.changes import CALM_SHARE, Change, Debounce
@@ -204,7 +207,8 @@ class Watcher:
             return time.monotonic()
         due = [self.debounce.heap[0][0]] if self.debounce.heap else []
         due += self.tree.moves_end()
-        due += [when for group in self.groups.values() if (when := self.flusher.due(group)) is not None]
+        for group in self.groups.values():
+            due += self.flusher.due(group)
         return min(due) if due else None
 
     def _guarded(self, work: Callable[..., Any], *args: object) -> Any:
@@ -323,7 +327,7 @@ class Watcher:
         for gone in [path for path in group.roots if path not in include]:
             self.tree.remove_root(group, gone)
         if group.config.exclude != excluded:
-            group.excludes = groups.Excludes(group.config.exclude)
+            group.excludes = Excludes(group.config.exclude)
             self.tree.exclude_again(group)
             group.full_rescan = group.full_rescan or group.walked
         for path in include:
