@@ -6,7 +6,6 @@ Most of it is called by the runner.
 
 import contextlib
 import importlib.util
-import os
 import socket
 import time
 
@@ -15,7 +14,6 @@ from csync2lib import actions, certificate, storage
 from csync2lib import backups as backups_module
 from csync2lib import contents as contents_module
 from csync2lib import restore as restore_module
-from csync2lib.csync2.excludes import Excludes
 from csync2lib.errors import raised_as
 from csync2lib.group import Group, ThisHost
 from csync2lib.push import win as win_module
@@ -108,9 +106,7 @@ def contents(group, part=None, parts=1, slots=None, rate=RATE):
         salt '*' csyncsync.contents wwwdata
         salt '*' csyncsync.contents wwwdata part=0 rate=10000000
     """
-    config = _group(group).config
-    excludes = Excludes([os.fsencode(pattern) for pattern in config.exclude])
-    return contents_module.of_group(config, excludes, part, parts, slots, rate)
+    return contents_module.of_group(_group(group).config, part, parts, slots, rate)
 
 
 @raised_as(CommandExecutionError)

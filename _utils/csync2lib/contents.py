@@ -13,9 +13,10 @@ import stat
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from csync2lib import versions
+from csync2lib.csync2.excludes import Excludes
 from csync2lib.group import GroupConfig
 
 # --- Contents --------------------------------------------------------------------------------------------
@@ -56,12 +57,6 @@ def file_digests(paths: Iterable[bytes]) -> list[str]:
 COMPARED = ("type", "size", "mode", "owner", "sha256", "target")
 
 
-class Excludes(Protocol):
-    """What a group excludes, as the watcher knows it."""
-
-    def match(self, path: bytes, name: bytes) -> bool: ...
-
-
 class Pace:
     """So many bytes in a second, and no more: called with the bytes that were read, it waits until that is true."""
 
@@ -75,11 +70,11 @@ class Pace:
 
 
 def of_group(
-    config: GroupConfig, excludes: Excludes, part: int | None, parts: int, slots: Iterable[int] | None, rate: float
+    config: GroupConfig, part: int | None, parts: int, slots: Iterable[int] | None, rate: float
 ) -> dict[str, Any]:
     """What ``csyncsync.contents`` returns of a group; from now on this thread gives way to all others."""
     os.nice(19)
-    found, pace = walk(config.include, excludes), Pace(rate)
+    found, pace = walk(config.include, Excludes(map(os.fsencode, config.exclude))), Pace(rate)
     if slots is not None:
         return entries(found, slots, pace)
     return count(found) if part is None else digests(found, part, parts, pace)
