@@ -8,9 +8,9 @@ which ``verdict`` compares.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from csync2lib.csync2 import connections, temporary
+from csync2lib.watch.changes import Change
 from csync2lib.watch.inotify import (
     IN_ATTRIB,
     IN_CLOSE_WRITE,
@@ -20,9 +20,6 @@ from csync2lib.watch.inotify import (
     IN_MOVED_FROM,
     IN_MOVED_TO,
 )
-
-if TYPE_CHECKING:
-    from csync2lib.watch.changes import Change
 
 #: Seconds between csync2's rename of a file and its last write to it.
 LANDING_WAIT = 2.0

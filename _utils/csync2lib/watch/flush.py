@@ -5,17 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import threading
 import time
-from typing import TYPE_CHECKING
 
 from csync2lib import journal
-
-if TYPE_CHECKING:
-    from csync2lib.watch.aside import Aside
-    from csync2lib.watch.groups import WatchedGroup
-    from csync2lib.watch.notify import Notifier
-    from csync2lib.watch.options import Options
+from csync2lib.watch.aside import Aside
+from csync2lib.watch.groups import WatchedGroup
+from csync2lib.watch.notify import Notifier
+from csync2lib.watch.options import Options
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +19,6 @@ log = logging.getLogger(__name__)
 ASK_AGAIN = 0.2
 #: Seconds until a journal that could not be written is written again.
 FLUSH_AGAIN = 1.0
-
-
-class Flushes:
-    """When a group's journal was written, and what a push was asked for."""
-
-    def __init__(self) -> None:
-        #: the thread that writes or asks now
-        self.running: threading.Thread | None = None
-        self.last = self.last_rescan = self.last_fired = 0.0
-        #: paths in the journal that no event has told, the oldest journal file when the last one went out, and when to
-        #: look again whether it has been taken
-        self.unasked = 0
-        self.asked: str | None = None
-        self.ask_at = 0.0
 
 
 class Flusher:

@@ -6,17 +6,16 @@ import dataclasses
 import json
 import logging
 import os
+import random
 import re
+import threading
 from typing import Any
 
-from csync2lib import storage
+from csync2lib import storage, waits
 from csync2lib.backups import GENERATIONS
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch.changes import Changes
-from csync2lib.watch.flush import Flushes
 from csync2lib.watch.inotify import Node, Root
-from csync2lib.watch.reminder import Reminders
-from csync2lib.watch.status import Shown
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +57,38 @@ class WatchedConfig:
 
 #: What WatchedConfig.read() raises.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+class Flushes:
+    """When a group's journal was written, and what a push was asked for."""
+
+    def __init__(self) -> None:
+        #: the thread that writes or asks now
+        self.running: threading.Thread | None = None
+        self.last = self.last_rescan = self.last_fired = 0.0
+        #: paths in the journal that no event has told, the oldest journal file when the last one went out, and when to
+        #: look again whether it has been taken
+        self.unasked = 0
+        self.asked: str | None = None
+        self.ask_at = 0.0
+
+
+class Reminders:
+    """How often the event of a group was repeated, and when it may push without the master."""
+
+    def __init__(self) -> None:
+        self.repeats = 0
+        self.push_at = 0.0
+        #: spread, so that hosts that lost their master together do not push together
+        self.patience = waits.ALONE_AFTER + random.uniform(0, waits.ALONE_SPREAD)
+
+
+class Shown:
+    """What watch.json of a group says, when it was written, and when the last sign was left."""
+
+    def __init__(self) -> None:
+        self.status: dict[str, Any] | None = None
+        self.status_at = self.watched_at = 0.0
 
 
 class WatchedGroup:

@@ -11,10 +11,7 @@ import fcntl
 import os
 import struct
 import termios
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from csync2lib.watch.groups import WatchedGroup
+from typing import Any, NamedTuple
 
 #: The descriptor's number is at least this.
 HIGH_DESCRIPTOR = 400
@@ -94,20 +91,20 @@ class Root(Node):
 
     __slots__ = ("group", "identity", "only", "path")
 
-    def __init__(self, group: WatchedGroup, path: bytes, only: bytes | None, identity: tuple[int, int]) -> None:
+    def __init__(self, group: Any, path: bytes, only: bytes | None, identity: tuple[int, int]) -> None:
         super().__init__(os.path.dirname(path) if only else path, None)
-        #: None when it was let go of
-        self.group: WatchedGroup | None = group
+        #: the WatchedGroup; None when it was let go of
+        self.group = group
         self.path = path
         self.only = only
         self.identity = identity
 
 
 class Place(NamedTuple):
-    """Where a directory is."""
+    """Where a directory is: in which include of which WatchedGroup, and its path."""
 
     root: Root
-    group: WatchedGroup
+    group: Any
     path: bytes
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from csync2lib.backups import make_room, make_way
 from csync2lib.watch import inotify
-
-if TYPE_CHECKING:
-    from csync2lib.watch.changes import Debounce
-    from csync2lib.watch.echo import Filter
-    from csync2lib.watch.groups import WatchedGroup
-    from csync2lib.watch.inotify import Place
+from csync2lib.watch.debounce import Debounce
+from csync2lib.watch.echo import Filter
+from csync2lib.watch.groups import WatchedGroup
+from csync2lib.watch.inotify import Place
 
 
 class Listener:

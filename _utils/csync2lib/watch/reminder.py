@@ -8,29 +8,16 @@ import random
 import shutil
 import subprocess
 import time
-from typing import TYPE_CHECKING
 
 from csync2lib import journal, waits
-
-if TYPE_CHECKING:
-    from csync2lib.watch.flush import Flusher
-    from csync2lib.watch.groups import WatchedGroup
-    from csync2lib.watch.options import Options
+from csync2lib.watch.flush import Flusher
+from csync2lib.watch.groups import WatchedGroup
+from csync2lib.watch.options import Options
 
 log = logging.getLogger(__name__)
 
 #: How often the time between two events of a group doubles.
 MOST_REPEATS = 10
-
-
-class Reminders:
-    """How often the event of a group was repeated, and when it may push without the master."""
-
-    def __init__(self) -> None:
-        self.repeats = 0
-        self.push_at = 0.0
-        #: spread, so that hosts that lost their master together do not push together
-        self.patience = waits.ALONE_AFTER + random.uniform(0, waits.ALONE_SPREAD)
 
 
 class Reminder:

@@ -6,17 +6,14 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
 
 from csync2lib import journal, storage
 from csync2lib.certificate import end
 from csync2lib.report import metrics
 from csync2lib.report import status as host_status
+from csync2lib.watch.aside import Aside
+from csync2lib.watch.groups import WatchedGroup
 from csync2lib.watch.inotify import Watches, watch_limit
-
-if TYPE_CHECKING:
-    from csync2lib.watch.aside import Aside
-    from csync2lib.watch.groups import WatchedGroup
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +24,6 @@ METRICS = "metrics.prom"
 #: Seconds between two writings of the metrics, and the share of the time that they may take: to count what is to be
 #: sent takes a while if that is much.
 METRICS_INTERVAL, METRICS_SHARE = 15.0, 0.02
-
-
-class Shown:
-    """What watch.json of a group says, when it was written, and when the last sign was left."""
-
-    def __init__(self) -> None:
-        self.status: dict[str, Any] | None = None
-        self.status_at = self.watched_at = 0.0
 
 
 def write_status(group: WatchedGroup, watches: Watches, force: bool = False) -> None:

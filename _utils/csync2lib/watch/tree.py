@@ -7,16 +7,13 @@ import logging
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
 
 from csync2lib import waits
 from csync2lib.watch import inotify
+from csync2lib.watch.groups import WatchedGroup
+from csync2lib.watch.inotify import Node, Place
+from csync2lib.watch.listener import Listener
 from csync2lib.watch.walk import FIRST, MOVED, NEW, Walks
-
-if TYPE_CHECKING:
-    from csync2lib.watch.groups import WatchedGroup
-    from csync2lib.watch.inotify import Node, Place
-    from csync2lib.watch.listener import Listener
 
 log = logging.getLogger(__name__)
 

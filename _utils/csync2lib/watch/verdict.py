@@ -13,16 +13,13 @@ import os
 import sqlite3
 import stat
 import time
-from typing import TYPE_CHECKING
 
 from csync2lib import journal, waits
 from csync2lib.csync2 import kept, temporary
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import check_text, is_older
-
-if TYPE_CHECKING:
-    from csync2lib.watch.changes import Change
-    from csync2lib.watch.groups import WatchedGroup
+from csync2lib.watch.changes import Change
+from csync2lib.watch.groups import WatchedGroup
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +165,7 @@ class Judge:
             return GO if record is not None or below else self._drop(change)
         text = check_text(change.path, status)
         if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            change.group.linked = change.group.linked or change.written or text != record
+            self.group.linked = self.group.linked or change.written or text != record
         if change.came:
             change.came = database.has_below(change.path)
         if record is None or text != record:
@@ -234,9 +231,9 @@ class Judge:
         """
         if change.path not in self.dirty:
             return DROP
-        if change.group.is_pushing():
+        if self.group.is_pushing():
             return DROP if time.monotonic() - change.judged >= PUSH_ENDS else WAIT
-        return DROP if os.path.exists(os.path.join(change.group.directory, "left")) else GO
+        return DROP if os.path.exists(os.path.join(self.group.directory, "left")) else GO
 
     def _may_be_csync2s(self, change: Change, status: os.stat_result | None, verdict: str) -> bool:
         """

@@ -8,15 +8,13 @@ import logging
 import os
 import time
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from csync2lib import waits
 from csync2lib.watch import inotify
-
-if TYPE_CHECKING:
-    from csync2lib.watch.groups import WatchedGroup
-    from csync2lib.watch.inotify import Node, Place
-    from csync2lib.watch.listener import Listener
+from csync2lib.watch.groups import WatchedGroup
+from csync2lib.watch.inotify import Node, Place
+from csync2lib.watch.listener import Listener
 
 log = logging.getLogger(__name__)
 

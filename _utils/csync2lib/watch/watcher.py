@@ -4,7 +4,7 @@ The watcher: from what happens in the groups' directories to lines in their jour
 It rides on the minion's event loop, in small slices:
 
 1. The tree reads the kernel's events, and the listener notes each changed path (``tree``, ``listener``).
-2. A path that has been quiet for a moment is ready (``changes``).
+2. A path that has been quiet for a moment is ready (``changes``, ``debounce``).
 3. What csync2 itself has written is left out (``echo``, ``verdict``).
 4. The rest is written into the group's journal, and one event goes out (``flush``, ``notify``).
 
@@ -27,7 +27,8 @@ from csync2lib import journal, storage, waits
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import groups, status, verdict
 from csync2lib.watch.aside import Aside
-from csync2lib.watch.changes import CALM_SHARE, Change, Debounce
+from csync2lib.watch.changes import Change
+from csync2lib.watch.debounce import CALM_SHARE, Debounce
 from csync2lib.watch.echo import Filter
 from csync2lib.watch.flush import Flusher
 from csync2lib.watch.groups import WatchedGroup
@@ -249,10 +250,9 @@ class Watcher:
                 if not ready or (number % 16 == 15 and time.monotonic() >= deadline):
                     break
                 change = ready.popleft()
-                self._carry_out(change, judge.verdict(change))
+                self._carry_out(group, change, judge.verdict(change))
 
-    def _carry_out(self, change: Change, what: str) -> None:
-        group = change.group
+    def _carry_out(self, group: WatchedGroup, change: Change, what: str) -> None:
         if what == verdict.WAIT:
             self.debounce.put_back(change)
         elif what == verdict.DROP:
