@@ -82,7 +82,7 @@ async def test_the_first_change_after_a_calm_goes_out_early(host):
     host.options.append({"settle": 1.0})
     host.config()
     await host.start()
-    host.code("watch.debounce").CALM = 10.0
+    host.code("watch.changes").CALM = 10.0
     await asyncio.sleep(1.1)  # the event of the start was the last one
 
     async def changed(name, times=1):

@@ -14,6 +14,7 @@ import types
 import pytest
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import inotify
+from csync2lib.watch.changes import Changes
 from csync2lib.watch.tree import Tree
 from watching import on_loop
 
@@ -233,7 +234,7 @@ def tree(tmp_path):
     top = tmp_path / "tree"
     top.mkdir()
     group = types.SimpleNamespace(
-        name="g", roots={}, excludes=Excludes([]), walking=0, unwatched=set(), full_rescan=False
+        name="g", roots={}, excludes=Excludes([]), walking=0, unwatched=set(), changes=Changes()
     )
     watches = inotify.Watches()
     watches.open()

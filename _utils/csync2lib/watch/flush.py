@@ -61,7 +61,7 @@ class Flusher:
     # --- The journal
 
     def _is_to_flush(self, group: WatchedGroup) -> bool:
-        return bool(group.changes.out or group.full_rescan) and group.flushes.running is None and not group.gone
+        return bool(group.changes.out or group.changes.full_rescan) and group.flushes.running is None and not group.gone
 
     def _flush_due(self, group: WatchedGroup) -> float:
         """When a group may be flushed: once in the option settle, a full rescan alone once per max_delay."""
@@ -76,8 +76,8 @@ class Flusher:
         changes = group.changes
         heard = time.time_ns() - int((time.monotonic() - changes.heard) * 10**9)
         out, changes.out, changes.heard = changes.out, [], 0.0
-        lines, full_rescan = journal.lines(out), group.full_rescan
-        group.full_rescan = False
+        lines, full_rescan = journal.lines(out), group.changes.full_rescan
+        group.changes.full_rescan = False
         if len(lines) > self.options.max_paths:
             lines, full_rescan = [], True
         return lines, full_rescan, heard
@@ -100,7 +100,7 @@ class Flusher:
             flushes.running = None
             if err is not None and not group.gone:
                 log.error("csyncsync: cannot write the journal of group %s: %s", group.name, err)
-                group.full_rescan = True
+                group.changes.full_rescan = True
                 flushes.last = flushes.last_rescan = time.monotonic() + FLUSH_AGAIN
 
         flushes.running = self.aside.run(work, done)

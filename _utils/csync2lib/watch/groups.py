@@ -121,8 +121,6 @@ class WatchedGroup:
         self.error: str | None = None
         self.error_told = False
 
-        #: whether the next push is to check the whole group
-        self.full_rescan = False
         #: a file with several names was changed through one of them
         self.linked = False
         self.changes = Changes()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from csync2lib.backups import make_room, make_way
 from csync2lib.watch import inotify
-from csync2lib.watch.debounce import Debounce
+from csync2lib.watch.changes import Debounce
 from csync2lib.watch.echo import Filter
 from csync2lib.watch.groups import WatchedGroup
 from csync2lib.watch.inotify import Place
@@ -23,7 +23,6 @@ class Listener:
 
     def __init__(self, debounce: Debounce, echo: Filter, walked: Callable[[WatchedGroup], None]) -> None:
         self.debounce, self.echo, self.walked = debounce, echo, walked
-        self.covers = debounce.covers
 
     def file_event(self, place: Place, mask: int, cookie: int, name: bytes, now: float, since: float) -> None:
         """Something happened to a file (or link, socket …) in a watched directory, which is new since then."""
@@ -35,7 +34,7 @@ class Listener:
         if path not in group.changes.pending and group.excludes.match(path, name):
             return
         # Also what came and went at once is judged: a check of the directory may have seen, and sent, it in between.
-        change = self.debounce.note(group, path, now)
+        change = self.debounce.note(group.changes, path, now)
         change.told = True
         self.echo.see(change, mask, renamed, now, since)
         if group.config.backups and (renamed or mask & inotify.IN_DELETE):
@@ -45,7 +44,7 @@ class Listener:
 
     def directory_event(self, group: WatchedGroup, path: bytes, mask: int, now: float) -> None:
         """Something happened to a directory."""
-        change = self.debounce.note(group, path, now)
+        change = self.debounce.note(group.changes, path, now)
         change.told = True
         if not mask & inotify.IN_ATTRIB:
             change.tree = True
@@ -57,6 +56,10 @@ class Listener:
 
     def found(self, group: WatchedGroup, path: bytes, tree: bool = False, compare: bool = False) -> None:
         """A walk came to a path that may have changed before anybody could hear of it."""
-        change = self.debounce.note(group, path, time.monotonic())
+        change = self.debounce.note(group.changes, path, time.monotonic())
         change.tree = change.tree or tree
         change.compare = change.compare or compare
+
+    def covers(self, group: WatchedGroup, path: bytes) -> bool:
+        """Tell whether a change that stands for this directory and everything below it is still waiting."""
+        return group.changes.covers(path)

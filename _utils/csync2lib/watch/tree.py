@@ -27,7 +27,7 @@ class Tree:
 
     groups
         The watcher's groups by name. Of each, the tree reads ``excludes`` and keeps ``roots`` and what stands beside
-        them; ``full_rescan`` is set when events were lost.
+        them; ``changes.full_rescan`` is set when events were lost.
     listener
         Hears of what happens: ``file_event()`` and ``directory_event()`` of what the kernel tells, ``found()`` of what
         a walk came to, ``walked()`` of the end of a group's great walk. ``covers()`` is asked whether what is below a
@@ -50,7 +50,8 @@ class Tree:
             self.remove_root(group, path)
         group.roots[path] = None
         if identity is None:
-            group.full_rescan = group.full_rescan or root is not None  # a push finds, and tells, that it has to be held
+            # A push finds, and tells, that it has to be held.
+            group.changes.full_rescan = group.changes.full_rescan or root is not None
             return
         root = group.roots[path] = inotify.Root(group, path, only, identity)
         root.excluded = group.excludes.match(path, os.path.basename(path))

@@ -91,7 +91,7 @@ class Walks:
     def again(self) -> None:
         """Events were lost: look at every directory again."""
         for group in self.groups.values():
-            group.full_rescan = True
+            group.changes.full_rescan = True
             for root in group.roots.values():
                 if root is not None:
                     self.push(root, AGAIN, group)

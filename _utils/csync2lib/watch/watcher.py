@@ -4,7 +4,7 @@ The watcher: from what happens in the groups' directories to lines in their jour
 It rides on the minion's event loop, in small slices:
 
 1. The tree reads the kernel's events, and the listener notes each changed path (``tree``, ``listener``).
-2. A path that has been quiet for a moment is ready (``changes``, ``debounce``).
+2. A path that has been quiet for a moment is ready (``changes``).
 3. What csync2 itself has written is left out (``echo``, ``verdict``).
 4. The rest is written into the group's journal, and one event goes out (``flush``, ``notify``).
 
@@ -27,8 +27,7 @@ from csync2lib import journal, storage, waits
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import groups, status, verdict
 from csync2lib.watch.aside import Aside
-from csync2lib.watch.changes import Change
-from csync2lib.watch.debounce import CALM_SHARE, Debounce
+from csync2lib.watch.changes import CALM_SHARE, Change, Debounce
 from csync2lib.watch.echo import Filter
 from csync2lib.watch.flush import Flusher
 from csync2lib.watch.groups import WatchedGroup
@@ -221,7 +220,7 @@ class Watcher:
         except Exception:  # pylint: disable=broad-except
             log.exception("csyncsync: the watcher failed at something; the groups will be checked as a whole")
             for group in self.groups.values():
-                group.full_rescan = True
+                group.changes.full_rescan = True
             return None
 
     # --- A slice of work
@@ -283,10 +282,10 @@ class Watcher:
                     self.tree.walks.watch_unwatched(group)
             if group.lost_its_database():
                 log.error("csyncsync: csync2's database of group %s was deleted or replaced", group.name)
-                group.full_rescan = True
+                group.changes.full_rescan = True
             group.changes.forget_old(now - 3 * self.options.max_delay)
             if group.linked and now - group.flushes.last_rescan >= waits.LINKED_INTERVAL:
-                group.linked, group.full_rescan = False, True
+                group.linked, group.changes.full_rescan = False, True
             self.reminder.remind(group, now)
             status.write_status(group, self.watches)
             status.note_watched(group, now)
@@ -329,7 +328,7 @@ class Watcher:
         if group.config.exclude != excluded:
             group.excludes = Excludes(group.config.exclude)
             self.tree.exclude_again(group)
-            group.full_rescan = group.full_rescan or group.walked
+            group.changes.full_rescan = group.changes.full_rescan or group.walked
         for path in include:
             self.tree.check_root(group, path)
         if not group.walking and not group.walked:
@@ -350,7 +349,7 @@ class Watcher:
             return
         if not group.walked:
             status.note_unwatched(group)
-        group.full_rescan = True
+        group.changes.full_rescan = True
         group.walked = True
         group.walks += 1
         self._tell_unwatched(group)
