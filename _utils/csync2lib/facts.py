@@ -37,7 +37,7 @@ class Facts:
 
     def __init__(self, host: ThisHost, pillar: Mapping[str, Any], salt: Functions, master: str = "") -> None:
         self.host, self.salt, self.master = host, salt, master
-        self.pillar: Any = pillar.get("csyncsync") or {}
+        self.pillar: Any = {} if (found := pillar.get("csyncsync")) is None else found
 
     @functools.cached_property
     def _checked(self) -> dict[str, Any]:

@@ -150,7 +150,14 @@ def test_without_facts_the_pillar_alone_is_judged(minion):
     assert minion.facts().groups(facts=False) == {"groups": {}, "errors": {}}
 
 
-def test_a_pillar_that_is_no_mapping_is_refused(minion):
-    minion.pillar = ["groups"]
-    with pytest.raises(CsyncsyncError, match="is not a mapping"):
-        minion.facts().groups()
+@pytest.mark.parametrize("pillar", [["groups"], [], "", False])
+def test_a_pillar_that_is_no_mapping_is_refused(minion, pillar):
+    minion.pillar = pillar
+    for ask in (minion.facts().groups, minion.facts().listen, minion.facts().member):
+        with pytest.raises(CsyncsyncError, match="is not a mapping"):
+            ask()
+
+
+def test_a_pillar_that_says_nothing_of_groups_has_none(minion):
+    minion.pillar = None
+    assert minion.facts().groups() == {"groups": {}, "errors": {}}
