@@ -243,19 +243,18 @@ def _load_code() -> dict[str, Any]:
     """
     Import a copy of the package that nobody else gets, and return its modules: ``{name: module}``.
 
-    What others have imported under these names may be older, and stays theirs.
+    What others have imported under these names may be older, and stays theirs. The folder does not come onto Python's
+    path: what else is there may be named as a module of the standard library.
     """
-    folder = _folder()
-    if not os.path.isdir(os.path.join(folder, PACKAGE)):  # else Python may find another one
-        raise ModuleNotFoundError(f"there is no {folder}/{PACKAGE}")
+    package = types.ModuleType(PACKAGE)
+    package.__path__ = [os.path.join(_folder(), PACKAGE)]
     before = {name: sys.modules.pop(name) for name in [*sys.modules] if _is_code(name)}
-    sys.path.insert(0, folder)
+    sys.modules[PACKAGE] = package
     try:
         importlib.invalidate_caches()
         importlib.import_module(WATCHER)
         return {name: module for name, module in sys.modules.items() if _is_code(name)}
     finally:
-        sys.path.remove(folder)
         for name in [name for name in sys.modules if _is_code(name)]:
             del sys.modules[name]
         sys.modules.update(before)

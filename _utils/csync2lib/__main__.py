@@ -1,19 +1,18 @@
 """
 Run a module of this package as a program, by Python alone: ``python -I …/csync2lib/__main__.py actions DIRECTORY``.
 
-systemd's units call it: Salt takes a second to begin. With -I no directory but the standard library's is on the path.
+systemd's units call it: Salt takes a second to begin. The directory that the package is in does not come onto Python's
+path: what else is there may be named as a module of the standard library.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from csync2lib import actions
-
-PROGRAMS = {"actions": actions.main}
+import types
 
 if __name__ == "__main__":
-    PROGRAMS[sys.argv[1]](sys.argv[2:])
+    package = sys.modules["csync2lib"] = types.ModuleType("csync2lib")
+    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    importlib.import_module(f"csync2lib.{sys.argv[1]}").main(sys.argv[2:])

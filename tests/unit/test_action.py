@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import time
 
 import pytest
@@ -68,6 +70,18 @@ def test_output_code_and_time_of_the_last_run_are_kept(tmp_path):
     assert began <= result["time"] <= time.time()
     assert 0 <= result["seconds"] < 5
     assert group.left() == []
+
+
+def test_the_program_runs_beside_utils_that_are_named_as_modules_of_python(tmp_path, monkeypatch):
+    group, utils = Group(tmp_path / "g", {"exec": "echo here"}), tmp_path / "utils"
+    package = os.path.dirname(actions_module.__file__)
+    shutil.copytree(package, utils / "csync2lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("json", "logging", "signal"):
+        (utils / f"{name}.py").write_text("raise RuntimeError('of a user')")
+    monkeypatch.setattr(actions_module, "__file__", str(utils / "csync2lib/actions.py"))
+    group.arrive()
+    subprocess.run([*actions_module.command_line(), str(group.directory)], check=True)
+    assert [result["exit"] for result in group.results()] == [0]
 
 
 def test_a_logfile_is_appended_to(tmp_path, log):

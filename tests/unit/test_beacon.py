@@ -534,6 +534,16 @@ def test_a_util_that_is_missing_or_broken_is_told_once_and_heals(host, caplog, n
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_a_util_may_be_named_as_a_module_of_python(host, monkeypatch):
+    host.load_as_synced()
+    host.sync_utils()
+    host.config()
+    (host.utils / "heapq.py").write_text("raise RuntimeError('of a user')")
+    monkeypatch.delitem(sys.modules, "heapq")
+    host.beacon()
+    assert not host.watcher.closed
+
+
 def test_no_util_at_all(host, caplog):
     host.load_as_synced()
     host.config()
