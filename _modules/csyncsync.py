@@ -60,8 +60,8 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
     paused
         What is paused, as the master has it (see ``csyncsync.paused``). The runner gives it.
     anew
-        Have this host join the group anew, because the others have kept nothing for it while it was no member. The
-        runner gives it.
+        Have this host join the group anew, because while it was no member the others kept nothing for it. The runner
+        gives it.
 
     Returns ``{"group", "state", "checked": paths, "left": {address: entries}, "refused": {minion id: [path, …]},
     "seconds", "comment"}``. The event ``csyncsync/GROUP/pushed`` says the same; the first push that is held, or fails,
@@ -89,7 +89,7 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
     if test:
         return preview(found)
     asked = push_module.Asked(full, release, anew, paused, kwargs.get("__pub_jid"))
-    # A job that holds a lock is ended when it hangs; not one that is a thread of the minion.
+    # The watchdog ends this process when the push makes no progress; not if it is the minion's, and the job a thread.
     hangs_after = waits.HANGS if __opts__.get("multiprocessing", True) else 0
     return push_module.push(found, asked, push_module.Surroundings(_tell, record, hangs_after)).as_dict()
 
@@ -103,9 +103,9 @@ def _tell(tag, data):
 @raised_as(CommandExecutionError)
 def wait(group):
     """
-    Take in that the master knows of this host's wish to push, and that another host pushes. The runner calls it.
+    Note that the master has queued this host, because another one pushes. The runner calls it.
 
-    The beacon starts a push by itself only if nobody has heard of it.
+    A host that is not told so in time pushes by itself.
 
     CLI Example:
 
@@ -119,7 +119,7 @@ def wait(group):
 
 def watch():
     """
-    Run the beacon until the minion does, as a minion that has found no master since it started does not.
+    Run the beacon until the minion does: a minion that has found no master since it started runs none.
 
     ``csyncsync-watch.service`` calls this while nobody has the beacon's lock. The beacon's options are those of the
     minion's config. Returns True; at once if the beacon runs already.
@@ -151,7 +151,7 @@ def paused(group, pauses=None):
     What of a group is paused: it sends and gets nothing, and all changes are kept.
 
     pauses
-        Take this in, as the master has it; the runner's ``pause`` and ``resume`` call it.
+        Note these, the master's; the runner's ``pause`` and ``resume`` call it.
 
     Returns ``{minion id, or "*" for the whole group: {"until": seconds since the epoch or None, "comment": text}}``.
 

@@ -40,7 +40,7 @@ def _facts():
 
 
 def _watchdog():
-    """Ends this job, which holds a lock, when it hangs; not one that is a thread of the minion."""
+    """The watchdog for this job, which holds a lock; it ends no job that is a thread of the minion."""
     return watchdog.ended_after(waits.HANGS if __opts__.get("multiprocessing", True) else 0)
 
 

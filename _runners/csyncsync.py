@@ -4,11 +4,11 @@ Decide, on the master, who pushes when.
 In each group one host pushes at a time: csync2's hosts hinder each other when they push at once. The group's *lease*,
 a file below the master's cache directory, names the host that pushes now and those that wait. The reactor calls
 ``sync`` when a host has something to push, ``pushed`` when it is done, ``apply`` when facts changed; none of them
-waits for a minion, so the reactor's few threads stay free. ``join`` waits, and runs as a process of its own. What is
-called from the command line has the lease too, while it must not be disturbed.
+waits for a minion, so the reactor's few threads stay free. ``join`` waits, and runs as a process of its own. A command
+that must not be disturbed by a push has the lease, too.
 
-What events say is a hint: whoever is in a group is what the master's pillar and its accepted keys say. What only an
-administrator calls is in csyncsync_admin.py, under the same name.
+Events are only hints: the master's pillar and its accepted keys say who is in a group. What only an administrator calls
+is in csyncsync_admin.py, under the same name.
 """
 
 from csync2lib.master import facts, joins, lease, outcome, pushes
@@ -58,7 +58,7 @@ def sync(group=None, host=None, test=False):
 
 def pushed(group, host, jid=None, state=None, refused=None):
     """
-    Take in that a host has ended its push, and call the next. The reactor calls it.
+    Note that a host has ended its push, and call the next one. The reactor calls it.
 
     refused
         ``{minion id: [path, …]}``: what other hosts did not take. A file that two hosts refuse from each other is a
@@ -82,8 +82,8 @@ def join(group, host, jid=None):
     when the group was made keeps its files: what differs becomes a conflict. Any other receives what the group has, and
     pushes only after that.
 
-    Returns what was done, in words. It waits until nobody else of the group pushes; without its turn any more (of a job
-    id) it does nothing, because the host asks again.
+    Without a job id it waits until no other host of the group pushes. With one it goes on under the lease of that job,
+    and does nothing if that has ended, because the host asks again. Returns what was done, in words.
 
     CLI Example:
 

@@ -1,8 +1,8 @@
 """
-One group on this host: what is written down of it, where it is, and who may work on it now.
+One group on this host: its config, its paths, csync2's database of it, and the lock that only one holder has.
 
-Everything that works on a group is given this object. (What a push makes anew in each job are NamedTuples: a dataclass
-takes twice the time to be made.)
+Whatever works on a group is given a ``Group``. (The records that a push needs are NamedTuples, because each job defines
+them anew, and that takes twice as long for a dataclass.)
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from csync2lib.csync2.names import database_path, is_group_name
 from csync2lib.errors import CsyncsyncError
 from csync2lib.guard import Guard
 
-#: Seconds that csync2 may take to make the tables of a new database, or to give the database free.
+#: Seconds to wait until csync2 has made the tables of a new database, and until it releases its lock on the database.
 TABLES_WITHIN, DATABASE_WAIT = 3.0, 20.0
 #: Seconds that an administrator's command waits for a push that is under way.
 LOCK_WAIT = 60.0
-#: Paths that an answer names at most: it goes over the minion's bus.
+#: An answer names at most so many paths, because it goes over the minion's bus.
 MOST_TOLD = 5000
 
 
@@ -67,18 +67,18 @@ class ThisHost(NamedTuple):
 
 class GroupConfig(NamedTuple):
     """
-    What ``group_present`` wrote down last (``config.json``): what beacon and push go by, pillar or not.
+    What ``group_present`` last wrote into ``config.json``. Beacon and push read this alone, so they need no pillar.
 
     hosts
         ``{minion id: {"name", "address", "certificate"}}``
     unpublished
-        Minion ids of members without facts in the mine, whose last known line is kept.
+        Minion ids of members that have no facts in the mine now; ``hosts`` keeps what was last known of them.
     name, address, address_wanted
         This host's name and address in the group, and what the pillar asks for as an address.
     hold
         ``{"number", "share"}``: a push that deletes more is held.
     rules
-        What csync2's config was made of: what ``template.context()`` returned.
+        What ``template.context()`` returned: csync2's config is rendered from it.
     """
 
     group: str
@@ -97,7 +97,7 @@ class GroupConfig(NamedTuple):
 
     @classmethod
     def from_dict(cls, said: dict[str, Any]) -> GroupConfig:
-        """Given what the file says; an older version may have written it. Raises CsyncsyncError."""
+        """Given the file's content, which an older version may have written. Raises CsyncsyncError."""
         try:
             return cls(**{name: said[name] for name in cls._fields if said.get(name) is not None})
         except TypeError as err:
@@ -127,7 +127,7 @@ class GroupConfig(NamedTuple):
         return os.fsencode(path) if path else None
 
     def in_includes(self, names: Iterable[str]) -> dict[str, bytes]:
-        """``{name: path}`` of percent-encoded names, all of which stand in the includes. Raises CsyncsyncError."""
+        """``{name: path}`` of percent-encoded names. Raises CsyncsyncError if one of them is in no include."""
         found = {name: urllib.parse.unquote_to_bytes(name) for name in names}
         for name, path in found.items():
             inside = any(path == root or path.startswith(root + b"/") for root in self.roots)
@@ -154,30 +154,30 @@ class Group:
         self.database = database_path(host.databases, host.name, name)
         self.guard = Guard(name, self.directory, self.database)
 
-    # ---- What is written down
+    # ---- What its directory says
 
     def path(self, *names: str) -> str:
-        """A path in the directory of what csyncsync keeps of the group."""
+        """A path in the group's directory, ``/var/lib/csyncsync/GROUP``."""
         return os.path.join(self.directory, *names)
 
     def forget(self, *names: str) -> None:
-        """Remove some files of that directory, which may be missing."""
+        """Remove files from that directory; they may be missing."""
         for name in names:
             storage.remove(self.path(name))
 
     def said(self) -> dict[str, Any]:
-        """What ``config.json`` says, whichever version wrote it; {} if the group is not installed here."""
+        """The content of ``config.json``, of whatever version; {} if the group is not installed here."""
         found = storage.read_json(self.path("config.json"), {}) if is_group_name(self.name) else {}
         return cast("dict[str, Any]", found)
 
     def find_config(self) -> GroupConfig | None:
-        """What was written down of it, None if it is not installed here."""
+        """The group's config, None if the group is not installed here."""
         said = self.said()
         return GroupConfig.from_dict(said) if said else None
 
     @property
     def config(self) -> GroupConfig:
-        """The same. Raises CsyncsyncError if it is not installed here."""
+        """The group's config. Raises CsyncsyncError if the group is not installed here."""
         found = self.find_config()
         if found is None:
             there = ", ".join(self.host.installed()) or "none"
@@ -205,8 +205,8 @@ class Group:
     @contextlib.contextmanager
     def copied_database(self) -> Iterator[tuple[str, str]]:
         """
-        Yields (a directory for csync2 -D, the path of a copy of the database there). What a crash leaves of it, the
-        watcher removes.
+        Yields (a directory for csync2 -D, the path of a copy of the database in it). The watcher removes what a crash
+        leaves of it.
         """
         with tempfile.TemporaryDirectory(f".tmp{os.getpid()}", "copy-", self.directory) as directory:
             path = os.path.join(directory, os.path.basename(self.database))
@@ -216,9 +216,9 @@ class Group:
 
     def state(self) -> int:
         """
-        How far this host is: Database.NEW, RECORDED, ESTABLISHED. A database that is missing is made.
+        How far this host has joined: Database.NEW, RECORDED, ESTABLISHED. A missing database is made.
 
-        A new or replaced one gets its pins: without them csync2 would trust whoever comes first.
+        A new or replaced one gets its pinned certificates: without them csync2 would trust whoever comes first.
         """
         if not os.path.exists(self.database):
             self.pin(self.config)
@@ -229,12 +229,12 @@ class Group:
         return Database.NEW
 
     def left(self, config: GroupConfig) -> dict[str, int]:
-        """``{address: entries}`` that the other hosts are still to get; hosts that left the group get nothing."""
+        """``{address: number of dirty entries}`` of the other hosts; hosts that are no longer members do not count."""
         with self.open_database() as database:
             return {peer: number for peer, number in database.dirty_peers().items() if peer in config.minions}
 
     def dirty(self, most: int = MOST_TOLD) -> dict[str, list[str]]:
-        """``{percent-encoded path: [minion id, …]}`` of what others are still to get, at most so many paths."""
+        """``{percent-encoded path: [minion id, …]}``: which hosts are still to get a path; at most so many paths."""
         minions = self.config.minions
         found: dict[bytes, list[str]] = {}
         with self.open_database() as database:
@@ -244,7 +244,7 @@ class Group:
         return {urllib.parse.quote_from_bytes(path): sorted(peers) for path, peers in found.items()}
 
     def pinned(self) -> dict[str, str]:
-        """``{minion id: SHA-256 in hexadecimal}`` of the certificates that are accepted from the other hosts."""
+        """``{minion id: SHA-256 in hexadecimal}`` of the other hosts' pinned certificates."""
         minions = self.config.minions
         with self.open_database() as database:
             found = database.certificates()
@@ -254,7 +254,7 @@ class Group:
 
     def pin(self, config: GroupConfig, test: bool = False) -> dict[str, dict[str, list[str]]]:
         """
-        Make the database's pinned certificates those of the config's hosts. Returns the changes, as
+        Pin the certificates of the config's hosts in the database, and no others. Returns the changes, as
         ``{"certificates": {"pinned": [address, …], "dropped": [address, …]}}``. Raises CsyncsyncError.
         """
         others = ((minion, host) for minion, host in config.hosts.items() if minion != self.host.minion)
@@ -277,11 +277,11 @@ class Group:
         return {"certificates": {"pinned": new, "dropped": sorted(set(pinned) - set(wanted))}}
 
     def _make_database(self) -> None:
-        """Any listing makes the database with its tables; 2 is "nothing to list"."""
+        """Have csync2 make the database and its tables, as any listing does; 2 is "nothing to list"."""
         try:
             command.run(self.name, "-M", fine=(0, 2))
         except CsyncsyncError as err:
-            # csync2's server makes the same tables at the same moment.
+            # csync2's server was making the same tables at the same moment.
             if "already exists" not in str(err) and "no such table" not in str(err):
                 raise
 
@@ -294,21 +294,21 @@ class Group:
                     return
             time.sleep(0.1)
 
-    # ---- Who may work on it now
+    # ---- Its lock
 
     def lock(self, wait: float = 0.0) -> contextlib.AbstractContextManager[bool]:
-        """Hold the group's lock on this host; yields whether it could be had."""
+        """Hold the group's lock on this host; yields False if somebody else held it all the time."""
         return storage.locked(self.path("lock"), wait)
 
     @contextlib.contextmanager
     def exclusive(self, roots: bool = False, established: str = "") -> Iterator[GroupConfig]:
         """
-        Work on the group while no push does; waits for one that is under way. Yields the config.
+        Hold the group's lock, so that no push runs meanwhile; waits for one that is under way. Yields the config.
 
         roots
-            Only if all include roots are the ones that they were.
+            Raise unless all include roots are as noted (``guard``).
         established
-            Only if this host is established in the group, too; else the error says this.
+            If given, check the roots, too, and raise with this text unless this host is established in the group.
 
         Raises CsyncsyncError.
         """

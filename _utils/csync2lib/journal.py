@@ -1,17 +1,17 @@
 """
-The journal of a group: what has changed on this host and is still to be checked by csync2.
+The journal of a group: what has changed on this host, and csync2 has not checked yet.
 
-One module for one format: the watcher writes the journal, and a push reads it.
+The watcher writes it, and a push reads it. It is a directory with a file for each flush of the watcher,
+``WRITTEN-COUNTER-HEARD.paths``: when it was written, and when the last event of what is in it was read (left out if
+unknown), both in ns. The file holds absolute paths as bytes, each ended by a NUL. A path that ends with ``/`` stands
+for a directory and everything below it. The empty file ``whole`` asks for a full rescan: a check of the whole group.
+Files whose names begin with a dot are not finished.
 
-A journal is a directory. It holds files named ``<time in ns>-<counter>-<when the last event of what is in it was read,
-in ns>.paths``, one for each flush, without the last number if that is not known: absolute paths as bytes, each ended by
-a NUL. A path that ends with ``/`` stands for a directory and everything below it. The empty file
-``whole`` stands for the whole group; the watcher puts each mark as a new file over the old one. Files whose names begin
-with a dot are not finished. What a check has taken in is kept in ``.checked`` until it has been sent, because csync2's
-table of what is to be sent may be lost with its database.
+The journal survives a loss of power, and a loss of csync2's database: after its check a push moves what it has read
+into ``.checked``, and keeps it there until all has been sent.
 
-Beside the journal, the time of the file ``watched`` tells how lately the watcher was there to write it, and the file
-``unwatched`` since when it had not been there, until all is checked.
+Beside the journal, the time of the file ``watched`` tells when the watcher was last there, and the file ``unwatched``
+says since when it was away, until a full rescan has been done.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from typing import Any
 
 from csync2lib import storage
 
-#: The directory of what is checked and not yet sent, and how many flushes it holds: while a peer is away for days, all
-#: would be too much.
+#: The directory of what is checked and not yet sent, and how many flushes it keeps: a peer may be away for days.
 CHECKED, MOST_CHECKED = ".checked", 1000
-#: The file whose time tells that the watcher is there, and seconds between two of its signs; the file that tells since
-#: when it was not, in seconds since the epoch.
+#: The file that the watcher touches as a sign of life, and seconds between two touches; the file that says since when
+#: there was no watcher, in seconds since the epoch.
 WATCHED, WATCHED_EVERY, UNWATCHED = "watched", 10.0, "unwatched"
 
 # --- Writing ---------------------------------------------------------------------------------------------
@@ -62,7 +61,7 @@ def _below_any(path: bytes, trees: set[bytes]) -> bool:
 
 def write(directory: str, content: list[bytes], whole: bool, number: int | str, heard: int | None = None) -> None:
     """
-    Write one flush: lines into a new file, the mark as a new file over the old one. Survives a power cut.
+    Write one flush: the lines into a new file, and ``whole`` if the whole group is to be checked. Survives a power cut.
 
     heard
         When the last event of what is in the lines was read, in nanoseconds since the epoch.
@@ -79,7 +78,7 @@ def write(directory: str, content: list[bytes], whole: bool, number: int | str, 
 
 @contextlib.contextmanager
 def checked_again(directory: str) -> Iterator[set[bytes]]:
-    """Yields a set of paths, to add to, that csync2 is to check with the next push; also when an error is raised."""
+    """Yields a set: paths that are added to it are checked by the next push, even if an error is raised."""
     paths: set[bytes] = set()
     try:
         yield paths
@@ -95,7 +94,7 @@ def mark_whole(directory: str) -> None:
 
 
 def note_watched(directory: str) -> None:
-    """Leave a sign in a group's directory that the watcher is there. Raises OSError."""
+    """Touch the sign of life of the watcher in a group's directory. Raises OSError."""
     path = os.path.join(directory, WATCHED)
     try:
         os.utime(path)
@@ -104,7 +103,7 @@ def note_watched(directory: str) -> None:
 
 
 def note_unwatched(directory: str) -> None:
-    """Note since when nobody has watched, before the watcher does again, if that is known and nothing earlier is."""
+    """Before the watcher begins: note since when nobody has watched, if that is known and no earlier time is noted."""
     last = mtime(os.path.join(directory, WATCHED))
     if last is not None and unwatched_since(directory) is None:
         with open(os.path.join(directory, UNWATCHED), "w", encoding="ascii") as file:
@@ -112,7 +111,7 @@ def note_unwatched(directory: str) -> None:
 
 
 def forget_unwatched(directory: str) -> None:
-    """All has been checked since."""
+    """A full rescan has been done since."""
     storage.remove(os.path.join(directory, UNWATCHED))
 
 
@@ -143,7 +142,7 @@ def first(directory: str) -> str | None:
 
 
 def count(directory: str) -> int:
-    """How many flushes, and marks, are in a journal; 0 if it is not there."""
+    """How many flushes and requests for a full rescan are in a journal; 0 if it is not there."""
     try:
         return len(names(directory))
     except FileNotFoundError:
@@ -151,7 +150,7 @@ def count(directory: str) -> int:
 
 
 def oldest(directory: str) -> tuple[float | None, bool]:
-    """When the oldest entry of a journal was made (None: it is empty), and whether the whole mark is set."""
+    """When the oldest entry of a journal was made (None: it is empty), and whether it asks for a full rescan."""
     try:
         there = names(directory)
     except OSError:
@@ -164,7 +163,7 @@ def oldest(directory: str) -> tuple[float | None, bool]:
 
 
 def oldest_unsent(directory: str) -> float | None:
-    """When the oldest change was noted that has not been sent to all others, as far as is known (None: all has)."""
+    """When the oldest change was noted that not all others have been sent; None if no such change is known."""
     times = [*_times(map(os.path.basename, _checked(directory))), oldest(directory)[0]]
     return min((when for when in times if when is not None), default=None)
 
@@ -174,7 +173,7 @@ def waiting_since(directory: str, last: Mapping[str, Any]) -> float | None:
     When the oldest change that others may lack was seen (seconds since the epoch), as far as is known; else None.
 
     last
-        What is noted of the last push: it knows of what no journal tells, as what a check of the whole group found.
+        ``push.json`` of the last push: its ``since`` covers what no journal names, as what a full rescan found.
     """
     times = [oldest_unsent(directory), last.get("since")]
     return min((when for when in times if when is not None), default=None)
@@ -195,8 +194,8 @@ def mtime(path: str) -> float | None:
 
 def unwatched_since(directory: str) -> float | None:
     """
-    Given a group's directory, since when (seconds since the epoch) nobody had watched when the watcher came; None if
-    all has been checked since then, or nobody knows.
+    Given a group's directory, return since when (seconds since the epoch) nobody watched before the watcher began; None
+    if that is unknown, or a full rescan has been done since.
     """
     try:
         with open(os.path.join(directory, UNWATCHED), encoding="ascii") as file:
@@ -209,8 +208,10 @@ def unwatched_since(directory: str) -> float | None:
 
 
 def take(directory: str) -> tuple[list[str], dict[bytes, bool], bool]:
-    """Returns (journal files, {path: whole tree?}, whole group?). The mark of the whole group is renamed, so
-    that one that comes while the check runs is not taken for done."""
+    """
+    Returns (journal files, {path: whole tree?}, whole group?). Renames ``whole``, so that a request for a full rescan
+    that comes while the check runs is not deleted with this one.
+    """
     with contextlib.suppress(FileNotFoundError):
         os.replace(os.path.join(directory, "whole"), os.path.join(directory, "whole.taken"))
     files = [os.path.join(directory, name) for name in names(directory)]
@@ -240,7 +241,7 @@ def heard(files: Iterable[str]) -> dict[bytes, float]:
 
 
 def discharge(files: list[str]) -> None:
-    """The check has taken in what these files said."""
+    """Move these files to ``.checked``: csync2's check has recorded what they name."""
     for path in files:
         if path.endswith(".paths"):
             checked = os.path.join(os.path.dirname(path), CHECKED)
@@ -253,7 +254,7 @@ def discharge(files: list[str]) -> None:
 
 
 def forget(directory: str) -> None:
-    """All that was taken in has been sent."""
+    """Empty ``.checked``: all that it names has been sent."""
     for path in _checked(directory):
         os.unlink(path)
 
@@ -275,7 +276,7 @@ def _checked(directory: str) -> list[str]:
 
 
 def is_among(entries: Mapping[bytes, bool], path: bytes) -> bool:
-    """Tell whether a path is one of ``{path: whole tree?}``, or stands in one of the trees (b"" is that of all)."""
+    """Tell whether a path is one of ``{path: whole tree?}``, or is in one of the trees (b"" stands for all paths)."""
     if path in entries:
         return True
     while path:

@@ -205,7 +205,7 @@ def refresh(
     Do and return what ``csyncsync.refresh`` does. Raises CsyncsyncError.
 
     watched
-        Ends this process when the states hang: it holds a lock meanwhile.
+        The watchdog: ends this process, which holds a lock, when the states make no progress.
     """
     os.makedirs(host.state, mode=0o755, exist_ok=True)
     with contextlib.ExitStack() as waiting:

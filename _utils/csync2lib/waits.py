@@ -1,15 +1,15 @@
 """
-How long is waited for what, in seconds: for peers, for the master, for hosts that may come back.
+How long csyncsync waits for what, in seconds: for peers, for the master, for hosts that may come back.
 
-In one place, so that they can be seen beside each other, and so that a testbed can serve its hosts shorter ones.
+They stand in one place so that they can be compared, and so that a testbed can give its hosts shorter ones.
 """
 
 # --- A peer that does not answer ---------------------------------------------------------------------------
 
-#: Until a peer that may hang is asked whether it still answers; how long it may take to take the connection (its
-#: kernel does that, so a dead host is known soon), and to greet (a busy host is no dead one).
+#: Without progress until a peer is asked whether it still answers; how long it may take to accept the connection (its
+#: kernel does that, so a dead host is known soon), and to greet (a busy host is not a dead one).
 ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
-#: Without a sign of life from a run of csync2 until it is ended, though the peer answers others: of one that may go
+#: Without a sign of life from a run of csync2 until it is ended, though the peer answers others: it may be going
 #: through the whole group.
 STALLED_AFTER = 120.0
 #: For which a transfer may stand still while the peer answers others: it reads a file, or waits for its database
@@ -17,14 +17,14 @@ STALLED_AFTER = 120.0
 TRANSFER_STALLED_AFTER = 20.0
 #: Until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
-#: Until a file is tried again in whose place the peer has a directory, or at which its csync2 gave up twice: all
-#: others would have to wait for one that does not fit on its disk.
+#: Until a file is tried again where the peer has a directory, or at which its csync2 gave up twice: all other files
+#: would have to wait for one that does not fit on its disk.
 BLOCKED_FOR = 30.0
 
 # --- A master that does not answer -------------------------------------------------------------------------
 
-#: After which no master is expected to answer: of the oldest journal entry, of the mark "left"; spread, so that hosts
-#: that lost their master together do not push together; between two pushes without a master.
+#: Age of the oldest journal entry, and of the file ``left``, after which a host pushes without the master; spread, so
+#: that hosts that lost their master together do not push together; between two pushes without a master.
 ALONE_AFTER, LEFT_ALONE_AFTER = 20.0, 90.0
 ALONE_SPREAD, ALONE_INTERVAL = 5.0, (15.0, 30.0)
 #: Most between two events that say the same.
@@ -36,16 +36,16 @@ RETRY_CAP = 30.0
 LINKED_INTERVAL = 30.0
 #: Between attempts to watch what could not be watched.
 REWALK = 30.0
-#: Without a change until a temporary file of csync2's is taken for one that was left.
+#: Without a change until a temporary file of csync2's counts as left behind.
 LEFT_AFTER = 10.0
-#: For which a file that may be csync2's is not sent: with a suffix that chance has made, and with another one.
+#: For which a file that may be csync2's is quarantined: with a suffix that looks random, and with any other one.
 HELD_FOR, CHOSEN_HELD_FOR = 600.0, 60.0
 
 # --- On the master -----------------------------------------------------------------------------------------
 
 #: After which the holder of a lease is asked whether it still pushes, and how long that may take.
 LEASE_CHECK, LEASE_ANSWER = 8, 5
-#: Between two messages to the hosts that wait: less than they have patience for (ALONE_AFTER).
+#: Between two messages to the hosts that wait: less than ALONE_AFTER, after which they push by themselves.
 WAITING_TOLD = 4
 #: Until a join that waits for its turn goes on all the same.
 JOIN_WAIT = 60
@@ -55,8 +55,8 @@ RETURN_PATIENCE = 120
 LEASE_WAIT, ROTATE_WAIT = 20, 90
 #: Until hosts that did not answer when keys changed are called again; while nobody pushes, nobody calls them.
 BEHIND_AGAIN = 30
-#: Of silence after which a minion is asked whether its job still runs, and to wait for the answer; while it does, it
-#: is waited for. The same for the status, which takes no time and is looked at by somebody.
+#: Of silence after which a minion is asked whether its job still runs, and to wait for the answer; while the job runs,
+#: the master goes on waiting. The same for the status: that is quick, and somebody is waiting for it.
 ANSWER, STATUS_ANSWER = 10, 5
 #: Until paths that differ are looked at again.
 VERIFY_AGAIN = 10
@@ -65,11 +65,11 @@ RESOLVE_WAIT = 120
 
 # --- What takes too long -----------------------------------------------------------------------------------
 
-#: After which a job that reads pillar and mine anew counts as hung, and a push in which no csync2 ran meanwhile. Both
+#: After which the watchdog ends a job that reads pillar and mine, or a push in which no csync2 has run meanwhile. Both
 #: take a second or two as a rule.
 HANGS = 300.0
 #: That a command of an action may take.
 ACTION_LIMIT = 300.0
-#: After which somebody is asked to see to it: an action that runs or waits, a host that cannot be reached, a change
-#: that waits for no other reason that is known (a push of many files may take as long).
+#: After which the status asks somebody to see to it: an action that runs or waits, a host that cannot be reached, a
+#: change that waits for no known reason (a push of many files may take as long).
 ACTION_SHOWN, UNREACHABLE, LATE = 60.0, 60, 600

@@ -1,9 +1,9 @@
 """
-End this process when it hangs while it holds a lock.
+The watchdog: ends this process when it makes no progress while it holds a lock.
 
-A job of a minion was seen to hang for good; it was not found out where. A minion forks its jobs from a process that has
-threads, and what another thread held at that moment stays held in the job. It is rare, but a push a second is 86,400 a
-day. The job that waits for the lock then goes on, and the journal shows where the other one hung.
+A job of a minion was seen to wait forever, nobody knows where. A minion forks its jobs from a process that has threads:
+a lock that another thread holds at that moment is held in the job forever. It is rare, but a push a second is 86,400 a
+day. Without the process its lock is free, the next job goes on, and the log has the stack of the one that was ended.
 
 May be called in threads.
 """
@@ -25,7 +25,7 @@ def ended_after(seconds: float) -> Iterator[None]:
     """
     End this process with exit code 1, and its stacks on stderr, when it gives no sign of life for so many seconds.
 
-    0 for a process that has more to do than this: it is not ended.
+    0: never, for a process that does other work, too.
     """
     _held.limit = seconds
     alive()

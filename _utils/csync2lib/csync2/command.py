@@ -1,5 +1,5 @@
 """
-Run csync2, and watch over it: with many paths, towards one peer.
+Run csync2, with many paths or towards one peer, and end a run whose peer no longer answers.
 
 Paths are bytes: no shell, no decoding. May be called in threads.
 """
@@ -25,7 +25,7 @@ from csync2lib.errors import CommandError, Interrupted
 log = logging.getLogger(__name__)
 
 STALLED = "it stands still"
-#: Seconds without a sign of life after which is asked whether the two sides wait for each other for good.
+#: Seconds without a sign of life after which ``hopeless`` is asked: the two sides may wait for each other forever.
 STANDS_STILL = 3.0
 #: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
 COMMAND_BYTES = 100_000
@@ -133,7 +133,7 @@ def _wait(
 
 
 def _switches(pid: int) -> list[str]:
-    """How often the process has waited for something and gone on: it stands still while csync2 hangs."""
+    """The process's count of voluntary context switches: it does not change while csync2 is stuck."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             return [line for line in file if line.startswith("voluntary_ctxt_switches")]
@@ -143,10 +143,10 @@ def _switches(pid: int) -> list[str]:
 
 def _queues(pid: int, peer: str) -> dict[str, str]:
     """
-    ``{connection: bytes that wait to be taken}`` of this host's connections to csync2 on the peer.
+    ``{connection: bytes in its send queue}`` of this host's connections to csync2 on the peer.
 
-    On a slow line csync2 sleeps for seconds until there is room in a full queue, and a question would wait just as long
-    behind it: that the queue moves shows that the peer lives. It stands still when the peer hangs or is dead.
+    A queue that moves shows that the peer lives. On a slow line this is the only sign: csync2 sleeps for seconds until
+    a full queue has room, and a question to the peer would wait just as long behind that data.
     """
     queues = {}
     for name in ("tcp", "tcp6"):
@@ -169,7 +169,7 @@ def answers(peer: str, within: float = waits.ANSWER_WITHIN) -> bool:
     """
     Tell whether csync2 on the peer still begins to talk: it answers "SSL" and the first message of a TLS handshake.
 
-    Nothing is asked of us before that, so no certificate is needed; and a peer that only greets is found out.
+    Up to here the peer asks for no certificate. Its greeting alone does not count.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,4 +1,9 @@
-"""csync2's database of one group: a table of what is recorded, and one of what is to be sent to whom."""
+"""
+csync2's database of one group.
+
+It has a table of records (the state of each path, as csync2 last saw or wrote it), and one of dirty entries: a path is
+*dirty* for a peer while it is to be sent to that peer.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,12 @@ from csync2lib.csync2.names import decode, encode
 
 
 class DirtyEntry(NamedTuple):
-    """A line of csync2's table of what is to be sent."""
+    """A row of csync2's table ``dirty``: a path that is to be sent to a peer."""
 
     rowid: int
     #: The path, as encode() gives it.
     name: bytes
-    #: 1 (or ``b"1"``) if the peer has to take it whatever it has (``csync2 -f``), else 0.
+    #: 1 (or ``b"1"``) if it replaces even what was changed on the peer (``csync2 -f``), else 0.
     forced: int | bytes
     #: This host's address and the peer's, as encode() gives them.
     own: bytes
@@ -26,14 +31,14 @@ class DirtyEntry(NamedTuple):
 
 class Database:
     """
-    csync2's database of one group, opened for as short as possible.
+    csync2's database of one group, opened for one question: use it as a context manager.
 
-    A reader that stays makes csync2 give up, so use it as a context manager around one question. Raises
-    sqlite3.Error where the file is missing, locked by a running transaction, or damaged.
+    Nobody may read for long: csync2 cannot commit meanwhile, and gives up. Raises sqlite3.Error where the file is
+    missing, locked by a running transaction, or damaged.
     """
 
-    #: PRAGMA user_version of a database that has not taken in this host's files, has recorded them, and is
-    #: established (may push). csync2 itself leaves it at 0, so a database that was lost is never taken for ours.
+    #: How far this host has joined the group: its files are not recorded yet; they are; it may push. It stands in
+    #: PRAGMA user_version, which csync2 leaves at 0: a database that csync2 makes in place of a lost one is NEW.
     NEW, RECORDED, ESTABLISHED = 0, 1, 2
 
     def __init__(self, path: str, timeout: float = 0.0, write: bool = False) -> None:
@@ -53,7 +58,7 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All of it, or nothing: an error ends the use of this object, and with it what was not committed."""
+        """Commit all or nothing: an error closes the database without a commit."""
         self._db.execute("BEGIN IMMEDIATE")
         yield
         self._db.execute("COMMIT")
@@ -66,7 +71,7 @@ class Database:
         self._db.execute(f"PRAGMA user_version = {int(state)}")
 
     def await_writer(self) -> None:
-        """Wait until nobody writes, up to the timeout: csync2 would sleep for a second (db.c: "sleeping a sec")."""
+        """Wait until nobody writes, up to the timeout. csync2 would wait by whole seconds (db.c: "sleeping a sec")."""
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("ROLLBACK")
 
@@ -105,9 +110,9 @@ class Database:
 
     def records(self, paths: Iterable[bytes]) -> tuple[dict[bytes, bytes], set[bytes]]:
         """
-        ``({path: record}, {path, …} of those that are to be sent to anybody)`` of these paths, a few hundred at most.
+        ``({path: record}, {path, …} of those that are dirty for any peer)`` of these paths, a few hundred at most.
 
-        Two short reads: whatever csync2 commits while somebody reads, it commits a second later.
+        Two short reads: csync2 waits a second with a commit that meets a reader.
         """
         names = [encode(path) for path in paths]
         among = f"filename IN ({', '.join(['CAST(? AS TEXT)'] * len(names))})"
@@ -143,27 +148,23 @@ class Database:
         return [decode(name) for (name,) in self._rows("SELECT filename FROM file ORDER BY rowid DESC LIMIT ?", most)]
 
     def is_dirty(self, path: bytes) -> bool:
-        """Tell whether a path in bytes is to be sent to anybody."""
+        """Tell whether a path in bytes is dirty for any peer."""
         return bool(self._rows("SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT) LIMIT 1", encode(path)))
 
     def dirty(self, peers: Iterable[str] | None = None) -> list[tuple[bytes, str, bool]]:
-        """What is still to be sent (to some peers): ``[(path in bytes, peer's address, forced), …]``."""
+        """What is dirty (for these peers, if given): ``[(path in bytes, peer's address, forced), …]``."""
         names = None if peers is None else [encode(peer.encode()) for peer in peers]
         wanted = "" if names is None else f" WHERE peername IN ({', '.join(['CAST(? AS TEXT)'] * len(names))})"
         rows = self._rows(f"SELECT filename, peername, forced FROM dirty{wanted} ORDER BY filename", *(names or ()))
         return [(decode(name), decode(peer).decode(), forced in (1, b"1")) for name, peer, forced in rows]
 
     def dirty_peers(self) -> dict[str, int]:
-        """``{peer's address: how many entries}``."""
+        """``{peer's address: number of dirty entries}``."""
         rows = self._rows("SELECT peername, count(*) FROM dirty GROUP BY peername")
         return {decode(peer).decode(): number for peer, number in rows}
 
     def part(self, peer: str, after: bytes, most: int) -> list[DirtyEntry]:
-        """
-        What is to be sent to one peer: at most so many entries, in the order of their names, after a name.
-
-        Returns a list of DirtyEntry.
-        """
+        """The next dirty entries of a peer, after a name, in the order of names; at most so many, as DirtyEntry."""
         rows = self._rows(
             "SELECT rowid, filename, forced, myname, peername FROM dirty WHERE peername = CAST(? AS TEXT)"
             " AND filename > CAST(? AS TEXT) ORDER BY filename LIMIT ?",
@@ -174,7 +175,7 @@ class Database:
         return [DirtyEntry(*row) for row in rows]
 
     def above_dirty(self, peer: str, first: bytes, last: bytes) -> set[bytes]:
-        """The encoded names between two, as a set, that are to be sent to a peer, as is something below them."""
+        """The encoded names from first to last that are dirty for a peer, and have something dirty below them."""
         rows = self._rows(
             "SELECT filename FROM dirty AS above WHERE peername = CAST(? AS TEXT)"
             " AND filename >= CAST(? AS TEXT) AND filename <= CAST(? AS TEXT)"
@@ -187,7 +188,7 @@ class Database:
         return {name for (name,) in rows}
 
     def copy(self, path: str, entries: Iterable[DirtyEntry]) -> None:
-        """Put entries of part(), and no file's record, into a new database of the same shape."""
+        """Write entries of part() and the pinned certificates, but no records, into a new database for csync2 -D."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         copy = sqlite3.connect(path, isolation_level=None)
@@ -209,25 +210,25 @@ class Database:
             copy.close()
 
     def empty(self) -> None:
-        """Forget all files, and what is to be sent of them: NEW again, but for the pins."""
+        """Delete all records and dirty entries: the database is NEW again, but keeps its pinned certificates."""
         with self._transaction():
             for table in ("file", "dirty", "hint", "action"):
                 self._db.execute(f"DELETE FROM {table}")
             self._db.execute(f"PRAGMA user_version = {self.NEW}")
 
     def backup(self, path: str, durable: bool = True) -> None:
-        """Copy the whole database; durable: also if the power fails."""
+        """Copy the whole database; durable: the copy survives a loss of power."""
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
             if not durable:
                 copy.execute("PRAGMA synchronous = OFF")
             self._db.backup(copy)
 
     def dirty_names(self) -> set[bytes]:
-        """The encoded names of all that is to be sent, as a set."""
+        """The encoded names of all that is dirty, as a set."""
         return {name for (name,) in self._rows("SELECT filename FROM dirty")}
 
     def hidden(self, tops: Iterable[bytes] | None = None) -> set[bytes]:
-        """Paths, in bytes, of what has a name that begins with a dot: all to be sent, or all recorded below tops."""
+        """Paths, in bytes, whose last part begins with a dot: all dirty ones, or all recorded ones below tops."""
         if tops is None:
             names = self._rows("SELECT DISTINCT filename FROM dirty WHERE filename GLOB '*/.*'")
         else:
@@ -240,14 +241,14 @@ class Database:
         return {path for path in paths if os.path.basename(path).startswith(b".")}
 
     def forget(self, paths: Sequence[bytes]) -> None:
-        """Drop what is recorded of paths and that they are to be sent: the next check finds them as new ones."""
+        """Delete the records and dirty entries of paths: the next check finds these paths as new ones."""
         with self._transaction():
             for table in ("dirty", "file"):
                 query = f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)"
                 self._db.executemany(query, [(encode(path),) for path in paths])
 
     def discharge(self, peer: str, entries: Iterable[DirtyEntry]) -> None:
-        """Drop what has been sent to a peer: entries as part() gave them."""
+        """Delete dirty entries of a peer, as part() gave them: they have been sent."""
         name = encode(peer.encode())
         with self._transaction():
             self._db.executemany(
@@ -256,7 +257,7 @@ class Database:
             )
 
     def keep_dirty(self, wanted: Callable[[bytes, str], bool]) -> None:
-        """Drop what is to be sent but for the (path, peer) pairs for which wanted(path, peer) is true."""
+        """Delete all dirty entries but those for which wanted(path, peer) is true."""
         drop = [(encode(path), encode(peer.encode())) for path, peer, _ in self.dirty() if not wanted(path, peer)]
         with self._transaction():
             self._db.executemany(
@@ -288,8 +289,8 @@ class Database:
 
     def record_ends(self, tops: Iterable[bytes]) -> set[bytes]:
         """
-        Record below each of these directories a path that no file can have, and that stands behind all others there.
-        Returns them as a set.
+        Record in each of these directories a path that no file can have, and that sorts behind all others there.
+        Returns these paths as a set.
         """
         ends = {top.rstrip(b"/") + b"/" + b"\xff" * 256 for top in tops}
         self._db.executemany(
@@ -298,9 +299,7 @@ class Database:
         return ends
 
     def make_dirty(self, paths: Sequence[bytes], name: str, peer: str, most: int = 10_000) -> None:
-        """
-        Make paths dirty for one peer: csync2 then compares contents with it. In portions, so that nobody waits.
-        """
+        """Make paths dirty for one peer: csync2 then compares contents. In portions, so that nobody waits."""
         own, to = encode(name.encode()), encode(peer.encode())
         for start in range(0, len(paths), most):
             with self._transaction():
@@ -311,7 +310,7 @@ class Database:
                 )
 
     def force(self, paths: Sequence[bytes], name: str, peer: str) -> None:
-        """Make paths dirty for one peer, which has to take them whatever it has (csync2 -f)."""
+        """Make paths dirty for one peer, to replace even what was changed there (csync2 -f)."""
         self.make_dirty(paths, name, peer)
         with self._transaction():
             self._db.executemany(
@@ -325,7 +324,7 @@ class Database:
         return {decode(peer).decode(): data.decode() for peer, data in rows}
 
     def pin(self, certificates: Mapping[str, str]) -> None:
-        """Make the pinned certificates exactly these: ``{peer's address: certificate}``."""
+        """Pin these certificates, and no others: ``{peer's address: certificate}``."""
         with self._transaction():
             self._db.execute("DELETE FROM x509_cert")
             self._db.executemany(

@@ -65,7 +65,7 @@ def by_chance(paths: Iterable[bytes]) -> set[bytes]:
 
 
 def is_to_be_held(path: bytes, since: float, chance: bool) -> bool:
-    """Tell whether a file may be csync2's, and has not been held back for long enough since that time."""
+    """Tell whether a file may be csync2's, and has not been quarantined for long enough since that time."""
     return _is_unfinished(path) and 0 <= time.time() - since < (waits.HELD_FOR if chance else waits.CHOSEN_HELD_FOR)
 
 

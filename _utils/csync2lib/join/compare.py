@@ -1,4 +1,4 @@
-"""What a host that joins, and one that admits it, have otherwise: by csync2's records, and by contents."""
+"""How a host that joins differs from the one that admits it: by csync2's records, and by contents."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ JOINS = 3
 
 
 def start(cluster: Cluster, group: str, host: str, jid: str) -> int:
-    """As a program of its own: a fork of the reactor, which has threads, may hang before it begins. Returns its pid."""
+    """Start a join as a program: a fork of the reactor, which has threads, may wait forever. Returns its pid."""
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "salt-run")
     command = [beside if os.path.exists(beside) else "salt-run", "-c", os.path.dirname(cluster.opts["conf_file"])]
     # As JSON, because the command line is read as YAML, and a job id is no number.
@@ -52,8 +52,8 @@ def join(cluster: Cluster, group: str, host: str, jid: str | None = None) -> str
     Have a host admitted. Returns what was done, in words. Raises CsyncsyncError.
 
     jid
-        Of the host's job that has the lease. Without its turn any more it does nothing, because the host asks again.
-        Without a job id it waits for the lease.
+        The host's job that has the lease. If that has ended, nothing is done: the host asks again. Without a job id,
+        waits for the lease.
     """
     options = cluster.member(group, host)
     if options is None:
@@ -132,7 +132,7 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
 
 
 def _found(cluster: Cluster, group: str, host: str, members: list[str], silent: list[str], seed: str | None) -> None:
-    """Have a host be the first one of its group; silent are hosts that were, and may have newer files."""
+    """Establish a host as the first one of its group, unless admitted hosts are silent: they may have newer files."""
     if silent:
         raise CsyncsyncError(f"no established host answers; {', '.join(silent)} may hold newer files")
     if seed in members and host != seed:
@@ -191,7 +191,7 @@ def _have_patience(cluster: Cluster, group: str, host: str, late: list[str]) -> 
 
 def _hand_over(cluster: Cluster, group: str, host: str, others: list[str]) -> list[str]:
     """
-    Have others push who have something for a host: what they deleted, one that joins would else take for its own alone.
+    Have others push what they have for a host, deletions above all: a join would bring the deleted files back.
 
     Returns those that did not reach it, or did not answer.
     """

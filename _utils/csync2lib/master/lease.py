@@ -1,8 +1,8 @@
 """
 One pusher at a time: a group's lease names the host that pushes now, and its record those that wait.
 
-The lease is for speed. No promise hangs on it: a host that nobody calls asks again, and pushes by itself at last.
-What events say is a hint; nothing here waits for a minion, but where it says so.
+The lease is for speed, and nothing relies on it: a host that nobody calls asks again, and in the end pushes by itself.
+Events are only hints. No function here waits for a minion unless its docstring says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from csync2lib.master.record import Lease, Record
 
 
 def serve(cluster: Cluster, group: Any, host: Any) -> bool:
-    """The same as ask(), for an event. Raises CsyncsyncError if the host is no member."""
+    """What ask() does, for the runner: raises CsyncsyncError if the host is no member."""
     if not ask(cluster, group, host):
         raise CsyncsyncError(f"{host!r:.80} is no member of {group!r:.80}, or its key is not accepted")
     return True
@@ -65,7 +65,7 @@ def was_member(cluster: Cluster, group: Any, host: Any) -> bool:
     """
     Tell whether this host was a member when it last asked, and its key is accepted.
 
-    Reading its pillar takes longer than all else, so that is done when the host has been called.
+    Its pillar takes longer to read than all else here, so renew() does that after the host has been called.
     """
     if not (is_group_name(group) and isinstance(host, str) and group in cluster.recorded()):
         return False
@@ -76,10 +76,10 @@ def was_member(cluster: Cluster, group: Any, host: Any) -> bool:
 
 def renew(cluster: Cluster, group: Any, host: Any) -> bool:
     """
-    Note the group's options as this host's pillar has them, and whether it is a member (which is returned).
+    Read a host's pillar. Note the group's options as they stand there, and whether the host is a member. Returns that.
 
-    And who was admitted, but is no member now that something is sent: the others keep nothing for it. If it is off, it
-    hears nothing of that, and would take itself for one that lacks nothing when it is a member again.
+    Also note who was admitted and is no member now (``missed``): nobody keeps for it what is sent from now on. If it is
+    off, it never hears of that, so it is told to join anew when it is a member again.
     """
     options = cluster.member(group, host)
     if options is None and group not in cluster.recorded():
@@ -109,7 +109,7 @@ def _impatient(record: Record, host: str) -> list[str]:
 
 
 def _call_next(cluster: Cluster, group: str, record: Record) -> None:
-    """If nobody pushes, and no process here waits to have its turn, call the host that has waited longest."""
+    """If nobody pushes, and no process here waits for the lease, call the host that has waited longest."""
     if record.lease or not record.waiting or _is_runner(record.next):
         return
     host = record.waiting.pop(0)
@@ -126,7 +126,7 @@ def _call_next(cluster: Cluster, group: str, record: Record) -> None:
 
 
 def release(cluster: Cluster, group: str, jid: Any, host: str | None = None) -> None:
-    """End a lease and call the next host. Given a host, only its own lease: what an event says is a hint."""
+    """End a lease and call the next host. Given a host, end its own lease only: an event may say anything."""
     with cluster.record(group) as record:
         if record.lease and record.lease.jid == jid and host in (None, record.lease.host):
             record.lease = None
@@ -164,9 +164,7 @@ def _is_runner(pid: int | None) -> bool:
 
 @contextlib.contextmanager
 def leased(cluster: Cluster, group: str, host: str, seconds: float = float("inf")) -> Iterator[None]:
-    """
-    Have a group's lease for what this process has a host do, as soon as nobody else has it, or after so many seconds.
-    """
+    """Hold the lease while this process works with a host. Waits for it; goes on without after so many seconds."""
     began = told = time.monotonic()
     while not _take(cluster, group, host) and time.monotonic() - began < seconds:
         if time.monotonic() - told > waits.WAITING_TOLD:
@@ -185,7 +183,7 @@ def _name() -> str:
 
 
 def _take(cluster: Cluster, group: str, host: str) -> bool:
-    """Tell whether the lease could be had; one that was left is taken away. Until then no host is called to push."""
+    """Take the lease, if it is free, and tell whether it was. Else no host is called before this process has had it."""
     with cluster.record(group) as record:
         held, now = record.lease, time.time()
         record.next = os.getpid() if held else None
@@ -201,7 +199,7 @@ def _take(cluster: Cluster, group: str, host: str) -> bool:
 
 
 def keep(cluster: Cluster, group: str, jid: str) -> bool:
-    """Tell whether the lease of a host's job is still there; this process has it then."""
+    """Take over the lease of a host's job, if that job still has it. Returns whether it had."""
     with cluster.record(group) as record:
         if record.lease is None or record.lease.jid != jid:
             return False
@@ -213,7 +211,7 @@ def keep(cluster: Cluster, group: str, jid: str) -> bool:
 
 
 def call_behind(cluster: Cluster, group: str) -> None:
-    """Have hosts that did not answer when keys changed read pillar and mine: aside, as they may be silent still."""
+    """Have hosts read pillar and mine that did not answer when keys changed: in a thread, they may still be silent."""
     with cluster.record(group) as record:
         now = time.time()
         due = [minion for minion, called in record.behind.items() if not 0 <= now - called < waits.BEHIND_AGAIN]

@@ -49,7 +49,7 @@ class Record:
     next: int | None = None
     #: Hosts that have asked to push, the first one first.
     waiting: list[str] = dataclasses.field(default_factory=list)
-    #: When the hosts that wait were last told that they have been heard.
+    #: When the hosts that wait were last told that they are queued.
     told: float = 0
     #: Members of a new group that have not joined yet and keep their files; None: nobody has asked yet.
     founders: list[str] | None = None

@@ -1,4 +1,4 @@
-"""What changed here goes from the journal into csync2's database, before a push sends anything."""
+"""The check, with which a push begins: csync2 records what the journal names, and makes it dirty for all peers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from csync2lib.csync2.states import check_text, is_made_here
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import ledger, quarantine
 
-#: Seconds that a check of whole trees waits for peers that send: one at a time does, unless no master is there.
+#: Seconds that a check of whole trees waits until no peer sends to this host, as several do if there is no master:
+#: what csync2 has half received is no change of this host.
 SILENCE_WAIT = 3.0
-#: How many of the paths that were recorded last are looked at, to find the one that a check recorded last.
+#: At most so many of the last records are searched for the one that a check which died wrote last.
 LOOKED_AT = 50_000
 
 
 def check(group: Group, config: GroupConfig, full: bool) -> int:
     """
-    Let csync2's check take in what changed; then the journal has done its work. Returns how many paths it named.
+    Have csync2 check what the journal names, then discharge the journal. Returns how many paths it named.
 
     full
         Check the whole group, not only what the journal names.
@@ -34,10 +35,10 @@ def check(group: Group, config: GroupConfig, full: bool) -> int:
     number, full, held = len(entries), full or whole, quarantine.read(group)
     entries = {**dict.fromkeys(held, False), **entries}
     with contextlib.suppress(sqlite3.OperationalError), group.open_database(write=True) as database:
-        database.await_writer()  # the one who pushed before may only just have hung up
+        database.await_writer()  # csync2's server may not have committed yet what the last host to push has sent
     paths, trees, same = _sort(group, config, entries)
     same = _without_sent(group, config, same, files)
-    if not os.path.exists(group.path("recorded")):  # else what is recorded may never have been sent
+    if not os.path.exists(group.path("recorded")):  # in the first check after a join records may never have been sent
         ledger.note_before(config.database, group.path("sent"), paths + same, trees)
     if full or trees:
         connections.await_silence(SILENCE_WAIT)
@@ -66,11 +67,11 @@ def check(group: Group, config: GroupConfig, full: bool) -> int:
 
 class _Sorted(NamedTuple):
     """
-    The journal's paths: those that csync2 is to check, alone or with all below them, and those that it takes to be the
-    same as before.
+    The journal's paths: those that csync2 is to check alone (``-c``) or with all below them (``-cr``), and files whose
+    state is the same as their record (``-m``).
 
-    A file whose state is still the recorded one was rewritten within one second, which csync2 cannot see: it becomes
-    dirty, and csync2's comparison with the peer decides.
+    Such a file was rewritten within the second of its record, which a check cannot see. So it is made dirty without a
+    check, and csync2 compares its content with the peer's.
     """
 
     paths: list[bytes]
@@ -116,7 +117,7 @@ def _parents(path: bytes, roots: Collection[bytes]) -> Iterator[bytes]:
 
 
 def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: list[str]) -> list[bytes]:
-    """Leave out what all peers have taken since these journal files were told of it."""
+    """Leave out of ``same`` what all peers have taken since the last event that these journal files tell of."""
     if not same:
         return []
     left = set(same)
@@ -128,7 +129,7 @@ def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: l
 
 
 def _mark_half_marked(group: Group, config: GroupConfig, entries: Mapping[bytes, bool]) -> None:
-    """Mark for all other hosts what a check that died may have recorded, and not marked for all of them."""
+    """Make dirty for all peers the path that a check which died may have recorded, and not made dirty for all."""
     with group.open_database(write=True) as database:
         path = half_marked(database, entries, config.peers)
         if path is not None:
@@ -139,11 +140,11 @@ def _mark_half_marked(group: Group, config: GroupConfig, entries: Mapping[bytes,
 def half_marked(database: Database, entries: Mapping[bytes, bool], peers: Collection[str]) -> bytes | None:
     """
     Given an open database, and ``{path: whole tree?}`` of what events have told of, return the path that a check which
-    died may have recorded, and not marked for all of these peers' addresses; None if there is none.
+    died may have recorded, and not made dirty for all of these peers' addresses; None if there is none.
 
-    csync2 records a path before it marks it, peer by peer (check.c, csync_check_mod()), and may commit in between: then
-    the next check finds it as recorded. It is the last one that was recorded, but for what csync2's daemon has recorded
-    since: that is marked for all, or was received.
+    csync2 records a path, then makes it dirty, peer by peer (check.c, csync_check_mod()), and may commit in between:
+    then the next check takes the path for unchanged. Only the last record of that check can be such a one. Records that
+    csync2's daemon has written since are skipped: their paths are dirty for all peers, or were received.
     """
     marked = collections.Counter(path for path, _, _ in database.dirty(peers))
     for path in database.latest(LOOKED_AT):

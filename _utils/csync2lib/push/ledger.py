@@ -1,9 +1,9 @@
 """
 What peers are last known to have: logs of what each was sent last, and of what stood here before a change.
 
-csync2 refuses what is sent to a peer that has the path dirty: also if it is dirty for a third host that is away, or
-because csync2 died there before it had committed what it got. If the peer has the path in a state of its *base*, which
-is what both hosts had, then nobody has changed the file there.
+csync2 refuses what is sent to a peer on which the path is dirty. It need not have been changed there: it may be dirty
+for a third host that is away, or because csync2 died there before it committed what it had received. If the peer has
+the path in a state of its *base*, that is, what both hosts had before, then nobody has changed it there.
 """
 
 from __future__ import annotations
@@ -137,18 +137,19 @@ class PeerLedger:
 
     def begin(self, names: Iterable[bytes]) -> None:
         """
-        Note what is sent before it is sent, and in which state: csync2 sends what stands here, as recorded or not.
+        Note names before they are sent, and in which state: csync2 sends what stands here, as recorded or not.
 
-        Should csync2 die, here or there, or this process, then csync2 there may not know what it has done, or half
-        done, also after it has said that all is well: it takes that for changes of its own host.
+        If a process dies during a transfer, the peer may have applied a change, or half of it, without committing it,
+        even after reporting success. It then treats the change as its own.
         """
         self.noted = {name: stands(decode(name)) for name in names}
         self.sent.begin(self.noted)
 
     def end(self, done: Collection[bytes], interrupted: Collection[bytes]) -> None:
         """
-        Note what the peer has taken, and what it has not been sent: neither done nor interrupted. In which state it
-        took what has changed meanwhile is unknown; what was interrupted may have gone as it is by now.
+        Note what the peer has taken (``done``), and what it was not sent (neither done nor ``interrupted``). If a path
+        has changed meanwhile, nobody knows in which state the peer took it; if it was interrupted, it may have been
+        sent as it is now.
         """
         names = self.noted.keys()
         states = {name: stands(decode(name)) for name in names & {*done, *interrupted}}
@@ -159,8 +160,8 @@ class PeerLedger:
 
     def base(self, name: bytes) -> set[bytes]:
         """
-        The states in which the peer may have a name if nobody has changed it there: what it took last from here, or
-        what stood here when it was changed after that; and what it was sent since.
+        The states in which the peer may have a path if nobody has changed it there: what it last took from here, or,
+        if that is newer, what stood here before the last change; and all that it may have been sent since.
         """
         sent, before = self.sent.taken(name), self.before.taken(name)
         last = sent.state if sent.when >= before.when else before.state
@@ -172,12 +173,12 @@ class PeerLedger:
 
 def note_before(database: str, notes: str, paths: Iterable[bytes], trees: Iterable[bytes]) -> None:
     """
-    Note in which state a check is about to find changed these paths, and all that is recorded below these trees: all
-    hosts have it so, unless it is dirty already. What is not recorded may have come from another host, and csync2 may
-    have died before it wrote that down: then none is known.
+    Before a check of these paths and trees: note the records that it may replace. All hosts have these states, unless
+    the path is dirty already. A path without a record may have come from another host, if csync2 died before it could
+    record it: then the state before is unknown.
 
-    Not for the first check of a host that has joined: what was recorded before may have been changed here since the
-    database was lost, and be on no other host.
+    Not for the first check of a host that has joined: its records may be of changes that it made after it lost its
+    database, and that no other host has.
     """
     names = [*paths]
     records: dict[bytes, bytes] = {}
@@ -206,13 +207,13 @@ def noted_before(notes: str) -> set[bytes]:
 
 def taken(notes: str, peers: Iterable[str], heard: Mapping[bytes, float]) -> set[bytes]:
     """
-    Those of some paths that all these peers have taken from here since the watcher last heard of a change.
+    The paths that all these peers have taken from here since the watcher last heard of a change of them.
 
     heard
         ``{path: when that was, in seconds since the epoch}``.
 
-    The watcher may tell of a file only after a check of its directory has found it, and it has been sent: sent once
-    more, it would be in conflict with what another host has made of it since.
+    The watcher may hear of a file only after a check of its directory has found it, and it has been sent. Sent again,
+    it would be in conflict with what another host has made of it since.
     """
     logs = [Log(os.path.join(notes, peer)) for peer in peers]
     found = {path: (encode(path), stands(path)) for path in heard}

@@ -1,4 +1,4 @@
-"""Whom a push serves: all peers at once, but for those that are paused, or that failed only just now."""
+"""Which peers a push sends to: all at once, but for those that are paused, or that failed only just now."""
 
 from __future__ import annotations
 

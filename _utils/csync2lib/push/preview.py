@@ -15,7 +15,7 @@ TOLD = 1000
 
 def preview(group: Group) -> dict[str, Any]:
     """
-    What a full push would send to whom, found by csync2's check, in a copy of its database.
+    What a full push would send to whom: csync2 checks the group in a copy of its database.
 
     Returns what ``csyncsync.push`` with ``test`` does. Raises CsyncsyncError.
     """

@@ -1,8 +1,8 @@
 """
 One push: what changed on this host goes to the group's other hosts.
 
-The journal tells what changed, csync2's check takes that into its database (``check``), and csync2 sends to each peer
-what is dirty there (``peers``, ``transfer``). A push has the group to itself on this host.
+The journal names what changed; csync2 checks that, and makes it dirty for all peers in its database (``check``); then
+csync2 sends to each peer what is dirty for it (``peers``, ``transfer``). A push holds the group's lock on this host.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from csync2lib.push import check, peers, quarantine, transfer
 
 log = logging.getLogger(__name__)
 
-#: Seconds that the watcher may hold a push's lock to find out whether somebody else does.
+#: Seconds to wait for the lock: the watcher takes it for a moment, to find out whether a push is under way.
 LOCK_PROBE = 0.2
-#: In a group's directory: that this host has to ask for another push, that the master knows of that, and the result of
-#: the last push.
+#: Files in a group's directory: this host has to ask for another push; the master knows that it wants to push; the
+#: result of the last push.
 LEFT, HEARD, LAST = "left", "waits", "push.json"
 
 
@@ -35,9 +35,9 @@ class Asked(NamedTuple):
     What is asked of a push (see ``csyncsync.push``).
 
     paused
-        What is paused, as the master has it; None if it has not said.
+        What is paused, as the master has it; None if the master did not say.
     job
-        The id of the job that pushes: the runner knows by it whose result an event tells.
+        The id of this job: by it the runner knows the lease that the event ``pushed`` ends.
     """
 
     full: bool = False
@@ -56,7 +56,7 @@ class Surroundings(NamedTuple):
     record
         Takes the files of a host that is not established into csync2's database.
     hangs_after
-        Seconds without a sign of life after which this process ends; 0 for a process that has more to do than this.
+        Seconds without a sign of life after which the watchdog ends this process; 0 if it does other work, too: never.
     """
 
     tell: Callable[[str, dict[str, Any]], None]
@@ -66,7 +66,7 @@ class Surroundings(NamedTuple):
 
 class PushResult(NamedTuple):
     """
-    What a push came to.
+    The result of a push.
 
     state
         pushed, joining, held, paused, running or error: ``csyncsync.push`` tells what they mean.
@@ -75,7 +75,7 @@ class PushResult(NamedTuple):
     left
         ``{address: entries}`` that the other hosts are still to get.
     refused
-        ``{minion id: [path, …]}`` of the first paths that hosts which answered did not take.
+        ``{minion id: [path, …]}`` of the first paths that each host did not take though it answered.
     comment
         Why nothing, or not all, was sent.
     """
@@ -116,7 +116,7 @@ def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
 
 
 class _Push:
-    """A push under way. ``result`` is what it has come to so far, also when an error ends it."""
+    """A push under way. ``result`` is up to date at each step, so it is right when an error ends the push, too."""
 
     def __init__(
         self, group: Group, config: GroupConfig, asked: Asked, around: Surroundings, result: PushResult
@@ -151,7 +151,7 @@ class _Push:
         """Tell whether this host has joined the group; else have its files recorded, which is the first step."""
         group = self.group
         if self.asked.anew and group.state() == Database.ESTABLISHED:
-            # Its files count as those of a host that has lost its database: what it has not sent yet, it keeps.
+            # It joins like a host that has lost its database, and keeps its own changes that it has not sent yet.
             keep_copy(group.directory, group.database)
             with group.open_database(write=True) as database:
                 database.empty()
@@ -196,7 +196,7 @@ def _put_aside_if_damaged(group: Group) -> str:
 
 
 def _note(group: Group, result: PushResult) -> None:
-    """Leave ``left`` as the sign that this host has to ask again, and what the status shows; if there is room."""
+    """Write the result for the status, and ``left`` if this host has to ask for another push. A full disk is logged."""
     before, now, since = storage.read_json(group.path(LAST), {}), time.time(), None
     pushes, errors = before.get("pushes", 0) + 1, before.get("errors", 0) + (result.state == "error")
     try:
@@ -222,9 +222,9 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
-# --- What goes with it -----------------------------------------------------------------------------------
+# --- While another host pushes ---------------------------------------------------------------------------
 
 
 def note_heard(group: Group) -> None:
-    """Note that the master knows of this host's wish to push. Raises CsyncsyncError if the group is not here."""
+    """Note that the master knows that this host wants to push. Raises CsyncsyncError if the group is not here."""
     storage.write(group.require().path(HEARD), "")

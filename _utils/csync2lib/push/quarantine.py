@@ -1,8 +1,8 @@
 """
-What may be an unfinished file of csync2 is quarantined: it is not sent until it is known whose it is, or for some time.
+The quarantine of files that may be csync2's unfinished ones: with a full disk, csync2 leaves one at each try.
 
-When the disk is full, csync2 leaves one at each try. The watcher deletes those that it has seen, and a push does what
-it can prove; what nobody knows anything of is sent in the end.
+Delete what is proven to be csync2's: the watcher does if it has seen csync2 make the file, a push if the file holds
+nothing that is not in the finished one. Quarantine the rest for ten minutes; then send it, as it may be a user's.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def read(group: Group) -> dict[bytes, Held]:
 
 def note_known(group: Group, paths: Iterable[bytes], trees: Iterable[bytes]) -> set[bytes]:
     """
-    Return what has the name of a temporary file, and stands in csync2's database before the check: those that are
-    recorded, of these paths and of all below these trees, and all that are to be sent.
+    Before a check, return the paths named like temporary files that are in csync2's database already: all dirty ones,
+    and the recorded ones among these paths and below these trees. Other hosts may have them.
 
-    That is noted until judge() has seen what the check finds: if the check fails, or is killed, in between, what it has
-    added is not known, and the rest is: others may have it.
+    They are noted in a file until judge() has seen what the check finds. If that file is still there, the last check
+    failed, or was killed: what it added is not in the file, and does not count as known.
     """
     paths, note = list(filter(_is_temporary, paths)), group.path(KNOWN)
     with group.open_database() as database:
@@ -54,9 +54,9 @@ def note_known(group: Group, paths: Iterable[bytes], trees: Iterable[bytes]) -> 
 
 def judge(group: Group, known: set[bytes], held: dict[bytes, Held]) -> None:
     """
-    Take what the check has just found, and what may be an unfinished file of csync2, out of what is to be sent.
+    Take the unfinished files that the check has just found out of csync2's database, and delete or quarantine them.
 
-    What was known before the check has been sent, and goes on.
+    What was known before the check is left alone: other hosts have it already.
     """
     now = time.time()
     with group.open_database(write=True) as database:

@@ -1,7 +1,7 @@
 """
-What a peer refuses, though it is in no conflict: told apart by asking the peer, and by what it was sent.
+What a peer refuses for another reason than a conflict: found by asking the peer, and by what it was sent before.
 
-What is done about it is push/transfer.py's.
+``transfer`` asks this, and does something about it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class Refusals:
         return name in self.blocked and is_file(name)
 
     def both_wait(self, copy: str, entries: Iterable[DirtyEntry]) -> bool:
-        """Ask the peer which of the files that are still to be sent are directories there: both sides wait for good."""
+        """
+        Tell whether both sides wait forever, because the peer has a directory where a file is still to be sent. These
+        files are blocked for a while.
+        """
         with Database(copy, timeout=20) as sent:
             waiting = sent.dirty_names()
         states = self.peer.ask([entry for entry in entries if entry.name in waiting and is_file(entry.name)])
@@ -56,7 +59,7 @@ class Refusals:
         return bool(blocked)
 
     def ask_why(self, paths: Iterable[bytes]) -> None:
-        """Raise CommandError, with the peer's own words, if it cannot write some of the files that it has left."""
+        """Raise CommandError, with the peer's own words, if it refused some of these because it cannot write."""
         with self.peer.shared() as shared:
             part = shared.part(self.peer.address, b"", PART)
         some = {encode(path) for path in paths}
@@ -79,7 +82,7 @@ class Refusals:
     # ---- Directories that the peer lacks
 
     def lacking(self, paths: list[bytes]) -> set[bytes]:
-        """The directories above these paths that are none on the peer, though it is not to be sent them."""
+        """The directories above these paths that the peer lacks, although they are not dirty for it."""
         above = {parent for path in paths[:ASKED_ABOVE] for parent in _above(path)}
         with self.peer.shared() as shared:
             ours = [path for path in sorted(above) if is_directory(path) and shared.record(path)]
@@ -91,10 +94,10 @@ class Refusals:
 
     def gone(self, entries: Iterable[DirtyEntry]) -> set[DirtyEntry]:
         """
-        Those of some entries that are deletions below a path that is no directory, here and on the peer: there is
+        Of these entries, the deletions below a path that is no directory, neither here nor on the peer: there is
         nothing to delete.
 
-        csync2 refuses them for good: the peer cannot even look ("Not a directory").
+        The peer refuses them each time, because it cannot even look there ("Not a directory").
         """
         tops = {entry: top for entry in entries if (top := no_directory_above(entry.name))}
         if not tops:
@@ -106,8 +109,8 @@ class Refusals:
 
     def unchanged(self, entries: Iterable[DirtyEntry]) -> set[DirtyEntry]:
         """
-        Those of some entries that the peer has as both hosts had them, or half made: nobody has changed that there. It
-        is dirty there for a third host, or the peer's csync2 has died.
+        Of these entries, those that nobody has changed on the peer: it has them as both hosts had them, or half made.
+        It refuses them because they are dirty there for a third host, or because its csync2 has died.
         """
         doubtful = [entry for entry in entries if self.ledger.base(entry.name)]
         if not doubtful:
@@ -138,7 +141,7 @@ class Refusals:
 
 
 class Blocked:
-    """Encoded names, as a set, that a file remembers for some time."""
+    """A set of encoded names that is kept in a file, and forgets each name after some time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -175,7 +178,7 @@ def is_no_directory(path: bytes) -> bool:
 
 
 def no_directory_above(name: bytes) -> bytes | None:
-    """Given an encoded name, return that of the outermost thing above that is no directory, None if there is none."""
+    """Given an encoded name, return that of the outermost thing above it that is no directory, or None."""
     found = None
     for path in _above(decode(name)):
         if is_no_directory(path):

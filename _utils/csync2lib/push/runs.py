@@ -1,8 +1,8 @@
 """
 Runs of csync2 towards one peer.
 
-Each run has a copy of the peer's part of the database: runs that share a database wait for each other by whole seconds,
-and keep csync2's server from writing into it. May be called in threads.
+Each run has a small database of its own, with the entries that it is to send: runs that share a database wait for each
+other by whole seconds, and keep csync2's server from writing into it. May be called in threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from csync2lib.csync2.output import UpdateOutput, fetched_record
 from csync2lib.csync2.states import PeerState
 from csync2lib.errors import CommandError, Interrupted
 
-#: Where a send keeps its copy of the peer's part of the database: in memory, because a crash loses nothing with it.
+#: Where the runs' databases are: in memory, because a crash loses nothing with them.
 RUN_DIR = "/run/csyncsync"
 #: Entries that one run of csync2 sends.
 PART = 5000
@@ -100,10 +100,10 @@ class Peer:
 
     def recorded(self, path: bytes) -> bytes:
         """
-        The state that csync2 on the peer has recorded of a path, empty if it does not say.
+        The peer's record of a path, empty if it does not say.
 
-        It tells a file's time, which the states that it is asked for do not; and it is what stands there, because
-        csync2 looks before it refuses something.
+        Unlike the states that ask() returns, it has a file's time. It is up to date, because csync2 checks a path
+        before it refuses it.
         """
         flags = ("-v", "-v", "-T", self.own_address, self.address)
         try:

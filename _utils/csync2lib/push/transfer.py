@@ -1,7 +1,8 @@
 """
 Send what is dirty in csync2's database to the peers, to all of them at once.
 
-What a peer has taken is discharged in the shared database after each run of csync2. May be called in threads.
+Each run of csync2 sends to one peer, from a small database of its own (``runs``). What the peer has taken is then
+deleted from the group's database, here the *shared* one. May be called in threads.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ DOUBTFUL_WITHIN = 1.0
 READ_RATE = 10_000_000
 #: Peers that are sent to at once.
 PEERS_AT_ONCE = 8
-#: Bytes of the largest file that a run sends up to which csync2's temporary files, which hold it too, are in memory,
-#: and not beside the file, where each of them is some events for the watcher.
+#: If the largest file of a run has at most so many bytes, csync2's temporary files, copies of the files that it sends,
+#: are in memory: beside the files, each of them would be some events for the watcher.
 IN_MEMORY = 1 << 20
-#: Bytes of such a temporary file at which csync2 is ended, and then run again without: the file that it is for may have
-#: just begun to be written, and csync2 reads it to its end.
+#: Bytes of a temporary file in memory at which csync2 is ended, and run again without: the file may grow while csync2
+#: reads it to its end.
 MOST_IN_MEMORY = 16 << 20
-#: Runs of csync2 for one part, when something interrupts them; those that end at the same path; those in a row that the
-#: peer ends, and that send nothing.
+#: How many runs of csync2 for one part may be interrupted: in all; at the same path; in a row by the peer, with
+#: nothing sent.
 ATTEMPTS, ATTEMPTS_AT_ONE, ATTEMPTS_IN_VAIN = 20, 2, 4
 #: Entries that csync2 on the peer may not have committed when it dies: it commits after 1,000 queries, of which an
 #: entry takes at least three (db.c, csync_db_maycommit()).
@@ -56,7 +57,7 @@ def now() -> float:
 
 
 class Job(NamedTuple):
-    """What one push sends, to whichever peer."""
+    """What is the same for all peers in one push."""
 
     group: str
     #: csync2's database
@@ -65,9 +66,9 @@ class Job(NamedTuple):
     notes: str
     #: the addresses of all hosts of the group
     members: Collection[str]
-    #: when csync2's check of this push began, by now(): what has changed after that stays dirty
+    #: when csync2's check of this push began, by now(): what changes later is to be checked again
     since: float
-    #: takes the paths that are to be checked again, because csync2 has recorded another state than they have
+    #: is filled with paths that are to be checked again, because the peer may hold another state than our record
     changed: set[bytes]
 
 
@@ -83,17 +84,17 @@ def send_all(
 ) -> dict[str, str]:
     """
     Send what is dirty in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
-    for one that answered, whatever it refused. Raises sqlite3.Error.
+    for one that answered, even if it refused everything. Raises sqlite3.Error.
 
     notes
-        Made if it is missing; the ledgers in it outlive a loss of power.
+        Made if it is missing.
     changed
         Is filled also when an error is raised.
     failed
         ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
-        answer, and get the more time the more often they stood still.
+        answer, and get twice the time for each time that they stood still.
 
-    The others are explained at Job.
+    Job explains the others.
     """
     job, doubtful = Job(group, database, notes, members, since, changed), failed or {}
     os.makedirs(notes, mode=0o700, exist_ok=True)
@@ -114,7 +115,7 @@ def send_all(
 class Parts(NamedTuple):
     """What came of sending part after part."""
 
-    #: the paths that the peer, which answers, has left, but for blocked ones
+    #: the paths that the peer did not take though it answers, without blocked ones
     left: list[bytes]
     #: whether something waits until what stands below it is gone
     postponed: bool
@@ -132,11 +133,7 @@ class Run(NamedTuple):
 
 
 class Transfer:
-    """
-    What one peer is sent. Its methods raise CommandError when the peer cannot be reached.
-
-    Entries are those of csync2's database; names are as csync2 writes them there.
-    """
+    """What one peer is sent. Its methods raise CommandError when the peer cannot be reached. Names are encoded."""
 
     def __init__(self, job: Job, peer: str, stalled: int = 0) -> None:
         """``stalled``: how often in a row the peer stood still."""
@@ -157,7 +154,7 @@ class Transfer:
             while self._send_lacking():
                 parts = self._parts()
             left = parts.left
-            if parts.left or parts.postponed:  # directories that only now are empty, and what replaces them
+            if parts.left or parts.postponed:  # directories that are empty only now, and what replaces them
                 left = self._parts().left
             self.lacking |= self.refusals.lacking(left)
             if self._send_lacking():
@@ -168,7 +165,7 @@ class Transfer:
         """
         Make dirty the directories that the peer turned out to lack, and all in them. Returns whether there were any.
 
-        csync2 does that, too, but not in a copy of the database without the files' records.
+        csync2 would do that itself, but the database of its run has no records.
         """
         lacking, self.lacking = self.lacking - self.sent_anew, set()
         if not lacking:
@@ -207,7 +204,7 @@ class Transfer:
                 left += self._entries(ready)
 
     def _entries(self, entries: Iterable[DirtyEntry]) -> list[bytes]:
-        """Send some entries. Returns the paths that the peer has left, but for blocked ones."""
+        """Send some entries. Returns the paths that the peer did not take, without blocked ones."""
         waiting = self._not_blocked(entries)
         ended_at: collections.Counter[bytes | None] = collections.Counter()
         in_vain = 0
@@ -232,13 +229,13 @@ class Transfer:
         return [entry for entry in entries if not self.refusals.is_blocked(entry.name)]
 
     def _without_gone(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
-        """Discharge deletions of what cannot be there. Returns the other entries."""
+        """Discharge deletions of what the peer cannot have. Returns the other entries."""
         gone = self.refusals.gone(entries)
         self._discharge(gone, {})
         return [entry for entry in entries if entry not in gone]
 
     def _send_unchanged(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
-        """Send what nobody has changed on the peer once more, whatever it says of it. Returns the other entries."""
+        """Send by force what the peer refuses though nobody has changed it there. Returns the other entries."""
         ours = self.refusals.unchanged(entries)
         if ours:
             log.info(
@@ -302,7 +299,7 @@ class Transfer:
     # ---- What the peer has taken
 
     def _discharge(self, entries: Collection[DirtyEntry], deleted: Mapping[bytes, bool]) -> None:
-        """Discharge entries, but for those that csync2 has recorded otherwise than they were sent."""
+        """Discharge entries, but for those that the peer may hold in another state than our record."""
         if not entries:
             return
         with self.peer.shared(write=True) as shared:
@@ -312,13 +309,12 @@ class Transfer:
 
     def differs(self, shared: Database, name: bytes, deleted: Mapping[bytes, bool]) -> bool:
         """
-        Tell whether the peer may have been sent another state of a path than csync2 has recorded. ``deleted`` tells of
-        names that were sent whether their deletion was.
+        True if the peer may hold another state than our record. ``deleted``: ``{name: whether its deletion was sent}``.
 
-        A path that changes while it is sent, and changes back, would be taken for one that the peer has: nobody would
-        send it again. So would one that is not recorded, because it was made after the check, and is gone by the next
-        one. Files that are written to need no such care, unless they stand for something else: the watcher sees who
-        writes, but not whether it was csync2 that made a link.
+        csync2 sends what is on the disk, not what it has recorded. If a path changes while it is sent, and changes
+        back, or is made after the check and gone before the next one, then that check finds nothing to send, and the
+        peer would keep the state in between. A file that is merely written to needs no such care: the watcher knows who
+        wrote. It does not know whether it was csync2 that made a link.
         """
         path = decode(name)
         record = shared.record(path)
@@ -340,7 +336,7 @@ class Transfer:
 
 
 class _Identity(NamedTuple):
-    """What tells a directory from another one that looks the same, and from anything else."""
+    """What tells a directory from another one that has taken its place."""
 
     inode: int
     mode: int

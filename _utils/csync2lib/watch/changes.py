@@ -1,4 +1,4 @@
-"""The changed paths on their way to the journals, and the debounce: one that has been quiet for a moment is ready."""
+"""The changed paths of a group, and the debounce: a path that has been quiet for a moment is ready to go out."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import time
 from csync2lib.csync2 import temporary
 from csync2lib.watch.options import Options
 
-#: After so many seconds without a change in a group, the next ones go out when it has been quiet for this share of
-#: the option settle; of what follows them soon, or goes on for longer than that, each path waits on its own.
+#: A group without a change for CALM seconds is calm. The first changes after a calm are ready once the group has been
+#: quiet for CALM_SHARE of the option settle; any other change is ready once its own path has been quiet for all of it.
 CALM, CALM_SHARE = 0.5, 0.25
 #: Seconds that csync2 may keep one of its temporary files untouched.
 TEMPORARY_QUIET = 2.0
-#: Seconds between two looks at a path that csync2 may not have finished: at first, and at last.
+#: Seconds between two looks at a path that csync2 may not have finished: at least, and at most.
 COMMIT_POLL = (0.25, 1.0)
 #: A path that went out so many times in a row, each within max_delay, is hot.
 HOT = 3
 #: Changes that become ready in one slice.
 READY_AT_ONCE = 2000
-#: What a change that waits leaves to a newer one of the same path.
+#: What a newer change of the same path takes over from one that is put back.
 _MERGED = ("tree", "moved", "deleted", "came", "covers", "own", "written", "compare", "told", "csync2s")
 
 
@@ -60,15 +60,15 @@ class Change:
         self.writing = False
         #: written to in place, at any time
         self.written = False
-        #: not csync2's work: csync2 writes to a temporary file, renames it, and closes it
+        #: surely not csync2's work, which is to write to a temporary file, rename it, and close it
         self.own = False
-        #: came with the directory above it, and what csync2 recorded here was another file
+        #: came with a directory that was moved here: csync2's record is of another file that was here before
         self.compare = False
         #: an event told of it, not only a walk: it may have changed since the check of the directory above it
         self.told = False
-        #: the directory and everything below it
+        #: stands for the directory and everything below it
         self.tree = False
-        #: came, or left its place to another, so its content need not be what csync2 recorded
+        #: a directory that was moved, here or away, so what is in it need not be what csync2 recorded
         self.moved = False
         #: a directory that was deleted, and may have been made again
         self.deleted = False
@@ -76,36 +76,36 @@ class Change:
         self.came = False
         #: something below it was not noted on its own, because this change stands for it
         self.covers = False
-        #: a temporary file that was made as only csync2 does; a file that had the name of such a one until now
+        #: a temporary file that was made as only csync2 does; a file that was renamed from such a name
         self.csync2s = self.received = False
         self.temporary = temporary.is_temporary(os.path.basename(path))
-        #: when it was first found ready (0: never), and the number of the database's commit then (-1: not looked at)
+        #: when it was first found ready (0: never), and how many commits the database had then (-1: not looked at)
         self.judged = 0.0
         self.commits = -1
         self.not_before = 0.0
-        #: when the heap brings it up
+        #: its time in the heap; an entry of the heap with another time is out of date
         self.queued = 0.0
 
     def take_in(self, older: Change) -> None:
-        """Become what an older change of the same path was, too."""
+        """Take over what an older change of the same path had noted."""
         for name in _MERGED:
             setattr(self, name, getattr(self, name) or getattr(older, name))
         self.judged = older.judged
 
 
 class Changes:
-    """All of them of one group."""
+    """The changes of one group: pending (not quiet yet), ready (to be judged), and out (to go into the journal)."""
 
     def __init__(self) -> None:
         self.pending: dict[bytes, Change] = {}
         self.ready: collections.deque[Change] = collections.deque()
-        #: (path, whether it stands for all below it, whether it is to be named in any case) of each to be written, and
-        #: when the last event of these was read
+        #: (path, whether it stands for all below it, whether it is to be named even if a tree covers it), and when the
+        #: last event of these was read
         self.out: list[tuple[bytes, bool, bool]] = []
         self.heard = 0.0
         #: path -> when it went out last, and how many times in a row
         self.recent: dict[bytes, tuple[float, int]] = {}
-        #: when a file was changed last, and until when that is only the beginning after a calm
+        #: when a file was last changed, and until when changes count as the first ones after a calm
         self.changed_at = self.early_until = 0.0
         #: whether the next push is to check the whole group
         self.full_rescan = False
@@ -145,7 +145,7 @@ class Changes:
 
 
 class Debounce:
-    """Brings the changes of all groups up when they are due."""
+    """Moves the changes of all groups from pending to ready when they are due, with one heap for all groups."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -166,7 +166,7 @@ class Debounce:
         return change
 
     def file_changed(self, change: Change, written: bool, finished: bool, now: float) -> None:
-        """A file was written to, or a change of it is finished; or neither: its mode, owner or time has changed."""
+        """A file was written to, or a change of it is finished; if neither, only its mode, owner or time changed."""
         changes = change.changes
         if now - changes.changed_at > CALM:
             changes.early_until = now + self.options.settle
@@ -197,7 +197,7 @@ class Debounce:
             changes.ready.append(change)
 
     def put_back(self, change: Change) -> None:
-        """Bring a change up again in a moment; a newer one of the same path takes this one in."""
+        """Have a change judged again in a moment. A newer one of the same path, if there is one, takes it over."""
         pending = change.changes.pending
         newer = pending.get(change.path)
         if newer is not None:
@@ -209,7 +209,7 @@ class Debounce:
         self._queue(change, change.not_before)
 
     def _queue(self, change: Change, due: float) -> None:
-        """Look at a change at this time, and not when it was to be looked at before."""
+        """Look at a change at this time, instead of any that was set before."""
         change.queued = due
         heapq.heappush(self.heap, (due, next(self.sequence), change))
 
@@ -227,6 +227,6 @@ class Debounce:
 
 
 def _is_early(change: Change) -> bool:
-    """Tell whether a file was just changed, and surely not by csync2, in a group that was calm until then."""
+    """Tell whether a change, which is surely not csync2's, is one of the first after a calm of its group."""
     changes = change.changes
     return change.own and not change.writing and not change.temporary and changes.changed_at < changes.early_until

@@ -183,8 +183,8 @@ class Judge:
 
     def _compare_with_before(self, change: Change, status: os.stat_result | None) -> str:
         """
-        Compare a path's state with what was recorded before csync2's database was lost, and with what csync2 has
-        written down since: its daemon does that with all that it makes of what others send.
+        While a host rejoins: compare a path's state with its record in the lost database, and with that in the new
+        one. What matches the record in the new database was written by csync2 and is ignored.
         """
         if status is None and change.temporary:
             return DROP

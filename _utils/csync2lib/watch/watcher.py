@@ -1,15 +1,16 @@
 """
-The watcher: from what happens in the groups' directories to lines in their journals, and a push that is asked for.
+The watcher: what changes in the groups' directories goes into their journals, and a push is asked for.
 
-It rides on the minion's event loop, in small slices:
+It runs on the minion's event loop, in small slices:
 
 1. The tree reads the kernel's events, and the listener notes each changed path (``tree``, ``listener``).
 2. A path that has been quiet for a moment is ready (``changes``).
 3. What csync2 itself has written is left out (``echo``, ``verdict``).
-4. The rest is written into the group's journal, and one event goes out (``flush``, ``notify``).
+4. The rest is written into the group's journal, and one event asks the master for a push (``flush``, ``notify``).
 
-Once a second it looks at the groups' configs, roots, journals and what is left to push (``groups``, ``reminder``,
-``status``). The beacon starts it, and runs it from a copy of this package that Salt does not know.
+Once a second it looks at the groups' configs, include roots and journals, and at what is left to push (``groups``,
+``reminder``, ``status``). The beacon starts it from a copy of this package that Salt does not know, because a refresh
+of the minion's modules would execute the code anew under the running watcher.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from csync2lib.watch.walk import COMPARE, NOTE
 
 log = logging.getLogger(__name__)
 
-#: Seconds from close() to the real end: Salt calls close() at every refresh, and beacon() again right after.
+#: Seconds from close_later() to close(): at each refresh Salt closes the beacon, and calls it again right after.
 CLOSE_DELAY = 10
 #: Seconds of work in one callback of the event loop, and in one tick where there is no loop.
 SLICE = 0.015
@@ -56,9 +57,7 @@ BATCH = 200
 
 
 class Watcher:
-    """
-    Watches all groups with one inotify descriptor, in slices, on an event loop or (loop None) at ticks.
-    """
+    """Watches all groups with one inotify descriptor, in slices: on an event loop or, without one, at Salt's ticks."""
 
     def __init__(
         self, options: Options, opts: dict[str, Any], loop: asyncio.AbstractEventLoop | None, version: str
@@ -85,7 +84,7 @@ class Watcher:
     # --- Called by the beacon
 
     def use(self, options: Options, opts: dict[str, Any]) -> None:
-        """Go on with these options of the beacon and of the minion."""
+        """Take over the beacon's options, and the minion's (opts), which may have changed."""
         self.options = self.debounce.options = self.flusher.options = self.reminder.options = options
         self.notifier.opts = opts
 
@@ -123,7 +122,7 @@ class Watcher:
             self.close_timer.start()
 
     def close(self) -> None:
-        """Write down what waits, unjudged, and give everything back."""
+        """Write all waiting changes into the journals, unjudged, and close the descriptor."""
         if self.closed:
             return
         self.closed = True
@@ -150,7 +149,7 @@ class Watcher:
         self._arm()
 
     def _listen(self) -> None:
-        """Hear of events from the loop; again and again, in case that somebody took the descriptor from it."""
+        """Register the descriptor with the loop; each second anew, because somebody else may have removed it."""
         if self.loop is not None and self.watches.fd >= 0 and not self.closed:
             self.loop.remove_reader(self.watches.fd)
             self.loop.add_reader(self.watches.fd, self._readable)
@@ -186,7 +185,7 @@ class Watcher:
         self._arm()
 
     def _arm(self) -> None:
-        """Be called when there is something to do next, or earlier."""
+        """Set the timer to when there is something to do next, unless it goes off earlier anyway."""
         if self.loop is None or self.closed:
             return
         due = self._next_due()
@@ -212,9 +211,7 @@ class Watcher:
         return min(due) if due else None
 
     def _guarded(self, work: Callable[..., Any], *args: object) -> Any:
-        """
-        Do it. An error that nobody foresaw must not end the watching: tell it, and check the whole groups.
-        """
+        """Do some work. An unforeseen error must not end the watching: log it, and ask for full rescans."""
         try:
             return work(*args)
         except Exception:  # pylint: disable=broad-except
@@ -265,7 +262,7 @@ class Watcher:
     # --- Once a second
 
     def _housekeep(self) -> None:
-        """Configs, roots, what is left to do, the status."""
+        """Look at configs, include roots and what is left to push, and write the status."""
         if self.watches.fd < 0:
             self._reopen()
         self._listen()
@@ -293,12 +290,12 @@ class Watcher:
         self.echo.forget_old(now)
 
     def _reopen(self) -> None:
-        """Try again to get a descriptor, when the unwatched directories are tried again too."""
+        """Try again to get a descriptor, when it is time to try the unwatched directories again, too."""
         if any(time.monotonic() >= group.rewalk_at for group in self.groups.values()):
             self.watches.open()
 
     def _read_configs(self) -> None:
-        """Take in configs that are new or have changed, and let go of groups that are no more."""
+        """Read configs that are new or have changed, and stop watching groups that have none any more."""
         found = groups.find(self.options.state_dir)
         if found is None:
             return
@@ -344,7 +341,7 @@ class Watcher:
     # --- What is watched
 
     def _walked(self, group: WatchedGroup) -> None:
-        """From here on nothing escapes; what happened before is found by checking the whole group."""
+        """All of a group is watched from now on; a full rescan finds what happened before."""
         if group.gone:
             return
         if not group.walked:
