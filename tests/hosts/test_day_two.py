@@ -169,7 +169,7 @@ def test_reset_makes_one_hosts_content_win(hosts):
 
 def test_a_host_that_is_silent_is_told_and_makes_the_exit_code_1(hosts):
     """Also where a reset would have to have all."""
-    hosts.shell("web3", "systemctl stop salt-minion")
+    hosts.stop_minion("web3")
     try:
         done = hosts.bed.salt_run("--out=json", "csyncsync.sync", "wwwshared", check=False)
         found = json.loads(done.stdout)

@@ -393,7 +393,7 @@ def test_a_file_of_a_peer_in_place_of_a_directory(hosts, place):
     place.arrived()
     hosts.settled("wwwshared")
     peer = hosts.others(place.origin)[0]
-    hosts.exec(peer, "systemctl", "stop", "salt-minion")
+    hosts.stop_minion(peer)
     try:
         # A file that csync2 there takes for one that came from the others.
         hosts.shell(peer, f"cd {place.shared}; rm -r d; echo x >d; csync2 -C wwwshared -cIr {place.shared}")
@@ -655,7 +655,8 @@ def limit(name, value):
 def restart_minion(hosts, host):
     """Restart a minion; returns when it watches again."""
     before = watch(hosts, host).get("pid")
-    hosts.exec(host, "systemctl", "restart", "salt-minion")
+    hosts.stop_minion(host)
+    hosts.exec(host, "systemctl", "start", "salt-minion")
     hosts.eventually(lambda: watch(hosts, host).get("pid") != before and watch(hosts, host).get("ready"), 60)
 
 

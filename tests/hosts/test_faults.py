@@ -415,7 +415,7 @@ def test_what_a_killed_check_has_recorded_and_not_marked_goes_to_all(hosts, told
     """
     hosts.equal(seconds=60)
     top = f"{SHARED}/half-marked"
-    hosts.exec("web1", "systemctl", "stop", "salt-minion")
+    hosts.stop_minion("web1")
     hosts.write("web1", f"{top}/in/file", "x\n")
     hosts.shell("web1", f"csync2 -C wwwshared -cr {top}")
     hosts.exec("web1", "/opt/salt/bin/python", "-c", HALF_MARKED, top, "/var/lib/csyncsync/wwwshared", told)
@@ -434,7 +434,7 @@ def test_what_is_deleted_while_a_check_fails_is_deleted_on_all(hosts):
     top = f"{SHARED}/failed"
     hosts.shell("web1", f"mkdir -p {top}/.dir.AbC123/in; touch {top}/.file.AbC123 {top}/.changed.AbC123")
     hosts.calm("wwwshared")
-    hosts.exec("web1", "systemctl", "stop", "salt-minion")
+    hosts.stop_minion("web1")
     hosts.shell("web1", f"rm -r {top}/.dir.AbC123 {top}/.file.AbC123; echo x >{top}/.changed.AbC123")
     hosts.shell("web1", KILL_A_CHECK.format(group="wwwshared"))
     hosts.shell("web1", f"rm {top}/.changed.AbC123")

@@ -192,7 +192,7 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
     hosts.bed.cut("web3")
     hosts.shell("web2", f"rm -r {SHARED}/lost/deleted")
     hosts.everywhere(gone[0], None, hosts=("web1", "web4"), seconds=30)
-    hosts.exec("web2", "systemctl", "stop", "salt-minion")
+    hosts.stop_minion("web2")
     hosts.shell("web3", "rm -f /var/lib/csync2/*wwwshared*")
     hosts.bed.heal("web3")
     time.sleep(10)

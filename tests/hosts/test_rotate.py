@@ -86,7 +86,8 @@ def client(hosts, origin, peer, *flags):
 def files_of(hosts, host, files):
     """These files on a host, ``{path: content}``, which does nothing else meanwhile."""
     new = {path: hosts.read(host, path) for path in files}
-    hosts.exec(host, "systemctl", "stop", "salt-minion", "csyncsync-watch", "csync2.socket")
+    hosts.stop_minion(host)
+    hosts.exec(host, "systemctl", "stop", "csyncsync-watch", "csync2.socket")
     try:
         for path, content in files.items():
             hosts.path(host, path).write_text(content, encoding="ascii")

@@ -14,10 +14,15 @@ from csync2lib.csync2.states import check_text
 from watching import on_loop
 
 
-@on_loop
-async def test_what_csync2_wrote_is_left_out(host):
+@pytest.fixture(autouse=True)
+def _in_a_group(host):
+    """The host is in a group, and csync2 has a database of it."""
     host.make_database()
     host.config()
+
+
+@on_loop
+async def test_what_csync2_wrote_is_left_out(host):
     await host.start()
     (host.tree / "d").mkdir()
     (host.tree / "d" / "echo").write_text("x")
@@ -36,8 +41,6 @@ async def test_what_csync2_wrote_is_left_out(host):
 
 @on_loop
 async def test_rewrite_within_the_second_goes_out(host):
-    host.make_database()
-    host.config()
     (host.tree / "file").write_text("x")
     os.utime(host.tree / "file", ns=(1700000000_000000000, 1700000000_000000000))
     host.record(host.tree / "file")
@@ -49,8 +52,6 @@ async def test_rewrite_within_the_second_goes_out(host):
 
 @on_loop
 async def test_removed_files_go_out_if_they_were_recorded(host):
-    host.make_database()
-    host.config()
     for name in ("known", "unknown"):
         (host.tree / name).write_text("x")
     host.record(host.tree / "known")
@@ -64,8 +65,6 @@ async def test_removed_files_go_out_if_they_were_recorded(host):
 
 @on_loop
 async def test_a_directory_that_was_deleted_and_made_again(host):
-    host.make_database()
-    host.config()
     await host.start()
     directory = host.tree / "d"
     directory.mkdir()
@@ -120,8 +119,6 @@ def a_peer_sends(host):
 
 @on_loop
 async def test_a_link_that_csync2_made_and_a_file_in_its_place(host):
-    host.make_database()
-    host.config()
     await host.start()
     (host.tree / "file").symlink_to("x")
     (host.tree / "file").unlink()
@@ -134,8 +131,6 @@ async def test_a_link_that_csync2_made_and_a_file_in_its_place(host):
 @on_loop
 async def test_what_takes_the_place_of_a_file_that_came_with_its_directory(host):
     """The directory has been checked by then, and the watcher still waits until the file is quiet."""
-    host.make_database()
-    host.config()
     new = pathlib.Path(f"{host.tree}-new")
     for directory, text in ((host.tree / "d", "x"), (new, "newer")):
         directory.mkdir()
@@ -155,8 +150,6 @@ async def test_what_takes_the_place_of_a_file_that_came_with_its_directory(host)
 
 @on_loop
 async def test_uncommitted_rows_are_waited_for(host):
-    host.make_database()
-    host.config()
     await host.start()
     journal = pathlib.Path(f"{host.database}-journal")
     # A transaction that has begun to write: SQLite makes the journal itself.
@@ -178,8 +171,6 @@ async def test_uncommitted_rows_are_waited_for(host):
 @on_loop
 async def test_a_users_write_does_not_wait_for_csync2(host):
     """A peer sends, and a transaction is open; csync2 does not write to files in place."""
-    host.make_database()
-    host.config()
     await host.start()
     with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
         daemon.execute("BEGIN IMMEDIATE")
@@ -191,8 +182,6 @@ async def test_a_users_write_does_not_wait_for_csync2(host):
 @on_loop
 async def test_what_is_half_made_is_waited_for_as_long_as_the_peer_is_connected(host):
     """csync2's daemon may wait for the database, which others write into, between two of its steps."""
-    host.make_database()
-    host.config()
     await host.start()
     with a_peer_sends(host):
         csync2_writes(host, "echo", half=True)
@@ -211,8 +200,6 @@ async def test_what_is_half_made_is_waited_for_as_long_as_the_peer_is_connected(
 
 @on_loop
 async def test_what_is_half_made_goes_out_when_the_peer_has_hung_up(host):
-    host.make_database()
-    host.config()
     await host.start()
     with a_peer_sends(host):
         csync2_writes(host, "echo", half=True)
@@ -223,8 +210,6 @@ async def test_what_is_half_made_goes_out_when_the_peer_has_hung_up(host):
 
 @on_loop
 async def test_two_commits_later_a_difference_is_a_users(host):
-    host.make_database()
-    host.config()
     (host.tree / "gone").write_text("x")
     host.record(host.tree / "gone")
     await host.start()
@@ -244,8 +229,6 @@ async def test_two_commits_later_a_difference_is_a_users(host):
 @on_loop
 async def test_what_csync2_has_not_finished_is_left_to_it(host):
     """It was recorded, but owner, mode and time are still to come: pushed back, that state would spread."""
-    host.make_database()
-    host.config()
     await host.start()
     with a_peer_sends(host):
         csync2_writes(host, "half", half=True)
@@ -263,8 +246,6 @@ async def test_what_csync2_has_not_finished_is_left_to_it(host):
 @on_loop
 async def test_a_rename_over_a_file_that_looks_the_same_goes_out(host):
     """On a receiver all times are whole seconds: two files of one size and second look the same to csync2."""
-    host.make_database()
-    host.config()
     (host.tree / "d").mkdir()
     (host.tree / "e").mkdir()
     names = [host.tree / name for name in ("a", "b", "d/x", "e/x")]
@@ -284,8 +265,6 @@ async def test_a_rename_over_a_file_that_looks_the_same_goes_out(host):
 @on_loop
 async def test_a_write_with_a_whole_second_goes_out(host):
     """tar and cp -p set such times."""
-    host.make_database()
-    host.config()
     (host.tree / "file").write_text("x")
     os.utime(host.tree / "file", (1700000000, 1700000000))
     host.record(host.tree / "file")
@@ -298,8 +277,6 @@ async def test_a_write_with_a_whole_second_goes_out(host):
 @on_loop
 async def test_a_change_through_one_name_of_several_checks_the_group(host):
     """The other names of a hard link have no event."""
-    host.make_database()
-    host.config()
     (host.tree / "one").write_text("x")
     os.link(host.tree / "one", host.tree / "two")
     host.record(host.tree / "one", host.tree / "two")
@@ -315,8 +292,6 @@ async def test_a_change_through_one_name_of_several_checks_the_group(host):
 
 @on_loop
 async def test_user_file_that_looks_like_csync2s_arrives(host):
-    host.make_database()
-    host.config()
     await host.start()
     (host.tree / ".name.AbCdEf").write_text("x")
     await host.until(lambda: host.lines() == [b".name.AbCdEf"])
@@ -325,8 +300,6 @@ async def test_user_file_that_looks_like_csync2s_arrives(host):
 @on_loop
 async def test_what_came_and_went_goes_out_if_it_was_recorded_in_between(host):
     """By a check of its directory, which may have sent it too."""
-    host.make_database()
-    host.config()
     await host.start()
     (host.tree / ".name.AbCdEf").write_text("x")
     await asyncio.sleep(0.05)
@@ -338,8 +311,6 @@ async def test_what_came_and_went_goes_out_if_it_was_recorded_in_between(host):
 @on_loop
 async def test_a_change_that_csync2s_daemon_has_taken_in_goes_out(host):
     """It checks a path before it refuses it to a peer; a push that is under way, or left something, needs no event."""
-    host.make_database()
-    host.config()
     await host.start()
 
     def link(name):
@@ -366,8 +337,6 @@ async def test_what_csync2_does_while_its_new_database_is_not_established_is_not
     It writes down what it makes of what others send, and forgets what it deletes. What was gone before all was recorded
     anew it has never known: somebody here may have deleted that.
     """
-    host.make_database()
-    host.config()
     (host.group / "established").write_text("web1")
     for name in ("mine", "theirs", "gone"):
         (host.tree / name).write_text("x")
@@ -396,8 +365,6 @@ async def test_what_csync2_does_while_its_new_database_is_not_established_is_not
 @on_loop
 async def test_without_its_database_a_host_tells_of_its_own_changes_alone(host):
     """It was established, and joins anew: what others sent meanwhile is theirs. A new host knows no others."""
-    host.make_database()
-    host.config()
     (host.group / "established").write_text("web1")
     await host.start()
     host.database.unlink()
@@ -418,8 +385,6 @@ async def test_without_its_database_a_host_tells_of_its_own_changes_alone(host):
 @on_loop
 async def test_files_in_a_directory_that_csync2_made(host):
     """The directory is csync2's, and left out; a user's files that were there before the watch still go out."""
-    host.make_database()
-    host.config()
     await host.start()
     (host.tree / "d" / "e").mkdir(parents=True)
     (host.tree / "d" / "e" / "mine").write_text("x")
@@ -430,8 +395,6 @@ async def test_files_in_a_directory_that_csync2_made(host):
 @on_loop
 async def test_a_file_that_csync2_wrote_before_its_new_directory_was_watched(host):
     """It gets its name unseen, and is written to and closed in sight; a user's writes after that go out."""
-    host.make_database()
-    host.config()
     await host.start()
     with a_peer_sends(host):
         (host.tree / "d").mkdir()
@@ -468,8 +431,6 @@ def csync2_leaves(host, name, suffix="aB3dE6"):
 @pytest.mark.skipif(os.geteuid() != 0, reason="csync2 runs as root")
 @on_loop
 async def test_a_temporary_file_that_csync2_left_is_deleted_and_no_other_one(host):
-    host.make_database()
-    host.config()
     await host.start()
     host.code("waits").LEFT_AFTER = 0.3
 
