@@ -15,7 +15,7 @@ from .shell import TestbedError, wait_for
 TOP = "csyncsync-testbed"
 
 
-#: The pids of inits as they were found last, each by the path of its group: looked for anew when they are it no more.
+#: ``{path of a host's group: (pid of its init, group that it is in)}``, as found last.
 _LEADERS = {}
 
 
@@ -39,7 +39,6 @@ class Cgroup:
 
     def __init__(self, name, host):
         self.paths = [mount / TOP / name / host for mount in _mounts()]
-        self.place = f"/{TOP}/{name}/{host}/"
 
     def enter(self):
         """Move the calling process into the group."""
@@ -47,31 +46,22 @@ class Cgroup:
             path.mkdir(parents=True, exist_ok=True)
             (path / "cgroup.procs").write_text("0", encoding="ascii")
 
+    def _all(self):
+        """The group's folder, and those of the groups in it."""
+        return [top for top, _, _ in os.walk(self.paths[0])]
+
     def pids(self):
         """All processes in the group."""
-        found = set()
-        for top, _, _ in os.walk(self.paths[0]):
-            # A group can vanish while we look; pid 0 stands for a process outside our pid namespace.
-            with contextlib.suppress(OSError):
-                found.update(int(pid) for pid in (Path(top) / "cgroup.procs").read_text("ascii").split())
-        return found - {0}
+        return {pid for top in self._all() for pid in _members(top)}
 
     def leader(self):
         """The host's init as seen from outside, None while there is none."""
         known = _LEADERS.get(self.paths[0])
-        if known and self._is_leader(known):
-            return known
-        found = next((pid for pid in self.pids() if self._is_leader(pid)), None)
+        if known and known[0] in _members(known[1]) and _is_init(known[0]):
+            return known[0]
+        found = next(((pid, top) for top in self._all() for pid in _members(top) if _is_init(pid)), None)
         _LEADERS[self.paths[0]] = found
-        return found
-
-    def _is_leader(self, pid):
-        inside = _nspid(pid)
-        if len(inside) != _depth() + 1 or inside[-1] != "1":
-            return False
-        with contextlib.suppress(OSError):
-            return self.place in Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii")
-        return False
+        return found and found[0]
 
     def kill(self):
         """End every process of the group at once."""
@@ -93,6 +83,19 @@ class Cgroup:
                     os.rmdir(top)
             with contextlib.suppress(OSError):
                 os.rmdir(path.parent)
+
+
+def _members(folder):
+    """The processes in a group, not in those in it."""
+    # A group can vanish while we look; pid 0 stands for a process outside our pid namespace.
+    with contextlib.suppress(OSError):
+        return {int(pid) for pid in Path(folder, "cgroup.procs").read_text("ascii").split()} - {0}
+    return set()
+
+
+def _is_init(pid):
+    inside = _nspid(pid)
+    return len(inside) == _depth() + 1 and inside[-1] == "1"
 
 
 @functools.cache
