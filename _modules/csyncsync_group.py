@@ -77,7 +77,7 @@ def groups(group=None, facts=True):
 
     Returns ``{"groups": {GROUP: {"hosts": {minion id: {"name", "address", "certificate"}}, "unpublished": [minion
     id, …], "options": {…}, "context": {…}}}, "errors": {GROUP: [message, …]}}``. Groups that this minion is no
-    member of are left out. ``unpublished`` are members without facts in the mine, whose last known line is kept.
+    member of are left out. ``unpublished`` are members that have no facts in the mine now: their last known ones count.
     No key is among the options.
 
     CLI Example:

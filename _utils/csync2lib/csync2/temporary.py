@@ -1,8 +1,8 @@
 """
-What csync2 leaves: temporary files that it could not finish, because the disk was full or it was killed.
+Temporary files that csync2 left behind unfinished, because the disk was full or it was killed.
 
-One question, which the watcher and a push ask: is this file csync2's? A file of a user must never be
-taken for one. Paths are bytes.
+The watcher and a push ask one question: is this file csync2's? A user's file must never be mistaken for one. Paths are
+bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 
 from csync2lib import waits
 
-#: A suffix that chance has made, as eleven of twelve are: hardly one that somebody chose, as .backup.
+#: A suffix that looks random, as eleven of twelve of mkstemp()'s do; .backup does not.
 _CHANCE = rb"(?=[^.]*[a-z])(?=[^.]*[A-Z])[A-Za-z0-9]{6}"
 _BY_CHANCE = re.compile(rb".*\." + _CHANCE + rb"\Z", re.DOTALL)
 #: rsync.c, get_tmpname(): a dot, the name without a leading or trailing one, a dot and mkstemp()'s six characters. Of a
@@ -29,12 +29,12 @@ TOGETHER = 60.0
 
 
 def is_temporary(name: bytes) -> bool:
-    """Tell whether a file is named as csync2's temporary ones."""
+    """Tell whether a name is like those of csync2's temporary files."""
     return _TEMPORARY.match(name) is not None
 
 
 def is_unfinished(status: os.stat_result) -> bool:
-    """Tell whether a file is as csync2's mkstemp() makes it: it gets its owner and mode with its name, or later."""
+    """Tell whether a file is as mkstemp() made it for csync2, which never sets owner and mode before the rename."""
     regular = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
     return regular and (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o600, 0, 0)
 
@@ -51,7 +51,7 @@ def open_paths() -> set[bytes]:
 
 
 def by_chance(paths: Iterable[bytes]) -> set[bytes]:
-    """Those of these files whose suffix chance has made: because it looks so, or one does that was made with it."""
+    """The files whose suffix is random: it looks so, or that of a file does which was made beside it at that time."""
     made: dict[bytes, list[bytes]] = {}
     chosen: list[bytes] = []
     for path in paths:
@@ -71,10 +71,9 @@ def is_to_be_held(path: bytes, since: float, chance: bool) -> bool:
 
 def is_left(path: bytes, opened: Collection[bytes]) -> bool:
     """
-    Given a path with a suffix that chance has made, and what is open, tell whether it is csync2's beyond doubt.
+    Given a path with a random suffix, and what is open, tell whether the file may be deleted as csync2's.
 
-    It is if there is nothing in it that is not in the file which it was to become: then nothing is lost with it,
-    whoever made it.
+    It may if it holds nothing that is not in the file which it was to become: then nothing is lost, whoever made it.
     """
     if path in opened or not _is_unfinished(path) or time.time() - _made(path) < waits.LEFT_AFTER:
         return False

@@ -31,7 +31,7 @@ class Filter:
     """What is known of csync2's work on this host, for all groups."""
 
     def __init__(self) -> None:
-        #: cookie -> when: the first halves of renames of files that are named as csync2's temporary ones
+        #: cookie -> when: the first halves of renames of files with names like csync2's temporary files
         self.renaming: dict[int, float] = {}
         #: path -> when: files that were renamed from such a name, and not closed since; those that were closed, and
         #: whose rename nobody can have seen
@@ -39,20 +39,20 @@ class Filter:
         self.landed: dict[bytes, float] = {}
         #: path -> when: temporary files that were made, and nothing else since
         self.made: dict[bytes, float] = {}
-        #: path of a temporary file without its suffix -> when such a one was unlinked before anything was written to it
+        #: path of a temporary file without its suffix -> when such a file was unlinked with nothing written to it
         self.unlinked: dict[bytes, float] = {}
         self.receiving, self.receiving_at = False, 0.0
 
     def came_from_temporary(self, mask: int, cookie: int, name: bytes, now: float) -> bool:
-        """Given an event of any file: tell whether the file had a name of csync2's temporary ones until now."""
+        """Given an event of any file, tell whether it renames a file that was named like csync2's temporary files."""
         if mask & IN_MOVED_FROM and temporary.is_temporary(name):
             self.renaming[cookie] = now
         return bool(mask & IN_MOVED_TO) and self.renaming.pop(cookie, None) is not None
 
     def see(self, change: Change, mask: int, renamed: bool, now: float, since: float) -> None:
         """
-        Given an event of a path whose directory is new since then (0: it is not), note in its change what csync2
-        would not have done.
+        Given an event of a path, note in its change what csync2 would not have done. ``since`` is when the directory
+        was first watched (0: it is not new).
         """
         if change.temporary:
             self._see_temporary(change, mask, now)

@@ -84,7 +84,7 @@ class Reminders:
 
 
 class Shown:
-    """What watch.json of a group says, when it was written, and when the last sign was left."""
+    """What watch.json of a group says, when it was written, and when the sign of life was last touched."""
 
     def __init__(self) -> None:
         self.status: dict[str, Any] | None = None
@@ -105,7 +105,7 @@ class WatchedGroup:
         #: how the file of the config looked when it was read, and what was wrong with it
         self.signature: tuple[int, int] | None = None
         self.config_error: str | None = None
-        #: number and size of csync2's database when it was last seen
+        #: inode and size of csync2's database when it was last seen
         self.database_seen = (0, 0)
 
         #: kept by the tree. Path -> Root, or None while the include is not there; how many directories its great walk

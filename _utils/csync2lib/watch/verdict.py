@@ -23,27 +23,27 @@ from csync2lib.watch.groups import WatchedGroup
 
 log = logging.getLogger(__name__)
 
-#: What becomes of a path that is ready: it goes out, also by its own name, whatever tree it is in; it is csync2's own
-#: write; or it is to be looked at again.
+#: What becomes of a path that is ready: it goes out; it goes out and is named even if a tree covers it; it is left out,
+#: because csync2 wrote it; it is judged again later.
 GO, GO_NAMED, DROP, WAIT = "go", "go named", "drop", "wait"
 
-#: While a peer sends to this host: seconds to wait for csync2's daemon to write down, commit and finish what it does
-#: to a path (it commits every four seconds or so, later on a busy host).
+#: While a peer sends to this host: seconds to wait until csync2's daemon has finished, recorded and committed what it
+#: does to a path (it commits about every four seconds, later on a busy host).
 COMMIT_WAIT = 60.0
 RECORD_WAIT = 1.0
-#: Seconds after which the watcher has read of an event as a rule.
+#: Seconds within which the watcher has normally read an event.
 READ_WITHIN = 1.0
 #: A file that is touched when csync2's daemon dies (csync2-died@.service of the states), and seconds for which it is
 #: not known what it did: its last transaction is gone. The peer sends all that again.
 DIED, DIED_WAIT = "/run/csync2-died", 15.0
-#: Seconds that a push may take from its last look at what is left to its end.
+#: Seconds that a push may take from its last look at what is dirty to its end.
 PUSH_ENDS = 0.2
 #: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
 #: rename may have come too early to be seen.
 OWN_WAIT = 3.0
 #: Seconds that csync2 may write to one of its temporary files.
 TEMPORARY_WAIT = 600.0
-#: Paths that are looked at in a directory that was deleted and made again: some milliseconds.
+#: Paths that are looked at, at most, in a directory that was deleted and made again: that takes some milliseconds.
 LOOKED_AT = 1000
 
 
@@ -144,9 +144,9 @@ class Judge:
 
     def _clear(self, change: Change) -> str:
         """
-        csync2 leaves its temporary file when the disk is full, or when it is killed, and another one at the next try.
+        Delete a temporary file that was made as only csync2 does, is still as mkstemp() made it, and is open nowhere.
 
-        Delete one that was made as only csync2 does, is still as mkstemp() made it, and is open nowhere.
+        csync2 leaves such a file when the disk is full, or when it is killed, and another one at the next try.
         """
         if time.monotonic() - change.judged < waits.LEFT_AFTER:
             return WAIT
@@ -203,19 +203,19 @@ class Judge:
         if change.moved or change.deleted or change.own:
             return GO
         if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
-            return DROP  # a new one that csync2 did not make is sent all the same: this host alone has it
+            return DROP  # a new directory that a user made is sent in any case: only this host has it
         return DROP if known and record == text else GO
 
     def _was_there(self, change: Change) -> bool:
         """
-        Tell whether a path was still there when all was recorded anew, so that csync2 has forgotten it since. Not if in
-        doubt: events may be read late.
+        Tell whether a path that is gone was still there when all was recorded anew: then csync2's daemon has deleted
+        both path and record since. False if in doubt: events may be read late.
         """
         heard = time.time() - (time.monotonic() - change.last)
         return self.recorded is not None and heard > self.recorded + READ_WITHIN
 
     def _recorded_before(self, path: bytes) -> tuple[bool, bytes | None]:
-        """(whether that is known, the state that was recorded of a path before the loss)."""
+        """(whether it is known, the record of a path in the lost database)."""
         if self.before is None:
             return False, None
         try:
@@ -225,9 +225,10 @@ class Judge:
 
     def _drop(self, change: Change) -> str:
         """
-        DROP, unless csync2's daemon has taken in a user's change: it checks a path before it refuses it to a peer.
+        DROP, unless csync2's daemon has recorded a user's change: it checks a path before it refuses it to a peer.
 
-        What is to be sent then is in its table alone. A push that is under way, or has left something, sees to it.
+        Only csync2's table of dirty paths tells of that change then. A push that is under way, or the next one that
+        ``left`` asks for, sends it; if there is neither, the path goes out.
         """
         if change.path not in self.dirty:
             return DROP
@@ -237,8 +238,8 @@ class Judge:
 
     def _may_be_csync2s(self, change: Change, status: os.stat_result | None, verdict: str) -> bool:
         """
-        While a peer sends: tell whether csync2's daemon may still be about to write down, commit, or finish what it
-        did to this path. It takes several steps: content, owner, mode, time.
+        While a peer sends: tell whether csync2's daemon may not yet have finished, recorded or committed what it did to
+        this path. It takes several steps: content, owner, mode, time.
         """
         age = time.monotonic() - change.judged
         if change.temporary:
@@ -248,11 +249,11 @@ class Judge:
         if change.own or age >= COMMIT_WAIT:
             return False
         if self.receiving and (change.received or _is_new_directory(status)):
-            return True  # on a busy host seconds pass between two of the steps
+            return True  # seconds may pass between two of the steps on a busy host
         if self.died:
             return age < DIED_WAIT
         uncommitted = os.path.exists(self.path or "") and os.path.exists(f"{self.path}-journal")
-        # What was open when the path was first looked at, and the transaction after it, are committed by then.
+        # After two more commits the transaction that was open at the first look is committed, and the next one, too.
         return age < RECORD_WAIT or (uncommitted and self.commits - change.commits < 2)
 
 
@@ -280,9 +281,9 @@ def _commits(database: str | None) -> int:
 
 def _lacks(database: Database, directory: bytes) -> bool:
     """
-    Tell whether something is recorded below a directory that is not there: csync2 has not made it again.
+    Tell whether something that is recorded below a directory is missing: then csync2 did not make the directory again.
 
-    What is deleted is told on its own, unless the directory was gone before it could be watched.
+    Events tell of what was deleted in it, unless the directory was gone before it could be watched.
     """
     below = database.below(directory)
     return len(below) > LOOKED_AT or not all(map(os.path.lexists, below))

@@ -18,13 +18,13 @@ from csync2lib.watch.listener import Listener
 
 log = logging.getLogger(__name__)
 
-#: How a directory is walked: its first time, new below a watched one, moved (only if its watch is not its own), again
-#: after lost events, to note every single path in it, and to have the files in it compared.
+#: Why a directory is walked: for the first time; it is new below a watched one; it was moved (walked only if its watch
+#: is not its own); events were lost; to note every single path in it; to have the files in it compared.
 FIRST, NEW, MOVED, AGAIN, NOTE, COMPARE = "first", "new", "moved", "again", "note", "compare"
 
 
 class Look(NamedTuple):
-    """A look at a directory that was ahead of the events."""
+    """A look at a directory, made before all events had been read that were there already."""
 
     node: Node
     mode: str
@@ -37,10 +37,10 @@ class Look(NamedTuple):
 
 class Walks:
     """
-    What is to be walked, and the walking; and what is to be let go of, because that takes as many steps.
+    Walks directories in small steps, and forgets directories in the same way, because that takes as many steps.
 
-    A walk sees the disk as it is, and the events tell what it was before: where a walk looks for a directory there may
-    be another one by now, or none. So a look that was ahead of events is repeated if they tell of a rename.
+    A walk sees the disk as it is, and the events that are still to be read tell of the past: where a walk looks for a
+    directory, there may be another one by now, or none. If those events tell of a rename, the look is repeated.
     """
 
     def __init__(self, watches: inotify.Watches, groups: dict[str, WatchedGroup], listener: Listener) -> None:
