@@ -475,7 +475,8 @@ def _bed():
         bed.down()
     try:
         bed.up(0)
-        set_up_master(bed, shorter=True)  # before minions talk with it: they take long to miss a master that restarts
+        # Before minions talk with it: they take long to miss a master that restarts. make chaos has the real times.
+        set_up_master(bed, shorter="CHAOS_MINUTES" not in os.environ)
         bed.up(3)
         yield bed
     finally:
