@@ -24,7 +24,7 @@ FLOORS = (
     ("config", "csync2"),
     (
         *("actions", "backups", "certificate", "contents", "facts", "group", "guard", "journal", "keys", "pauses"),
-        *("restore", "roots", "setup", "versions"),
+        *("restore", "setup", "versions"),
     ),
     ("report",),
     ("push", "watch"),
