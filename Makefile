@@ -3,9 +3,9 @@ PYTHON ?= /usr/bin/python3
 VENV ?= .venv
 BED = tests/testbed/testbed
 MINUTES ?= 10
-# Three testbeds keep two cores busy, as hosts wait much (tests/conftest.py says what stays together); with a testbed
-# that broke, what comes after is not tried for an hour.
-BESIDE = -n 3 --dist loadscope --no-loadscope-reorder --maxfail=10
+# On both cores, each with a testbed (tests/conftest.py says what stays together); with one that broke, what comes after
+# is not tried for an hour.
+BESIDE = -n 2 --dist loadscope --no-loadscope-reorder --maxfail=10
 
 .PHONY: help demo demo-down test unit chaos bench bench-large lint docs format clean
 

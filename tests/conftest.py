@@ -11,7 +11,7 @@ import tempfile
 import pytest
 
 #: Files below tests/hosts whose tests share more than the hosts.
-TOGETHER = ("actions", "backups", "first_content", "guards", "hostile", "join", "mine", "secrets")
+TOGETHER = ("actions", "backups", "first_content", "guards", "hostile", "join", "mine", "pushers", "secrets")
 
 
 def unit_of_work(nodeid):

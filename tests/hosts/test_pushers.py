@@ -13,7 +13,7 @@ import time
 import pytest
 from bed.network import address
 from bed.shell import run
-from bed.waits import SHORTER
+from bed.waits import served
 from places import HOSTS, SHARED
 
 DATA = "/var/www/data/ini"
@@ -188,7 +188,7 @@ def test_a_slow_push_holds_up_no_other_group_and_is_not_started_twice(hosts):
                     hosts.everywhere(name, "x\n", seconds=15)
                 assert set(hosts.call(HOSTS, "test.ping", seconds=10)) == set(HOSTS)
                 assert not hosts.path("web3", f"{top}/big").exists()
-                if time.time() - began > SHORTER["ALONE_AFTER"] + SHORTER["ALONE_SPREAD"] + 3:
+                if time.time() - began > served()["ALONE_AFTER"] + served()["ALONE_SPREAD"] + 3:
                     break
                 time.sleep(1)
             during = heard()

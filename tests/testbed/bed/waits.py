@@ -9,21 +9,17 @@ REAL = Path(__file__).resolve().parents[3] / "_utils/csync2lib/waits.py"
 #: Where a master serves others in their place: its first file root.
 SERVED = "/srv/salt/_utils/csync2lib/waits.py"
 
-#: What is shorter. Not what csync2 sets (a locked database: 12 s), nor what a busy machine needs to answer in time.
+#: What is shorter. Not what csync2 sets (a locked database: 12 s), nor what a busy machine needs to answer in time, nor
+#: when hosts push without their master: with ten groups that is a storm of salt-call, of a second of a core each.
 SHORTER = {
     "PEER_RETRY": (4.0, 8.0),
     "TRANSFER_STALLED_AFTER": 14.0,
     "BLOCKED_FOR": 10.0,
-    "ALONE_AFTER": 10.0,
-    "LEFT_ALONE_AFTER": 30.0,
-    "ALONE_SPREAD": 2.0,
-    "ALONE_INTERVAL": (6.0, 12.0),
-    "RETRY_CAP": 15.0,
     "LINKED_INTERVAL": 10.0,
     "REWALK": 10.0,
     "LEFT_AFTER": 5.0,
-    "JOIN_WAIT": 25,
-    "RETURN_PATIENCE": 45,
+    "JOIN_WAIT": 45,
+    "RETURN_PATIENCE": 60,
     "LEASE_WAIT": 12,
     "BEHIND_AGAIN": 8,
     "VERIFY_AGAIN": 4,
@@ -37,6 +33,11 @@ def named(text):
     found = {}
     exec(compile(text, "waits.py", "exec"), found)
     return {name: value for name, value in found.items() if name.isupper()}
+
+
+def served():
+    """``{name: seconds}`` that tested hosts are served."""
+    return named(shorter())
 
 
 def shorter():
