@@ -10,7 +10,6 @@ Nothing that this module returns, logs or sends as an event holds a key or a pri
 
 import asyncio
 import importlib.util
-import socket
 
 import salt.loader
 from csync2lib import pauses as pauses_module
@@ -32,8 +31,7 @@ def __virtual__():
 
 
 def _host():
-    system = "/etc/csync2" if __grains__.get("os_family") == "Suse" else "/etc"
-    return ThisHost(__opts__["id"], socket.gethostname().lower(), system)
+    return ThisHost.of(__opts__["id"], __grains__.get("os_family"))
 
 
 def _group(name):

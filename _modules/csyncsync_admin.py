@@ -6,7 +6,6 @@ Most of it is called by the runner.
 
 import contextlib
 import importlib.util
-import socket
 import time
 
 import csync2lib
@@ -35,8 +34,7 @@ def __virtual__():
 
 
 def _host():
-    system = "/etc/csync2" if __grains__.get("os_family") == "Suse" else "/etc"
-    return ThisHost(__opts__["id"], socket.gethostname().lower(), system)
+    return ThisHost.of(__opts__["id"], __grains__.get("os_family"))
 
 
 def _group(name):

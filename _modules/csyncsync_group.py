@@ -5,7 +5,6 @@ The states, and the runner, call it.
 """
 
 import importlib.util
-import socket
 
 from csync2lib import certificate as certificate_module
 from csync2lib import keys, setup, waits, watchdog
@@ -27,8 +26,7 @@ def __virtual__():
 
 
 def _host():
-    system = "/etc/csync2" if __grains__.get("os_family") == "Suse" else "/etc"
-    return ThisHost(__opts__["id"], socket.gethostname().lower(), system)
+    return ThisHost.of(__opts__["id"], __grains__.get("os_family"))
 
 
 def _group(name):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
 import sqlite3
 import tempfile
 import time
@@ -47,6 +48,11 @@ class ThisHost(NamedTuple):
     system: str = "/etc"
     state: str = "/var/lib/csyncsync"
     databases: str = "/var/lib/csync2"
+
+    @classmethod
+    def of(cls, minion: str, os_family: str | None) -> ThisHost:
+        """Given its minion id and Salt's grain ``os_family``: the packages of SUSE's csync2 keep its configs apart."""
+        return cls(minion, socket.gethostname().lower(), "/etc/csync2" if os_family == "Suse" else "/etc")
 
     @property
     def certificate(self) -> str:
@@ -170,19 +176,14 @@ class Group:
         found = storage.read_json(self.path("config.json"), {}) if is_group_name(self.name) else {}
         return cast("dict[str, Any]", found)
 
-    def find_config(self) -> GroupConfig | None:
-        """The group's config, None if the group is not installed here."""
-        said = self.said()
-        return GroupConfig.from_dict(said) if said else None
-
     @property
     def config(self) -> GroupConfig:
         """The group's config. Raises CsyncsyncError if the group is not installed here."""
-        found = self.find_config()
-        if found is None:
+        said = self.said()
+        if not said:
             there = ", ".join(self.host.installed()) or "none"
             raise CsyncsyncError(f"group {self.name!r} is not on this host; it has {there}. Run state.apply csyncsync")
-        return found
+        return GroupConfig.from_dict(said)
 
     def require(self) -> Group:
         """The group itself. Raises CsyncsyncError if it is not installed here."""

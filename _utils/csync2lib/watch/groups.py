@@ -7,19 +7,17 @@ import json
 import logging
 import os
 import random
-import re
 import threading
 from typing import Any
 
 from csync2lib import storage, waits
 from csync2lib.backups import GENERATIONS
 from csync2lib.csync2.excludes import Excludes
+from csync2lib.csync2.names import is_group_name
 from csync2lib.watch.changes import Changes
 from csync2lib.watch.inotify import Node, Root
 
 log = logging.getLogger(__name__)
-
-_GROUP_NAME = re.compile(r"[a-z0-9]{1,64}\Z")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +159,7 @@ def find(state_dir: str) -> dict[str, tuple[int, int]] | None:
     try:
         with os.scandir(state_dir) as entries:
             for item in entries:
-                if _GROUP_NAME.match(item.name):
+                if is_group_name(item.name):
                     try:
                         status = os.stat(os.path.join(item.path, "config.json"))
                     except OSError:
