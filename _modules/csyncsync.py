@@ -15,7 +15,8 @@ import salt.loader
 from csync2lib import pauses as pauses_module
 from csync2lib import waits
 from csync2lib.errors import raised_as
-from csync2lib.group import Group, ThisHost
+from csync2lib.group import Group
+from csync2lib.host import ThisHost
 from csync2lib.join.record import record
 from csync2lib.push import push as push_module
 from csync2lib.push.preview import preview

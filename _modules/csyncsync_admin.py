@@ -9,12 +9,14 @@ import importlib.util
 import time
 
 import csync2lib
-from csync2lib import actions, certificate, storage
+from csync2lib import actions, certificate, server, storage
 from csync2lib import backups as backups_module
 from csync2lib import contents as contents_module
 from csync2lib import restore as restore_module
+from csync2lib.csync2 import custody
 from csync2lib.errors import raised_as
-from csync2lib.group import Group, ThisHost
+from csync2lib.group import Group
+from csync2lib.host import ThisHost
 from csync2lib.push import win as win_module
 from csync2lib.report import metrics as metrics_module
 from csync2lib.report import status as host_status
@@ -195,12 +197,11 @@ def status(group=None, size=False):
         since the epoch, "versions": {…}}``; of a million files that takes a second.
 
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
-    "unreachable": {minion id: why}, "held": why, "paused": why, "unfinished": [path, …], "waiting_since": time,
+    "unreachable": {minion id: why}, "held": why, "paused": why, "waiting_since": time,
     "last_push": {…}, "watching": bool, "watch": {…}, "unpublished": [minion id, …], "hosts": {minion id: name@address},
     "database_bytes": bytes, "actions": [{"exec", "exit", "why", "time", "seconds", "log", "running", "waiting"}],
     "in_sync": bool, "error": text}}``.
-    ``state`` is new, recorded or established (see ``push``); ``unfinished`` are files that may be what csync2 left when
-    it was interrupted, and that are not sent yet; ``waiting_since`` is when the oldest change was seen that others may
+    ``state`` is new, recorded or established (see ``push``); ``waiting_since`` is when the oldest change was seen that others may
     lack, in seconds since the epoch, None if there is none; ``last_push`` is what ``push`` returned last, with the
     numbers of ``pushes`` and ``errors`` so far; ``actions`` says of each command of the group's actions how it ended
     last (``why`` is empty if it did well), and for how many seconds it has been running or waiting; ``in_sync`` says
@@ -251,3 +252,43 @@ def actions_command():
         salt web1 csyncsync.actions_command
     """
     return actions.command_line()
+
+
+def server_command():
+    """
+    The command line that runs csync2's server on this host, for ``csyncsync-server.service``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.server_command
+    """
+    return [*server.command_line(), _host().system]
+
+
+def user_number():
+    """
+    The number of csync2's user, the same on all hosts: files are sent with the numbers of their owners, so no other
+    user may have it anywhere.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.user_number
+    """
+    return custody.UID
+
+
+def code():
+    """
+    A digest of csyncsync's code on this host: a service that runs it is restarted when this is another one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.code
+    """
+    return server.code()

@@ -10,7 +10,8 @@ from csync2lib import certificate as certificate_module
 from csync2lib import keys, setup, waits, watchdog
 from csync2lib.errors import raised_as
 from csync2lib.facts import Facts
-from csync2lib.group import Group, ThisHost
+from csync2lib.group import Group
+from csync2lib.host import ThisHost
 from csync2lib.join import admit as admit_module
 from csync2lib.join import compare
 from csync2lib.join import join as join_module
@@ -102,22 +103,6 @@ def installed():
         salt '*' csyncsync.installed
     """
     return _host().installed()
-
-
-@raised_as(CommandExecutionError)
-def listen():
-    """
-    The addresses that csync2 is to listen on: those of this host's groups, if each of them sets ``address``.
-
-    Returns a sorted list; an empty one means all addresses.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' csyncsync.listen
-    """
-    return _facts().listen()
 
 
 @raised_as(CommandExecutionError)

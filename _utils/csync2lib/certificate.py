@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from csync2lib import storage
-from csync2lib.group import ThisHost
+from csync2lib.host import ThisHost
 
 if TYPE_CHECKING:
     from cryptography import x509

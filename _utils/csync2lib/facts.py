@@ -15,9 +15,10 @@ from typing import Any
 
 from csync2lib import storage
 from csync2lib.config import membership, schema, template
-from csync2lib.csync2.connections import PORT
+from csync2lib.csync2.command import PORT
 from csync2lib.errors import CsyncsyncError
-from csync2lib.group import Group, ThisHost
+from csync2lib.group import Group
+from csync2lib.host import ThisHost
 
 #: Salt's execution functions, by name.
 Functions = Mapping[str, Callable[..., Any]]
@@ -101,24 +102,6 @@ class Facts:
         raise CsyncsyncError(
             f"csyncsync:groups:{group}:address {wanted} is on no interface of this host; it has {own or 'none'}"
         )
-
-    def listen(self) -> list[str]:
-        """What ``csyncsync.listen`` returns."""
-        configs = {name: Group(name, self.host).said() for name in self.host.installed()}
-        broken = self._checked["errors"]
-        wanted = {name: config.get("address_wanted") for name, config in configs.items() if name in broken}
-        for name, options in self._checked["groups"].items():
-            if membership.matches(options["members"], self.host.minion):
-                wanted[name] = options["address"]
-        found = set()
-        for name, address in wanted.items():
-            if not address:
-                return []
-            try:
-                found.add(self._address(name, address))
-            except CsyncsyncError:  # the one that it had
-                found |= {had} if (had := configs.get(name, {}).get("address")) else set()
-        return sorted(found)
 
     # ---- Its groups
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import socket
 import sqlite3
 import tempfile
 import time
@@ -18,12 +17,13 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
-from csync2lib import pauses, storage
+from csync2lib import confinement, pauses, storage
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import database_path, is_group_name
 from csync2lib.errors import CsyncsyncError
 from csync2lib.guard import Guard
+from csync2lib.host import ThisHost
 
 #: Seconds to wait until csync2 has made the tables of a new database, and until it releases its lock on the database.
 TABLES_WITHIN, DATABASE_WAIT = 3.0, 20.0
@@ -31,44 +31,6 @@ TABLES_WITHIN, DATABASE_WAIT = 3.0, 20.0
 LOCK_WAIT = 60.0
 #: An answer names at most so many paths, because it goes over the minion's bus.
 MOST_TOLD = 5000
-
-
-class ThisHost(NamedTuple):
-    """
-    The host that this process runs on, and where it keeps what all groups share.
-
-    minion, name
-        Its minion id, and its host name as csync2 has it: lower-cased.
-    system
-        The directory of csync2's configs and keys: a constant of its build.
-    """
-
-    minion: str
-    name: str
-    system: str = "/etc"
-    state: str = "/var/lib/csyncsync"
-    databases: str = "/var/lib/csync2"
-
-    @classmethod
-    def of(cls, minion: str, os_family: str | None) -> ThisHost:
-        """Given its minion id and Salt's grain ``os_family``: the packages of SUSE's csync2 keep its configs apart."""
-        return cls(minion, socket.gethostname().lower(), "/etc/csync2" if os_family == "Suse" else "/etc")
-
-    @property
-    def certificate(self) -> str:
-        return os.path.join(self.system, "csync2_ssl_cert.pem")
-
-    @property
-    def private_key(self) -> str:
-        return os.path.join(self.system, "csync2_ssl_key.pem")
-
-    def installed(self) -> list[str]:
-        """The names of the groups that are installed here, whether the pillar still has them or not."""
-        try:
-            names = sorted(os.listdir(self.state))
-        except FileNotFoundError:
-            return []
-        return [name for name in names if os.path.isdir(os.path.join(self.state, name))]
 
 
 class GroupConfig(NamedTuple):
@@ -206,10 +168,10 @@ class Group:
     @contextlib.contextmanager
     def copied_database(self) -> Iterator[tuple[str, str]]:
         """
-        Yields (a directory for csync2 -D, the path of a copy of the database in it). The watcher removes what a crash
-        leaves of it.
+        Yields (a directory for csync2 -D, the path of a copy of the database in it), beside the database, where csync2
+        may write. The watcher removes what a crash leaves of it.
         """
-        with tempfile.TemporaryDirectory(f".tmp{os.getpid()}", "copy-", self.directory) as directory:
+        with tempfile.TemporaryDirectory(f".tmp{os.getpid()}", "copy-", os.path.dirname(self.database)) as directory:
             path = os.path.join(directory, os.path.basename(self.database))
             with self.open_database() as database:
                 database.backup(path, durable=False)
@@ -322,4 +284,5 @@ class Group:
                 problems = [established]
             if problems:
                 raise CsyncsyncError("; ".join(problems))
+            confinement.await_current(self.host)
             yield config

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from csync2lib.backups import directory_of, numbered, shown
-from csync2lib.csync2 import temporary
+from csync2lib.csync2 import unfinished
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group
 
@@ -125,7 +125,7 @@ def _put_back(top: bytes, kept: int, here: int, name: bytes, generation: int, ve
         kind = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symlink"}.get(stat.S_IFMT(present.st_mode), "no file")
         raise CsyncsyncError(f"{shown(name)} is {kind} by now, which would be lost: move it away first")
     # Named as one of csync2's temporary files: if this is interrupted, a push deals with what is left.
-    new = b".%s.rE%s" % (name.strip(b".")[: temporary.UNCUT], os.urandom(2).hex().encode())
+    new = b".%s.rE%s" % (name.strip(b".")[: unfinished.UNCUT], os.urandom(2).hex().encode())
     saved = b".replaced-%d" % time.time_ns()
     above = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
     try:

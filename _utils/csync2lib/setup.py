@@ -9,21 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from csync2lib import journal, storage, waits
+from csync2lib import confinement, journal, storage, waits
 from csync2lib.config import membership
-from csync2lib.csync2 import command
+from csync2lib.csync2 import command, custody
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import is_group_name
 from csync2lib.errors import CsyncsyncError
 from csync2lib.facts import Functions
-from csync2lib.group import Group, GroupConfig, ThisHost
+from csync2lib.group import Group, GroupConfig
 from csync2lib.guard import is_empty_directory
+from csync2lib.host import ThisHost
 
 #: Seconds until the watcher has seen that a group's config is gone.
 WATCHER_LETS_GO = 3.0
@@ -56,10 +58,12 @@ def install(
         changes = changes or {"facts": "updated"}
         if not test:
             _write(group, old, new)
+    if not test:
+        confinement.await_current(group.host)
     pins = group.pin(new, test)
     changes.update(pins)
     if not test and (new_key or pins):
-        _meet_anew(group, salt)
+        _meet_anew(group)
     changes.update(_unit(group.name, "timer", True, salt, test))
     changes.update(_unit(group.name, "actions", bool(new.rules["commands"]), salt, test))
     if not test and not problems and not all(map(is_empty_directory, new.include)):
@@ -91,6 +95,7 @@ def _write(group: Group, old: dict[str, Any], new: GroupConfig) -> None:
     if old and old["rules"] != new.rules:
         journal.mark_whole(group.journal)
         if os.path.exists(group.database):
+            confinement.await_current(group.host)
             command.run(group.name, "-R")  # forget what is no longer included
 
 
@@ -137,16 +142,16 @@ def _make_backup_directory(group: str, path: str | None, test: bool) -> list[str
     return []
 
 
-def _meet_anew(group: Group, salt: Functions) -> None:
+def _meet_anew(group: Group) -> None:
     """
     End the connections to this host's csync2, and try peers again that failed, because a key or certificates changed.
 
     A connection goes on with the key and the certificate with which it began, for as long as the other side likes. What
-    a peer was sending is sent again. By SIGKILL, because systemd takes an end by SIGTERM for a good one: the watcher is
-    to hear that csync2 may not have written down what it did (csync2-died@.service).
+    a peer was sending is sent again.
     """
-    kill = ["systemctl", "kill", "--signal=KILL", "csync2@*.service"]
-    salt["cmd.run_all"](kill, python_shell=False, ignore_retcode=True)
+    if said := custody.notice():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(said.pid, signal.SIGUSR1)  # server.end_all()
     group.forget("peers.json")
 
 
@@ -207,7 +212,7 @@ def refresh(
     watched
         The watchdog: ends this process, which holds a lock, when the states make no progress.
     """
-    os.makedirs(host.state, mode=0o755, exist_ok=True)
+    os.makedirs(host.state, mode=0o700, exist_ok=True)
     with contextlib.ExitStack() as waiting:
         if not waiting.enter_context(storage.locked(os.path.join(host.state, "refresh.next"))):
             return "another call waits for its turn"
@@ -217,7 +222,7 @@ def refresh(
                 return "another call takes too long"
             pillar = {"csyncsync": {"accepted": accepted}} if accepted else None
             with watched:
-                states = salt["state.apply"]("csyncsync.groups,csyncsync.service", concurrent=True, pillar=pillar)
+                states = salt["state.apply"]("csyncsync.service,csyncsync.groups", concurrent=True, pillar=pillar)
     if not isinstance(states, dict):
         raise CsyncsyncError("; ".join(str(line) for line in states))
     return sorted(state["__id__"] for state in states.values() if state["result"] is False)

@@ -36,10 +36,8 @@ RETRY_CAP = 30.0
 LINKED_INTERVAL = 30.0
 #: Between attempts to watch what could not be watched.
 REWALK = 30.0
-#: Without a change until a temporary file of csync2's counts as left behind.
+#: Without a change until a temporary file of csync2's may count as left behind.
 LEFT_AFTER = 10.0
-#: For which a file that may be csync2's is quarantined: with a suffix that looks random, and with any other one.
-HELD_FOR, CHOSEN_HELD_FOR = 600.0, 60.0
 
 # --- On the master -----------------------------------------------------------------------------------------
 

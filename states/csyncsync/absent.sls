@@ -9,6 +9,7 @@ Nothing listens or watches any more:
   service.dead:
     - names:
       - csync2.socket
+      - csyncsync-server
       - csyncsync-watch
     - enable: False
 {%- for group in (salt['csyncsync.installed']() if 'csyncsync.installed' in salt else []) %}
@@ -21,9 +22,7 @@ The group {{ group }} is no longer on this host:
 The units of csyncsync are gone:
   file.absent:
     - names:
-      - /etc/systemd/system/csync2.socket.d/csyncsync.conf
-      - /etc/systemd/system/csync2@.service.d/csyncsync.conf
-      - /etc/systemd/system/csync2-died@.service
+      - /etc/systemd/system/csyncsync-server.service
       - /etc/systemd/system/csyncsync-push@.service
       - /etc/systemd/system/csyncsync-watch.service
       - /etc/systemd/system/csyncsync-full@.service

@@ -1,18 +1,53 @@
-# csync2 listens; units push what nobody else has pushed (group_present enables a group's timer).
-csync2's socket takes any number of connections in a row:
-  file.managed:
-    - name: /etc/systemd/system/csync2.socket.d/csyncsync.conf
-    - source: salt://csyncsync/files/csync2.socket.conf.jinja
-    - template: jinja
-    - makedirs: True
+# csync2 is run for its peers; units push what nobody else has pushed (group_present enables a group's timer).
+csync2 has a group of its own:
+  group.present:
+    - name: csync2
+    - gid: {{ salt['csyncsync.user_number']() }}
 
-csync2's connections leave nothing behind, and can be seen:
-  file.managed:
-    - name: /etc/systemd/system/csync2@.service.d/csyncsync.conf
-    - source: salt://csyncsync/files/csync2@.service.conf
-    - makedirs: True
+csync2 has a user of its own:
+  user.present:
+    - name: csync2
+    - uid: {{ salt['csyncsync.user_number']() }}
+    - gid: {{ salt['csyncsync.user_number']() }}
+    - fullname: csync2 while it works on files
+    - home: /nonexistent
+    - createhome: False
+    - shell: /usr/sbin/nologin
+    - require:
+      - group: csync2 has a group of its own
 
-{%- for unit in ['csync2-died@.service', 'csyncsync-push@.service', 'csyncsync-watch.service', 'csyncsync-full@.service', 'csyncsync-full@.timer',
+What is known of the groups is for root alone:
+  file.directory:
+    - names:
+      - /var/lib/csyncsync
+      - /var/lib/csync2
+    - user: root
+    - group: root
+    - mode: '0700'
+
+{%- set confine = (pillar.get('csyncsync') or {}).get('confine', True) if pillar.get('csyncsync') is mapping else True %}
+{%- if confine is not boolean %}
+
+csync2 is confined or not:
+  test.fail_without_changes:
+    - name: {{ ('csyncsync:confine ' ~ confine | tojson ~ ' is neither true nor false') | tojson }}
+{%- elif confine %}
+
+csync2 is confined:
+  file.absent:
+    - name: /var/lib/csyncsync/unconfined
+{%- else %}
+
+csync2 is run unconfined, as the pillar has it:
+  file.managed:
+    - name: /var/lib/csyncsync/unconfined
+    - contents: 'csyncsync:confine is false in the pillar.'
+    - mode: '0600'
+    - require:
+      - file: What is known of the groups is for root alone
+{%- endif %}
+
+{%- for unit in ['csyncsync-server.service', 'csyncsync-push@.service', 'csyncsync-watch.service', 'csyncsync-full@.service', 'csyncsync-full@.timer',
       'csyncsync-action@.path', 'csyncsync-action@.service'] %}
 
 The unit {{ unit }} is there:
@@ -24,21 +59,34 @@ The unit {{ unit }} is there:
       - module: systemd reads its units again
 {%- endfor %}
 
+{%- set before = ['/etc/systemd/system/csync2.socket.d/csyncsync.conf', '/etc/systemd/system/csync2@.service.d/csyncsync.conf',
+      '/etc/systemd/system/csync2-died@.service'] %}
+
+Units of older versions are gone:
+  file.absent:
+    - names: {{ before | tojson }}
+    - onchanges_in:
+      - module: systemd reads its units again
+
 systemd reads its units again:
   module.run:
     - service.systemctl_reload: []
-    - onchanges:
-      - file: csync2's socket takes any number of connections in a row
-      - file: csync2's connections leave nothing behind, and can be seen
 
-csync2 listens:
-  service.running:
+csync2 is not run by its own socket:
+  service.dead:
     - name: csync2.socket
-    - enable: True
+    - enable: False
     - require:
       - module: systemd reads its units again
+
+csync2 is run for its peers:
+  service.running:
+    - name: csyncsync-server
+    - enable: True
+    - require:
+      - service: csync2 is not run by its own socket
     - watch:
-      - file: csync2's socket takes any number of connections in a row
+      - file: The unit csyncsync-server.service is there
 
 Changes are watched for while there is no master:
   service.running:

@@ -1,11 +1,11 @@
 # The beacon finds the groups by itself; these are its only settings.
 {%- set found = pillar.get('csyncsync') %}
 {%- set csyncsync = found if found is mapping else {} %}
-{%- for option in csyncsync if option not in ('groups', 'errors', 'max_user_watches', 'metrics') %}
+{%- for option in csyncsync if option not in ('groups', 'errors', 'confine', 'max_user_watches', 'metrics') %}
 
 {{ ("The option " ~ option ~ " beside the groups is one") | tojson }}:
   test.fail_without_changes:
-    - name: {{ ('csyncsync:' ~ option ~ ' is no option; there are: groups, max_user_watches, metrics') | tojson }}
+    - name: {{ ('csyncsync:' ~ option ~ ' is no option; there are: groups, confine, max_user_watches, metrics') | tojson }}
 {%- endfor %}
 
 {%- set watches = csyncsync.get('max_user_watches') %}

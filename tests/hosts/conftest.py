@@ -495,6 +495,7 @@ def hosts(_bed):
 
     hosts.apply()
     hosts.eventually(installed, 120)
+    hosts.write("web1", f"{SHARED}/stays", "An include that is emptied looks like a lost disk.\n")
     yield hosts
     hosts.close()
 

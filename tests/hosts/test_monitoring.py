@@ -107,7 +107,7 @@ def test_the_file_comes_with_the_option_and_goes_with_it(hosts):
         ("metrics", "var/metrics", 'csyncsync:metrics "var/metrics" is not an absolute path'),
         ("max_user_watches", "a lot", 'csyncsync:max_user_watches "a lot" is no number above 0'),
         ("max_user_watches", -1, "csyncsync:max_user_watches -1 is no number above 0"),
-        ("metrix", "/srv", "csyncsync:metrix is no option; there are: groups, max_user_watches, metrics"),
+        ("metrix", "/srv", "csyncsync:metrix is no option; there are: groups, confine, max_user_watches, metrics"),
     ],
 )
 def test_what_an_option_cannot_be_is_an_error_that_names_it(hosts, option, value, message):

@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "_utils"))
 
 from csync2lib.config import schema  # noqa: E402
+from csync2lib.csync2 import custody  # noqa: E402
 from csync2lib.csync2.database import Database  # noqa: E402
 from csync2lib.csync2.names import database_path  # noqa: E402
 
@@ -102,6 +103,13 @@ def quiet_end():
     """Salt, which a plugin of pytest imports, would print what is logged once more at the very end."""
     if logging := sys.modules.get("salt._logging"):
         logging.shutdown_temp_handler()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unconfined(tmp_path_factory):
+    """Here csync2 runs as its user, but in no namespace: hosts have one each."""
+    custody.UNCONFINED = str(tmp_path_factory.mktemp("custody") / "unconfined")
+    Path(custody.UNCONFINED).touch()
 
 
 @pytest.fixture(scope="session")

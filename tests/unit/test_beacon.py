@@ -10,7 +10,7 @@ import pytest
 from watching import on_loop
 
 #: Files of the watcher's code.
-CODE = ("watch/inotify", "storage", "journal", "actions", "backups", "csync2/temporary", "csync2/database")
+CODE = ("watch/inotify", "storage", "journal", "actions", "backups", "csync2/unfinished", "csync2/database")
 CODE += ("report/status", "report/metrics", "watch/tree", "watch/echo", "watch/watcher")
 
 # --- Options

@@ -196,7 +196,7 @@ def expected(context):
         result.append(("host", *(("(", *line, ")") if entry["receive_only"] else line), ";"))
     result.append(("key", *quoted(context["key_file"]), ";"))
     result += [("include", *quoted(path), ";") for path in context["include"]]
-    result += [("exclude", *quoted(pattern), ";") for pattern in context["exclude"]]
+    result += [("exclude", *quoted(pattern), ";") for pattern in (*context["exclude"], "/**/..", "/**/.")]
     result.append(("auto", *quoted(context["auto"]), ";"))
     if context["backup_directory"] is not None:
         result.append(("backup-directory", *quoted(context["backup_directory"]), ";"))

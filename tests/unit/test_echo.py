@@ -5,10 +5,11 @@ import contextlib
 import fcntl
 import os
 import pathlib
-import socket
 import sqlite3
+import subprocess
 
 import pytest
+from csync2lib.csync2 import custody
 from csync2lib.csync2.names import encode
 from csync2lib.csync2.states import check_text
 from watching import on_loop
@@ -95,26 +96,42 @@ async def test_a_directory_that_was_deleted_and_made_again(host):
     await host.until(lambda: host.lines() == [b"e/"])
 
 
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to csync2's user")
+
+
 def csync2_writes(host, name, content="x", half=False):
     """As csync2's daemon does: the file gets its name before its content is written; then owner, mode and time."""
     path = host.tree / name
     temporary = path.parent / f".{path.name}.aB3dE6"
-    with open(temporary, "w") as file:
-        os.chmod(temporary, 0o600)
+    with open(temporary, "w", opener=as_csync2) as file:
         file.write(content)
         temporary.rename(path)
     if not half:
-        os.chmod(path, 0o640)
-        os.utime(path, (1700000000, 1700000000))
+        csync2_finishes(path, 0o640)
+
+
+def as_csync2(path, flags):
+    handle = os.open(path, flags, 0o600)
+    if os.geteuid() == 0:
+        os.fchown(handle, custody.UID, 0)
+    return handle
+
+
+def csync2_finishes(path, mode):
+    os.chown(path, os.geteuid(), 0)
+    os.chmod(path, mode)
+    os.utime(path, (1700000000, 1700000000))
 
 
 @contextlib.contextmanager
 def a_peer_sends(host):
-    """A connection to csync2's port, as long as a peer sends."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        host.code("csync2.connections").PORT = server.getsockname()[1]
-        with socket.create_connection(server.getsockname()), server.accept()[0]:
-            yield
+    """A csync2 that serves a peer has opened the database: this process stands for it."""
+    serving = host.group.parent / "serving"
+    (serving / str(os.getpid())).mkdir(parents=True)
+    host.code("csync2.custody").SERVING = str(serving)
+    with open(host.database, "rb"):
+        yield
+    (serving / str(os.getpid())).rmdir()
 
 
 @on_loop
@@ -179,30 +196,31 @@ async def test_a_users_write_does_not_wait_for_csync2(host):
         await host.until(lambda: host.lines() == [b"mine"], 0.9)
 
 
+@AS_ROOT
 @on_loop
-async def test_what_is_half_made_is_waited_for_as_long_as_the_peer_is_connected(host):
+async def test_what_is_half_made_waits_for_its_owner(host):
     """csync2's daemon may wait for the database, which others write into, between two of its steps."""
     await host.start()
-    with a_peer_sends(host):
-        csync2_writes(host, "echo", half=True)
-        (host.tree / "dir").mkdir(0o700)
-        (host.tree / "mine").mkdir(0o755)
-        await host.quiet(3)
-        assert host.lines() == [b"mine/"]
-        (host.tree / "echo").chmod(0o640)
-        os.utime(host.tree / "echo", (1700000000, 1700000000))
-        (host.tree / "dir").chmod(0o755)
-        host.record(host.tree / "echo", host.tree / "dir")
-        await host.quiet(1.5)
+    csync2_writes(host, "echo", half=True)
+    (host.tree / "dir").mkdir(0o700)
+    os.chown(host.tree / "dir", custody.UID, 0)
+    (host.tree / "mine").mkdir(0o700)
+    await host.until(lambda: host.lines() == [b"mine/"], 1)
+    await host.quiet(3)
+    csync2_finishes(host.tree / "echo", 0o640)
+    csync2_finishes(host.tree / "dir", 0o755)
+    host.record(host.tree / "echo", host.tree / "dir")
     await host.quiet(1.5)
     assert host.lines() == [b"mine/"]
 
 
 @on_loop
-async def test_what_is_half_made_goes_out_when_the_peer_has_hung_up(host):
+async def test_a_renamed_file_waits_as_long_as_the_peer_is_connected(host):
+    """What replaces a file has its owner at once: mode and time are still to come."""
     await host.start()
     with a_peer_sends(host):
-        csync2_writes(host, "echo", half=True)
+        (host.tree / ".echo.aB3dE6").write_text("x")
+        (host.tree / ".echo.aB3dE6").rename(host.tree / "echo")
         await host.quiet(2.0)
         assert not host.lines()
     await host.until(lambda: host.lines() == [b"echo"], 3)
@@ -235,8 +253,7 @@ async def test_what_csync2_has_not_finished_is_left_to_it(host):
         host.record(host.tree / "half")
         await host.quiet(3)
         assert not host.lines()
-        os.chmod(host.tree / "half", 0o640)
-        os.utime(host.tree / "half", (1700000000, 1700000000))
+        csync2_finishes(host.tree / "half", 0o640)
         host.record(host.tree / "half")
         await host.quiet(1.5)
     await host.quiet(1)
@@ -418,39 +435,35 @@ async def test_a_file_that_csync2_wrote_before_its_new_directory_was_watched(hos
     await host.until(lambda: host.lines() == [b"e/f"])
 
 
-def csync2_leaves(host, name, suffix="aB3dE6"):
+def csync2_leaves(host, name):
     """As csync2's daemon does on a full disk: what it needs meanwhile is unlinked at once, the new file stays."""
     for other in ("0elta1", "bAsis2"):
         temporary = host.tree / f".{name}.{other}"
-        with open(temporary, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        with open(temporary, "w", opener=as_csync2) as file:
             temporary.unlink()
             file.write("x")
-    return os.open(host.tree / f".{name}.{suffix}", os.O_CREAT | os.O_WRONLY, 0o600)
+    return as_csync2(host.tree / f".{name}.aB3dE6", os.O_CREAT | os.O_WRONLY)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="csync2 runs as root")
+@AS_ROOT
 @on_loop
 async def test_a_temporary_file_that_csync2_left_is_deleted_and_no_other_one(host):
     await host.start()
     host.code("waits").LEFT_AFTER = 0.3
-
-    def make(name, mode=0o600):
-        os.close(os.open(host.tree / name, os.O_CREAT | os.O_WRONLY, mode))
-
     opened = csync2_leaves(host, "open")
-    for name, suffix in (("left", "aB3dE6"), ("chosen", "backup"), ("n" * 246, "aB3dE6")):
-        os.close(csync2_leaves(host, name, suffix))
-    os.close(csync2_leaves(host, "finished"))
-    os.chmod(host.tree / ".finished.aB3dE6", 0o644)
-    for suffix in ("aB3dE5", "aB3dE6"):  # as mktemp does for a script
-        make(f".script.{suffix}")
-        await host.quiet(0.1)
-        if suffix == "aB3dE5":
-            (host.tree / f".script.{suffix}").unlink()
-    make(".alone.aB3dE6")
-    gone = [".left.aB3dE6", ".chosen.backup", f".{'n' * 246}.aB3dE6"]
-    await host.until(lambda: not any((host.tree / name).exists() for name in gone))
-    await host.quiet(1)
-    kept = {".alone.aB3dE6", ".open.aB3dE6", ".finished.aB3dE6", ".script.aB3dE6"}
-    assert {path.name for path in host.tree.iterdir()} == kept
-    os.close(opened)
+    for name in ("left", "n" * 246):
+        os.close(csync2_leaves(host, name))
+    recorded = as_csync2(host.tree / ".recorded.aB3dE6", os.O_CREAT | os.O_WRONLY)
+    host.record(host.tree / ".recorded.aB3dE6")
+    os.close(recorded)
+    for name in (".script.aB3dE6", ".finished.aB3dE6"):  # a user's, exactly as csync2's but for the owner
+        os.close(os.open(host.tree / name, os.O_CREAT | os.O_WRONLY, 0o600))
+    with subprocess.Popen(["sleep", "60"], stdin=opened, user=custody.UID) as daemon:
+        os.close(opened)
+        gone = [".left.aB3dE6", f".{'n' * 246}.aB3dE6"]
+        await host.until(lambda: not any((host.tree / name).exists() for name in gone))
+        await host.quiet(1)
+        daemon.kill()
+    there = {path.name for path in host.tree.iterdir()}
+    assert there == {".open.aB3dE6", ".recorded.aB3dE6", ".script.aB3dE6", ".finished.aB3dE6"}
+    assert sorted(set(host.lines())) == [b".finished.aB3dE6", b".script.aB3dE6"]

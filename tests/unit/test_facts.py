@@ -5,7 +5,7 @@ import os
 import pytest
 from csync2lib.errors import CsyncsyncError
 from csync2lib.facts import Facts
-from csync2lib.group import ThisHost
+from csync2lib.host import ThisHost
 from csync2lib.storage import write_json
 from test_membership import PEM
 
@@ -88,22 +88,6 @@ def test_a_host_without_certificate_or_address_has_no_facts(minion):
         minion.facts().member()
 
 
-def test_csync2_listens_everywhere_unless_each_group_has_its_address(minion):
-    minion.group(address="eth1")
-    assert minion.facts().listen() == ["10.0.0.1"]
-    minion.group("away", members="db*")
-    assert minion.facts().listen() == ["10.0.0.1"]
-    minion.group("other")
-    assert minion.facts().listen() == []
-
-
-def test_a_group_whose_pillar_is_broken_is_listened_for_where_it_was(minion):
-    minion.group(address="eth1")
-    minion.group("broken", include="relative")
-    minion.installed("broken", address="192.0.2.1", address_wanted="gone0")
-    assert minion.facts().listen() == ["10.0.0.1", "192.0.2.1"]
-
-
 # --- Its groups ------------------------------------------------------------------------------------------
 
 
@@ -153,7 +137,7 @@ def test_without_facts_the_pillar_alone_is_judged(minion):
 @pytest.mark.parametrize("pillar", [["groups"], [], "", False])
 def test_a_pillar_that_is_no_mapping_is_refused(minion, pillar):
     minion.pillar = pillar
-    for ask in (minion.facts().groups, minion.facts().listen, minion.facts().member):
+    for ask in (minion.facts().groups, minion.facts().member):
         with pytest.raises(CsyncsyncError, match="is not a mapping"):
             ask()
 

@@ -20,7 +20,6 @@ def status(**changes):
         "unreachable": {},
         "held": "",
         "paused": "",
-        "unfinished": [],
         "last_push": {"time": NOW - 60, "state": "pushed", "checked": 3, "seconds": 0.2, "comment": ""},
         "watching": True,
         "watch": {"watches": 12, "limit": 1000, "error": None, "hot": []},

@@ -19,11 +19,15 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from csync2lib import waits, watchdog
-from csync2lib.csync2.connections import PORT
+from csync2lib.csync2.custody import Entrance
 from csync2lib.errors import CommandError, Interrupted
 
 log = logging.getLogger(__name__)
 
+#: The exit codes of setpriv(1) and env(1) when they cannot run csync2, or may not change its user.
+NOT_STARTED = (125, 126, 127)
+#: csync2.c: char *csync_port
+PORT = 30865
 STALLED = "it stands still"
 #: Seconds without a sign of life after which ``hopeless`` is asked: the two sides may wait for each other forever.
 STANDS_STILL = 3.0
@@ -62,16 +66,24 @@ def run(
     """
     command = ["csync2", "-C", group, flag, *args]
     log.debug("csync2 -C %s %s … (%d arguments)", group, flag, 1 + len(args))
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd
-        )
-    except FileNotFoundError as err:
-        raise CommandError("csync2 is not installed: run state.apply csyncsync.package") from err
+    with Entrance() as entrance:
+        try:
+            process = subprocess.Popen(
+                entrance.command(*command, cwd=cwd),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                pass_fds=entrance.handles,
+            )
+        except FileNotFoundError as err:
+            raise CommandError(f"{err.filename} is not installed: csync2 is run by it") from err
     if largest is not None:
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest, largest))
     output = _wait(process, peer, patience, hopeless)
+    if process.returncode in NOT_STARTED:
+        raise CommandError(f"csync2 cannot be run: {output.decode('utf-8', 'backslashreplace').strip()[-400:]}")
     if process.returncode not in fine:
         # With three -v csync2 prints the group's key.
         text = "" if command.count("-v") > 2 else output.decode("utf-8", "backslashreplace").strip()[-400:]

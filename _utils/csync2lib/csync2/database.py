@@ -227,19 +227,6 @@ class Database:
         """The encoded names of all that is dirty, as a set."""
         return {name for (name,) in self._rows("SELECT filename FROM dirty")}
 
-    def hidden(self, tops: Iterable[bytes] | None = None) -> set[bytes]:
-        """Paths, in bytes, whose last part begins with a dot: all dirty ones, or all recorded ones below tops."""
-        if tops is None:
-            names = self._rows("SELECT DISTINCT filename FROM dirty WHERE filename GLOB '*/.*'")
-        else:
-            query = "SELECT filename FROM file WHERE filename GLOB '*/.*' AND filename >= CAST(? AS TEXT)"
-            query += " AND filename < CAST(? AS TEXT)"
-            names = []
-            for top in map(encode, tops):
-                names += self._rows(query, top, top.rstrip(b"/") + b"0")
-        paths = (decode(name) for (name,) in names)
-        return {path for path in paths if os.path.basename(path).startswith(b".")}
-
     def forget(self, paths: Sequence[bytes]) -> None:
         """Delete the records and dirty entries of paths: the next check finds these paths as new ones."""
         with self._transaction():

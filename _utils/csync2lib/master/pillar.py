@@ -11,7 +11,7 @@ from csync2lib import keys
 from csync2lib.config import membership, schema
 
 #: What may stand beside the groups, and is the same for all their members.
-HOST_OPTIONS = ("max_user_watches", "metrics")
+HOST_OPTIONS = ("confine", "max_user_watches", "metrics")
 
 
 def pillar_of(minion: str, file: str, pki_dir: str) -> dict[str, Any]:

@@ -9,17 +9,16 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from csync2lib import backups, journal
-from csync2lib.csync2 import connections, temporary
+from csync2lib import backups, journal, storage
+from csync2lib.csync2 import unfinished
 from csync2lib.csync2.command import run, run_paths
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import check_text, is_made_here
 from csync2lib.group import Group, GroupConfig
-from csync2lib.push import ledger, quarantine
+from csync2lib.push import ledger
 
-#: Seconds that a check of whole trees waits until no peer sends to this host, as several do if there is no master:
-#: what csync2 has half received is no change of this host.
-SILENCE_WAIT = 3.0
+#: In a group's directory while a check runs.
+CHECKING = "checking"
 #: At most so many of the last records are searched for the one that a check which died wrote last.
 LOOKED_AT = 50_000
 
@@ -32,31 +31,27 @@ def check(group: Group, config: GroupConfig, full: bool) -> int:
         Check the whole group, not only what the journal names.
     """
     files, entries, whole = journal.take(group.journal)
-    number, full, held = len(entries), full or whole, quarantine.read(group)
-    entries = {**dict.fromkeys(held, False), **entries}
+    number, full = len(entries), full or whole
     with contextlib.suppress(sqlite3.OperationalError), group.open_database(write=True) as database:
         database.await_writer()  # csync2's server may not have committed yet what the last host to push has sent
     paths, trees, same = _sort(group, config, entries)
     same = _without_sent(group, config, same, files)
     if not os.path.exists(group.path("recorded")):  # in the first check after a join records may never have been sent
         ledger.note_before(config.database, group.path("sent"), paths + same, trees)
-    if full or trees:
-        connections.await_silence(SILENCE_WAIT)
-    if os.path.exists(group.path(quarantine.KNOWN)):
+    if os.path.exists(group.path(CHECKING)):
         _mark_half_marked(group, config, entries)
-    known = quarantine.note_known(group, paths + same, [b"/"] if full else trees)
+    storage.write(group.path(CHECKING), "", durable=False)
     if full:
         if config.backup_directory:
             backups.sweep(config.backup_directory, config.roots)
-        quarantine.delete_left(temporary.by_chance(known))
         run(group.name, "-cr", "/")
     else:
         run_paths(group.name, ["-c"], paths)
         run_paths(group.name, ["-cr"], trees)
     run_paths(group.name, ["-m"], same)
-    quarantine.judge(group, known, held)
+    _forget_unfinished(group)
     journal.discharge(files)
-    group.forget("recorded")
+    group.forget("recorded", CHECKING)
     if full:
         journal.forget_unwatched(group.directory)
     return number
@@ -123,6 +118,21 @@ def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: l
     left = set(same)
     heard = {path: when for path, when in journal.heard(files).items() if path in left}
     return sorted(left - ledger.taken(group.path("sent"), config.peers, heard))
+
+
+def _forget_unfinished(group: Group) -> None:
+    """
+    Take what csync2 has not finished out of its database, where it was when the check came by: that is no change of
+    this host. csync2's daemon records it when it is finished.
+    """
+    with group.open_database(write=True) as database:
+        found = []
+        for path in {path for path, _, _ in database.dirty()}:
+            with contextlib.suppress(OSError):
+                if unfinished.is_unfinished(os.lstat(path)):
+                    found.append(path)
+        if found:
+            database.forget(found)
 
 
 # --- A check that died -----------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from csync2lib import journal, pauses, storage, watchdog
+from csync2lib import confinement, journal, pauses, storage, watchdog
 from csync2lib.config.defaults import HOLD
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group, GroupConfig
-from csync2lib.push import check, peers, quarantine, transfer
+from csync2lib.push import check, peers, transfer
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +145,7 @@ class _Push:
             self._set(state="held", comment="; ".join(problems))
             return False
         self.group.guard.renew_roots()
+        confinement.await_current(self.group.host)
         return True
 
     def _is_established(self) -> bool:
@@ -200,7 +201,7 @@ def _note(group: Group, result: PushResult) -> None:
     before, now, since = storage.read_json(group.path(LAST), {}), time.time(), None
     pushes, errors = before.get("pushes", 0) + 1, before.get("errors", 0) + (result.state == "error")
     try:
-        if result.left or result.state != "pushed" or quarantine.read(group):
+        if result.left or result.state != "pushed":
             since = journal.waiting_since(group.journal, before) or now - (result.seconds or 0)
             storage.write(group.path(LEFT), "")
         else:

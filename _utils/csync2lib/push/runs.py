@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from csync2lib import waits
 from csync2lib.csync2 import command
+from csync2lib.csync2.custody import RUN_DIR
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import TEMPDIR, decode
 from csync2lib.csync2.output import UpdateOutput, fetched_record
 from csync2lib.csync2.states import PeerState
 from csync2lib.errors import CommandError, Interrupted
 
-#: Where the runs' databases are: in memory, because a crash loses nothing with them.
-RUN_DIR = "/run/csyncsync"
 #: Entries that one run of csync2 sends.
 PART = 5000
 

@@ -64,7 +64,6 @@ def _row(group: str, minion: str, answer: Any, found: Mapping[str, Any], now: fl
     going_on = list(_under_way(status))
     state = problems[0][0] if problems else status["paused"] or ", ".join(going_on) or "in sync"
     notes = [f"hot: {path}" for path in status["watch"].get("hot") or []]
-    notes += [f"held back, may be csync2's own: {path}" for path in status["unfinished"][:SHOWN]]
     return {"state": state, "problems": problems, "notes": notes, **_facts(status, now)}
 
 

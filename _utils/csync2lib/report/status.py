@@ -12,8 +12,10 @@ import sqlite3
 from typing import Any
 
 from csync2lib import actions, certificate, storage
+from csync2lib.csync2 import custody
 from csync2lib.csync2.database import Database
-from csync2lib.group import Group, ThisHost
+from csync2lib.group import Group
+from csync2lib.host import ThisHost
 from csync2lib.journal import count, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
 
@@ -75,7 +77,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
     def note(name: str) -> Any:
         return storage.read_json(os.path.join(directory, name), {})
 
-    config, last, watch, failed, held = map(note, ("config.json", "push.json", "watch.json", "peers.json", "held.json"))
+    config, last, watch, failed = map(note, ("config.json", "push.json", "watch.json", "peers.json"))
     if not config:
         return {}
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
@@ -86,9 +88,9 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
             result["dirty"] = {minions[peer]: n for peer, n in opened.dirty_peers().items() if peer in minions}
     except sqlite3.Error as err:
         result["error"] = f"{path}: {err}"
+    result["error"] = "; ".join(filter(None, (custody.problem(), result["error"])))
     journal = count(os.path.join(directory, "journal"))
-    unfinished = sorted(os.fsencode(name).decode("utf-8", "backslashreplace") for name in held)
-    in_sync = result["state"] == "established" and not (journal or unfinished or result["dirty"])
+    in_sync = result["state"] == "established" and not (journal or result["dirty"])
     return {
         **result,
         "journal": journal,
@@ -96,7 +98,6 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
         "held": last.get("comment", "") if last.get("state") == "held" else "",
         "paused": bool({ALL_HOSTS, minion} & {*pauses(directory)}),
-        "unfinished": unfinished,
         "waiting_since": None if in_sync else waiting_since(os.path.join(directory, "journal"), last),
         "last_push": last,
         "watching": bool(watch.get("ready")) and not watch.get("error"),

@@ -5,17 +5,13 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-import os
 import time
 
-from csync2lib.csync2 import temporary
 from csync2lib.watch.options import Options
 
 #: A group without a change for CALM seconds is calm. The first changes after a calm are ready once the group has been
 #: quiet for CALM_SHARE of the option settle; any other change is ready once its own path has been quiet for all of it.
 CALM, CALM_SHARE = 0.5, 0.25
-#: Seconds that csync2 may keep one of its temporary files untouched.
-TEMPORARY_QUIET = 2.0
 #: Seconds between two looks at a path that csync2 may not have finished: at least, and at most.
 COMMIT_POLL = (0.25, 1.0)
 #: A path that went out so many times in a row, each within max_delay, is hot.
@@ -23,7 +19,7 @@ HOT = 3
 #: Changes that become ready in one slice.
 READY_AT_ONCE = 2000
 #: What a newer change of the same path takes over from one that is put back.
-_MERGED = ("tree", "moved", "deleted", "came", "covers", "own", "written", "compare", "told", "csync2s")
+_MERGED = ("tree", "moved", "deleted", "came", "covers", "own", "written", "compare", "told")
 
 
 class Change:
@@ -35,7 +31,6 @@ class Change:
         "commits",
         "compare",
         "covers",
-        "csync2s",
         "deleted",
         "first",
         "judged",
@@ -46,7 +41,6 @@ class Change:
         "path",
         "queued",
         "received",
-        "temporary",
         "told",
         "tree",
         "writing",
@@ -76,9 +70,8 @@ class Change:
         self.came = False
         #: something below it was not noted on its own, because this change stands for it
         self.covers = False
-        #: a temporary file that was made as only csync2 does; a file that was renamed from such a name
-        self.csync2s = self.received = False
-        self.temporary = temporary.is_temporary(os.path.basename(path))
+        #: a file that was renamed from a name like those of csync2's temporary files
+        self.received = False
         #: when it was first found ready (0: never), and how many commits the database had then (-1: not looked at)
         self.judged = 0.0
         self.commits = -1
@@ -215,9 +208,8 @@ class Debounce:
 
     def _due(self, change: Change) -> float:
         """When a change is ready, as far as is known now."""
-        longest = change.first + self.options.max_delay * (5 if change.writing or change.temporary else 1)
-        quiet = max(self.options.settle, TEMPORARY_QUIET) if change.temporary else self.options.settle
-        due = longest if change.writing else min(change.last + quiet, longest)
+        longest = change.first + self.options.max_delay * (5 if change.writing else 1)
+        due = longest if change.writing else min(change.last + self.options.settle, longest)
         if _is_early(change):
             due = change.changes.changed_at + self.options.settle * CALM_SHARE
         last, times = change.changes.recent.get(change.path, (0.0, 0))
@@ -229,4 +221,4 @@ class Debounce:
 def _is_early(change: Change) -> bool:
     """Tell whether a change, which is surely not csync2's, is one of the first after a calm of its group."""
     changes = change.changes
-    return change.own and not change.writing and not change.temporary and changes.changed_at < changes.early_until
+    return change.own and not change.writing and changes.changed_at < changes.early_until

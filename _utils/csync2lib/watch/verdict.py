@@ -15,7 +15,8 @@ import stat
 import time
 
 from csync2lib import journal, waits
-from csync2lib.csync2 import kept, temporary
+from csync2lib.csync2 import kept, unfinished
+from csync2lib.csync2.custody import DIED, is_serving
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import check_text, is_older
 from csync2lib.watch.changes import Change
@@ -33,16 +34,14 @@ COMMIT_WAIT = 60.0
 RECORD_WAIT = 1.0
 #: Seconds within which the watcher has normally read an event.
 READ_WITHIN = 1.0
-#: A file that is touched when csync2's daemon dies (csync2-died@.service of the states), and seconds for which it is
-#: not known what it did: its last transaction is gone. The peer sends all that again.
-DIED, DIED_WAIT = "/run/csync2-died", 15.0
+#: Seconds after csync2's daemon has died for which it is not known what it did: its last transaction is gone. The peer
+#: sends all that again.
+DIED_WAIT = 15.0
 #: Seconds that a push may take from its last look at what is dirty to its end.
 PUSH_ENDS = 0.2
 #: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
 #: rename may have come too early to be seen.
 OWN_WAIT = 3.0
-#: Seconds that csync2 may write to one of its temporary files.
-TEMPORARY_WAIT = 600.0
 #: Paths that are looked at, at most, in a directory that was deleted and made again: that takes some milliseconds.
 LOOKED_AT = 1000
 
@@ -50,8 +49,8 @@ LOOKED_AT = 1000
 class Judge:
     """One look at what csync2 has recorded, for the verdicts on some paths: it is read at once."""
 
-    def __init__(self, group: WatchedGroup, paths: list[bytes], receiving: bool) -> None:
-        self.group, self.path, self.receiving = group, group.config.database, receiving
+    def __init__(self, group: WatchedGroup, paths: list[bytes]) -> None:
+        self.group, self.path = group, group.config.database
         #: the paths; what is recorded of them, and which of them are to be sent
         self.paths = paths
         self.records: dict[bytes, bytes] = {}
@@ -59,6 +58,8 @@ class Judge:
         self.died = _is_young(DIED, DIED_WAIT)
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = _commits(self.path)
+        #: whether a peer sends
+        self.receiving = bool(self.path) and is_serving(self.path or "")
         #: None with ``locked``: one is there that cannot be read now
         self.database: Database | None = None
         self.locked = False
@@ -67,8 +68,8 @@ class Judge:
         self.recovering = False
         self.before: Database | None = None
         self.recorded: float | None = None
-        #: the paths that any process has open, once somebody has asked
-        self.opened: set[bytes] | None = None
+        #: what csync2 has open, once somebody has asked
+        self.opened: set[tuple[int, int]] | None = None
 
     def __enter__(self) -> Judge:
         if self.path:
@@ -111,14 +112,27 @@ class Judge:
             status = None
         except OSError:
             return GO
+        if status is not None and unfinished.is_unfinished(status):
+            return self._unfinished(change, status)
         verdict = self._judge(change, status)
-        if (
-            verdict in (GO, GO_NAMED)
-            and (self.receiving or self.died)
-            and self._may_be_csync2s(change, status, verdict)
-        ):
+        if verdict in (GO, GO_NAMED) and (self.receiving or self.died) and self._may_be_csync2s(change, verdict):
             return WAIT
         return verdict
+
+    def _unfinished(self, change: Change, status: os.stat_result) -> str:
+        """
+        What csync2 has not finished waits for its owner. If none comes it is no change of anybody: the peer sends it
+        again. csync2 leaves a temporary file when the disk is full, or when it is killed, and another one at each try.
+        """
+        age = time.monotonic() - change.judged
+        if age < waits.LEFT_AFTER:
+            return WAIT
+        self.opened = unfinished.opened() if self.opened is None else self.opened
+        if change.path not in self.records and unfinished.is_left(change.path, status, self.opened):
+            if unfinished.delete(change.path, status.st_ino):
+                log.info("csyncsync: deleted a temporary file that csync2 had left")
+                return DROP
+        return WAIT if age < COMMIT_WAIT else DROP
 
     def _judge(self, change: Change, status: os.stat_result | None) -> str:
         """
@@ -127,12 +141,10 @@ class Judge:
         """
         if status is None or not stat.S_ISREG(status.st_mode):
             change.own = False
-        elif change.csync2s and temporary.is_unfinished(status):
-            return self._clear(change)
         if self.recovering:
             return self._compare_with_before(change, status)
         if self.database is None and not self.locked:
-            return DROP if status is None and change.temporary else GO
+            return DROP if status is None and _is_temporary(change) else GO
         try:
             if self.database is not None:
                 return self._compare(self.database, change, status)
@@ -142,26 +154,12 @@ class Judge:
             return GO
         return GO if change.own or time.monotonic() - change.judged >= COMMIT_WAIT else WAIT
 
-    def _clear(self, change: Change) -> str:
-        """
-        Delete a temporary file that was made as only csync2 does, is still as mkstemp() made it, and is open nowhere.
-
-        csync2 leaves such a file when the disk is full, or when it is killed, and another one at the next try.
-        """
-        if time.monotonic() - change.judged < waits.LEFT_AFTER:
-            return WAIT
-        self.opened = temporary.open_paths() if self.opened is None else self.opened
-        if change.path in self.opened or not temporary.delete(change.path):
-            return WAIT  # a disk that can only be read, say
-        log.info("csyncsync: deleted a temporary file that csync2 had left")
-        return DROP
-
     def _compare(self, database: Database, change: Change, status: os.stat_result | None) -> str:
         """Compare a path's state with csync2's record of it."""
         record = self.records.get(change.path)
         if status is None:
             # Most that comes and goes are csync2's temporary files, three for each that arrives: nothing is below them.
-            below = (change.tree or not change.temporary) and database.has_below(change.path)
+            below = not _is_temporary(change) and database.has_below(change.path)
             return GO if record is not None or below else self._drop(change)
         text = check_text(change.path, status)
         if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
@@ -177,16 +175,14 @@ class Judge:
         # csync2's own check cannot see a change that leaves size, second, mode and owner as they were recorded.
         if change.own or change.compare:
             return GO_NAMED
-        if status.st_mtime_ns % 10**9 == 0:
-            return self._drop(change)
-        return DROP if temporary.is_unfinished(status) else GO_NAMED
+        return self._drop(change) if status.st_mtime_ns % 10**9 == 0 else GO_NAMED
 
     def _compare_with_before(self, change: Change, status: os.stat_result | None) -> str:
         """
         While a host rejoins: compare a path's state with its record in the lost database, and with that in the new
         one. What matches the record in the new database was written by csync2 and is ignored.
         """
-        if status is None and change.temporary:
+        if status is None and _is_temporary(change):
             return DROP
         known, record = self._recorded_before(change.path)
         if record and status is not None and is_older(status, record):
@@ -236,19 +232,17 @@ class Judge:
             return DROP if time.monotonic() - change.judged >= PUSH_ENDS else WAIT
         return DROP if os.path.exists(os.path.join(self.group.directory, "left")) else GO
 
-    def _may_be_csync2s(self, change: Change, status: os.stat_result | None, verdict: str) -> bool:
+    def _may_be_csync2s(self, change: Change, verdict: str) -> bool:
         """
         While a peer sends: tell whether csync2's daemon may not yet have finished, recorded or committed what it did to
         this path. It takes several steps: content, owner, mode, time.
         """
         age = time.monotonic() - change.judged
-        if change.temporary:
-            return age < TEMPORARY_WAIT
         if verdict == GO_NAMED:
             return not change.compare and age < (OWN_WAIT if change.own else COMMIT_WAIT)
         if change.own or age >= COMMIT_WAIT:
             return False
-        if self.receiving and (change.received or _is_new_directory(status)):
+        if self.receiving and change.received:
             return True  # seconds may pass between two of the steps on a busy host
         if self.died:
             return age < DIED_WAIT
@@ -257,9 +251,9 @@ class Judge:
         return age < RECORD_WAIT or (uncommitted and self.commits - change.commits < 2)
 
 
-def _is_new_directory(status: os.stat_result | None) -> bool:
-    """Tell whether it is a directory with the mode that csync2 gives it first (daemon.c, A_MKDIR)."""
-    return status is not None and stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700
+def _is_temporary(change: Change) -> bool:
+    """Tell whether it is named like the temporary files of csync2, most of what comes and goes: nothing is in these."""
+    return not change.tree and unfinished.is_temporary(os.path.basename(change.path))
 
 
 def _is_young(path: str, seconds: float) -> bool:

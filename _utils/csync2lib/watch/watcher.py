@@ -28,7 +28,7 @@ from csync2lib import journal, storage, waits
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import groups, status, verdict
 from csync2lib.watch.aside import Aside
-from csync2lib.watch.changes import CALM_SHARE, Change, Debounce
+from csync2lib.watch.changes import Change, Debounce
 from csync2lib.watch.echo import Filter
 from csync2lib.watch.flush import Flusher
 from csync2lib.watch.groups import WatchedGroup
@@ -240,8 +240,7 @@ class Watcher:
         if not ready:
             return
         paths = [change.path for change in itertools.islice(ready, BATCH)]
-        receiving = self.echo.is_receiving(self.options.settle * CALM_SHARE)
-        with verdict.Judge(group, paths, receiving) as judge:
+        with verdict.Judge(group, paths) as judge:
             for number in range(len(paths)):
                 if not ready or (number % 16 == 15 and time.monotonic() >= deadline):
                     break
@@ -319,6 +318,8 @@ class Watcher:
         excluded = group.config.exclude
         if not group.read_config():
             return
+        if group.config.database:
+            storage.sweep(os.path.dirname(group.config.database))
         include = group.config.include
         for gone in [path for path in group.roots if path not in include]:
             self.tree.remove_root(group, gone)

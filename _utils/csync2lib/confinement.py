@@ -1,0 +1,127 @@
+"""What csync2's namespace shows of this host: what its groups include, and what csync2 itself needs."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from csync2lib import storage
+from csync2lib.csync2 import custody, namespace
+from csync2lib.csync2.namespace import READ_ONLY, USERS, WRITABLE, Shown
+from csync2lib.errors import CsyncsyncError
+from csync2lib.host import ThisHost
+
+#: The program and the libraries, and what these read: the linker's cache, time zones, rules for TLS; and devices.
+_SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/gnutls", "/etc/crypto-policies", "/dev/null", "/dev/urandom")
+#: Where syslog(3) writes: the link /dev/log, and what it leads to (systemd-journald-dev-log.socket).
+_LOG = ("/dev/log", "/run/systemd/journal/dev-log")
+#: Seconds until the server has made a new namespace.
+MADE_WITHIN = 5.0
+
+
+class Confinement(NamedTuple):
+    """
+    What the namespace is to show.
+
+    text
+        Stands for all of it: another one if something else is to be shown, or stands there by now.
+    """
+
+    shown: list[Shown]
+    text: str
+
+
+def of_host(host: ThisHost) -> Confinement:
+    """What the namespace is to show now; without what is not there, or is reached through a symlink."""
+    users, alone = set(), {os.fsencode(host.databases), os.fsencode(custody.RUN_DIR)}
+    for name in host.installed():
+        said = storage.read_json(os.path.join(host.state, name, "config.json"), {})
+        rules = said.get("rules") or {}
+        users |= {_place(os.fsencode(path)) for path in said.get("include", ())}
+        if rules.get("backup_directory"):
+            users.add(os.fsencode(rules["backup_directory"]))
+        if rules.get("commands"):
+            alone.add(os.fsencode(os.path.join(host.state, name, "due")))
+    users = set(_outermost(users))
+    wanted = [Shown(path, USERS) for path in users] + [Shown(path, WRITABLE) for path in alone]
+    there = {one: identity for one in wanted + _own(host) if (identity := _identity(one))}
+    below = [mount for mount in namespace.mounts() if any(namespace.is_below(mount.point, path) for path in users)]
+    text = repr([sorted(there.items()), [(*mount[:4], sorted(mount.options)) for mount in below]])
+    return Confinement([*there], hashlib.sha256(text.encode()).hexdigest())
+
+
+def _place(path: bytes) -> bytes:
+    """
+    What is to be shown so that csync2 can replace this: a file's directory, because what is mounted cannot be replaced.
+    """
+    return os.path.dirname(path) if os.path.lexists(path) and not os.path.isdir(path) else path
+
+
+def _outermost(paths: Iterable[bytes]) -> Iterator[bytes]:
+    """Those of these paths that lie below no other one."""
+    last: bytes | None = None
+    for path in sorted(paths, key=lambda path: path + b"/"):
+        if last is None or not namespace.is_below(path, last):
+            last = path
+            yield path
+
+
+def _own(host: ThisHost) -> list[Shown]:
+    """What csync2 reads: itself, its configs, keys and certificate."""
+    there = [os.path.join("/", name) for name in _SYSTEM] + [*_FILES, *_LOG]
+    there += glob.glob(os.path.join(glob.escape(host.system), "csync2_*"))
+    return [Shown(os.fsencode(path), READ_ONLY) for path in there]
+
+
+def _identity(one: Shown) -> tuple[int, int] | None:
+    """What tells that something else stands there now (a file is replaced when it changes); None if nothing does."""
+    try:
+        if one.flags != USERS:
+            status = os.lstat(one.path)
+        else:
+            handle = namespace.open_plainly(one.path)
+            status = os.fstat(handle)
+            os.close(handle)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+# --- For those who start csync2 --------------------------------------------------------------------------
+
+
+def await_current(host: ThisHost) -> None:
+    """
+    Have the server make the namespace anew if it does not show what it should, as after a config, an include root or
+    a mount has changed. Raises CsyncsyncError if csync2 is to be confined, and cannot be.
+    """
+    if os.path.exists(custody.UNCONFINED):
+        return
+    wanted, until, asked = of_host(host).text, time.monotonic() + MADE_WITHIN, False
+    while True:
+        said = custody.notice()
+        if said and said.shows == wanted:
+            if said.problem:
+                break
+            return
+        if time.monotonic() > until:
+            break
+        if said and not asked:
+            asked = _ask(said.pid)
+        time.sleep(0.02)
+    raise CsyncsyncError(f"csync2 is not run unconfined: {custody.problem() or 'its server does not answer'}")
+
+
+def _ask(server: int) -> bool:
+    """Have the server look again. Tells whether it is there."""
+    try:
+        os.kill(server, signal.SIGHUP)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,127 @@
+"""
+csync2 in custody: it runs as a user of its own, in a mount namespace that holds what it needs and nothing else.
+
+The user tells what is csync2's: nobody else has its number, so what belongs to it is not finished. The namespace is
+where paths end: csync2 goes by paths, and any user who can write in an include could lead it elsewhere by a symlink. It
+is made by the server, which all connections come to (``server``), and entered by every csync2 that this host starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import NamedTuple
+
+from csync2lib import storage
+from csync2lib.errors import CommandError
+
+#: The number of csync2's user and group, the same on all hosts: files are sent with their owner's number, and no host
+#: may have another user's files belong to csync2. systemd leaves 60578 to 61183 to nobody (systemd.io/UIDS-GIDS); no
+#: distribution hands them out.
+UID = 60865
+#: What root's rights csync2 keeps: it sets owners, modes and times of all files, and makes device nodes.
+CAPABILITIES = ("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "mknod")
+#: Where csyncsync keeps what is worth nothing after a reboot.
+RUN_DIR = "/run/csyncsync"
+#: A link to the namespace, and what the server says of it (Notice).
+NAMESPACE, NOTICE = f"{RUN_DIR}/namespace", f"{RUN_DIR}/custody.json"
+#: A directory with the number of each csync2 that serves a peer.
+SERVING = f"{RUN_DIR}/serving"
+#: Touched when a csync2 that served a peer was killed: it may not have written down what it did last.
+DIED = f"{RUN_DIR}/died"
+#: There if the pillar says ``confine: false``.
+UNCONFINED = "/var/lib/csyncsync/unconfined"
+
+_RIGHTS = ",".join(["-all", *(f"+{name}" for name in CAPABILITIES)])
+_AS_USER = [
+    *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"),
+    *(f"--inh-caps={_RIGHTS}", f"--ambient-caps={_RIGHTS}", f"--bounding-set={_RIGHTS}", "--"),
+]
+
+
+class Notice(NamedTuple):
+    """
+    What the server says.
+
+    pid
+        The server's process.
+    shows
+        What the namespace shows, as ``confinement.Shown.text()`` has it.
+    problem
+        Why there is none, or why nobody can connect ("" if all is well).
+    """
+
+    pid: int
+    shows: str
+    problem: str
+
+
+def notice() -> Notice | None:
+    """What the server says, None if there has been none since the host booted."""
+    try:
+        return Notice(**json.loads(storage.read(NOTICE) or "{}"))
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def problem() -> str:
+    """Why csync2 cannot run, or cannot be reached, on this host, and what to do about it ("" if it can)."""
+    said = notice()
+    if said is None or not os.path.exists(f"/proc/{said.pid}"):
+        return "csync2's server does not run: systemctl start csyncsync-server"
+    return said.problem
+
+
+def is_serving(database: str) -> bool:
+    """Tell whether a csync2 of this host serves a peer, and has got so far that it has opened this database."""
+    with contextlib.suppress(OSError):
+        return any(has_open(pid, database) for pid in os.listdir(SERVING))
+    return False
+
+
+def has_open(pid: int | str, ends: str) -> bool:
+    """Tell whether a process has a file open whose path ends so."""
+    directory = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{directory}/{name}").endswith(ends):
+                    return True
+    return False
+
+
+class Entrance:
+    """
+    A way into custody, for one command: use it as a context manager.
+
+    Raises CommandError if csync2 is to be confined, and cannot be.
+    """
+
+    def __init__(self) -> None:
+        self.handle = -1
+
+    def __enter__(self) -> Entrance:
+        if not os.path.exists(UNCONFINED):
+            try:
+                self.handle = os.open(NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as err:
+                raise CommandError(f"csync2 is not run unconfined: {problem() or err}") from err
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+
+    @property
+    def handles(self) -> tuple[int, ...]:
+        """The descriptors that the command's process has to inherit."""
+        return (self.handle,) if self.handle >= 0 else ()
+
+    def command(self, *command: str | bytes, cwd: str = "/") -> list[str | bytes]:
+        """The command line that runs a command as csync2's user, in its namespace, in a directory there."""
+        there: list[str | bytes] = [] if cwd == "/" else ["env", "-C", cwd]
+        entered: list[str | bytes] = []
+        if self.handle >= 0:
+            entered = ["nsenter", f"--mount=/proc/self/fd/{self.handle}", "--"]
+        return [*entered, *there, *_AS_USER, *command]

@@ -1,0 +1,68 @@
+"""
+What csync2 has made and not finished: it belongs to csync2's own user (``custody``) until csync2 gives it to its owner.
+
+Such a path is never judged, recorded or sent. A temporary file that csync2 left, because the disk was full or it was
+killed, is deleted; nothing else ever is. Paths are bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+
+from csync2lib.csync2 import custody
+
+#: rsync.c, get_tmpname(): a dot, the name without a leading or trailing one, a dot and mkstemp()'s six characters. Of a
+#: name that has to be cut, all bytes above 127 before the cut go, too, so that nothing may be left of it.
+_TEMPORARY = re.compile(rb"\.(?:.*\.)?[A-Za-z0-9]{6}\Z", re.DOTALL)
+#: rsync.c: NAME_MAX without the dots and the suffix
+UNCUT = 246
+
+
+def is_temporary(name: bytes) -> bool:
+    """Tell whether a name is like those of csync2's temporary files; others use such names, too."""
+    return _TEMPORARY.match(name) is not None
+
+
+def is_unfinished(status: os.stat_result | None) -> bool:
+    """Given the status of what is at a path, tell whether csync2 has made it, and not given it to its owner yet."""
+    return status is not None and status.st_uid == custody.UID
+
+
+def is_left(path: bytes, status: os.stat_result, opened: set[tuple[int, int]]) -> bool:
+    """Given what csync2 has open, tell whether this is a temporary file that it has left."""
+    temporary = stat.S_ISREG(status.st_mode) and is_temporary(os.path.basename(path))
+    return temporary and is_unfinished(status) and (status.st_dev, status.st_ino) not in opened
+
+
+def opened() -> set[tuple[int, int]]:
+    """(device, inode) of all that a csync2 on this host has open."""
+    found = set()
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{process}").st_uid == custody.UID:
+                for name in os.listdir(f"/proc/{process}/fd"):
+                    with contextlib.suppress(OSError):
+                        status = os.stat(f"/proc/{process}/fd/{name}")
+                        found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def delete(path: bytes, inode: int) -> bool:
+    """Delete a temporary file that csync2 has left, if it still is that. Tells whether that was done."""
+    try:
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        status = os.stat(os.path.basename(path), dir_fd=directory, follow_symlinks=False)
+        if not is_unfinished(status) or status.st_ino != inode:
+            return False
+        os.unlink(os.path.basename(path), dir_fd=directory)
+    except OSError:
+        return False
+    finally:
+        os.close(directory)
+    return True

@@ -1,0 +1,358 @@
+"""
+csync2's server on this host: accepts connections, and gives each to a csync2 of its own, in custody.
+
+csync2 asks who somebody is late, and waits for the answer for as long as it takes. So what is no host of a group is not
+let in at all, and who has not said within seconds which group is meant is cut off. Started by systemd
+(csyncsync-server.service) as a program (__main__.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import ipaddress
+import json
+import os
+import pathlib
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from csync2lib import confinement, storage
+from csync2lib.csync2 import custody, namespace
+from csync2lib.csync2.command import PORT
+from csync2lib.errors import CommandError
+from csync2lib.host import ThisHost
+
+#: Connections of one host at once, and of these such as have not begun: not said which group they mean.
+MOST, MOST_NOT_BEGUN = 128, 32
+#: Seconds in which a connection has to begin, and after which it may have to make room for another one.
+BEGIN_WITHIN, ROOM_AFTER = 5.0, 0.5
+#: Seconds between two looks at the host's groups and mounts, and at connections that have not begun.
+LOOK = 1.0
+#: By these csync2 ends when its peer is gone.
+GOOD_ENDS = (signal.SIGPIPE, signal.SIGHUP)
+#: Connections that the kernel keeps waiting.
+BACKLOG = 1024
+
+
+class Connection:
+    """A connection, and its csync2."""
+
+    def __init__(self, source: str, process: subprocess.Popen[bytes]) -> None:
+        self.source, self.process = source, process
+        self.since = time.monotonic()
+        self.begun = False
+        #: how much csync2 has read, and since when it has read no more
+        self.read, self.idle_since = 0, self.since
+
+    def look(self, now: float) -> None:
+        """Find out what became of it: csync2 opens a group's database when it knows the group."""
+        if not self.begun:
+            self.begun = custody.has_open(self.process.pid, ".db3")
+        read = self._read()
+        if read != self.read:
+            self.read, self.idle_since = read, now
+
+    def _read(self) -> int:
+        with contextlib.suppress(OSError, ValueError), open(f"/proc/{self.process.pid}/io", encoding="ascii") as file:
+            return int(file.readline().split()[1])
+        return 0
+
+
+class Server:
+    """Listens, and keeps the namespace that csync2 runs in."""
+
+    def __init__(self, host: ThisHost) -> None:
+        self.host = host
+        self.listening: dict[str, socket.socket] = {}
+        self.connections: list[Connection] = []
+        #: the namespace's descriptor (-1: none), what it shows, and why there is none
+        self.namespace, self.shows, self.problem = -1, "", "csync2's server has only just begun"
+        #: the addresses of all hosts of all groups
+        self.members: set[str] = set()
+        self.told: custody.Notice | None = None
+        self.looked = float("-inf")
+
+    # ---- What it serves
+
+    def look(self) -> None:
+        """Look at the host's groups and mounts: who may come, where to listen, and what csync2 may see."""
+        self.looked = time.monotonic()
+        configs = [
+            storage.read_json(os.path.join(self.host.state, name, "config.json"), {}) for name in self.host.installed()
+        ]
+        hosts = [host for config in configs for host in config.get("hosts", {}).values()]
+        self.members = {str(ipaddress.ip_address(host["address"])) for host in hosts}
+        unheard = self._listen(_addresses(configs))
+        self._confine()
+        self._tell(self.problem or unheard)
+
+    def _confine(self) -> None:
+        """Make the namespace anew if it does not show what it should."""
+        if os.path.exists(custody.UNCONFINED):
+            self.problem = ""
+            return
+        wanted = confinement.of_host(self.host)
+        if wanted.text == self.shows and not self.problem:
+            return
+        place = os.path.join(custody.RUN_DIR, "root")
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        try:
+            made = namespace.make(wanted.shown, place)
+        except OSError as err:
+            made, self.problem = -1, _why_not(err)
+        else:
+            self.problem = ""
+        before, self.namespace, self.shows = self.namespace, made, wanted.text
+        link = f"{custody.NAMESPACE}.new"
+        storage.remove(link)
+        if made >= 0:
+            os.symlink(f"/proc/{os.getpid()}/fd/{made}", link)
+            os.replace(link, custody.NAMESPACE)
+        else:
+            storage.remove(custody.NAMESPACE)
+        if before >= 0:
+            os.close(before)
+
+    def _tell(self, problem: str) -> None:
+        said = custody.Notice(os.getpid(), self.shows, problem)
+        if said != self.told:
+            if problem and (self.told is None or problem != self.told.problem):
+                _log(problem)
+            storage.write(custody.NOTICE, json.dumps(said._asdict()), durable=False)
+            self.told = said
+
+    def _listen(self, addresses: set[str]) -> str:
+        """Listen on these addresses, and on no others. Returns why that cannot be done ("" if it is)."""
+        for address in {*self.listening} - addresses:
+            self.listening.pop(address).close()
+        problem = ""
+        for address in sorted(addresses - {*self.listening}):
+            try:
+                self.listening[address] = _listening(address)
+            except OSError as err:
+                problem = f"csync2's port {PORT} on {address or 'all addresses'}: {err.strerror}"
+                if err.errno == errno.EADDRINUSE:
+                    problem += f", by {_holder()}: end that, and disable it"
+        return problem
+
+    # ---- Connections
+
+    def accept(self, listening: socket.socket) -> None:
+        """Give a new connection to a csync2, or close it."""
+        try:
+            connection, address = listening.accept()
+        except OSError:
+            return  # it is gone already
+        with connection:
+            source = _plain(address[0])
+            if source not in self.members or not self._make_room(source):
+                return
+            self._confine()
+            try:
+                self._start(connection, source)
+            except (CommandError, OSError) as err:
+                _log(f"cannot start csync2: {err}")
+
+    def _start(self, connection: socket.socket, source: str) -> None:
+        with custody.Entrance() as entrance:
+            process = subprocess.Popen(
+                entrance.command("csync2", "-i", "-l"),
+                stdin=connection.fileno(),
+                stdout=connection.fileno(),
+                pass_fds=entrance.handles,
+                cwd="/",
+            )
+        self.connections.append(Connection(source, process))
+        os.mkdir(os.path.join(custody.SERVING, str(process.pid)))
+
+    def _make_room(self, source: str) -> bool:
+        """Have room for one more connection of a host. Tells whether there is some."""
+        now = time.monotonic()
+        there = [connection for connection in self.connections if connection.source == source]
+        new = [connection for connection in there if not connection.begun]
+        if len(new) < MOST_NOT_BEGUN and len(there) < MOST:
+            return True
+        for connection in there:
+            connection.look(now)
+        new = [connection for connection in there if not connection.begun and now - connection.since > ROOM_AFTER]
+        if len(new) >= MOST_NOT_BEGUN:
+            return self._end(min(new, key=lambda connection: connection.since))
+        if len(there) < MOST:
+            return True
+        idle = min(there, key=lambda connection: connection.idle_since)
+        return now - idle.idle_since > ROOM_AFTER and self._end(idle)
+
+    def _end(self, connection: Connection) -> bool:
+        connection.process.kill()
+        return True
+
+    def end_all(self) -> None:
+        """End all connections: a key or a certificate has changed, with which they began."""
+        for connection in self.connections:
+            connection.process.kill()
+
+    def reap(self) -> None:
+        """See which csync2 has ended. One that was killed may not have written down what it did."""
+        there, self.connections = self.connections, []
+        for connection in there:
+            code = connection.process.poll()
+            if code is None:
+                self.connections.append(connection)
+                continue
+            os.rmdir(os.path.join(custody.SERVING, str(connection.process.pid)))
+            if connection.begun and code < 0 and -code not in GOOD_ENDS:
+                note_died()
+
+    def cut_off(self) -> None:
+        """End what has not begun in time."""
+        now = time.monotonic()
+        for connection in self.connections:
+            connection.look(now)
+            if not connection.begun and now - connection.since > BEGIN_WITHIN:
+                self._end(connection)
+
+    # ---- Its life
+
+    def serve(self) -> None:
+        """Serve until somebody ends this process."""
+        signals, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        with open("/proc/self/mountinfo", "rb") as mounted:
+            while True:
+                self._serve_once(signals, mounted)
+
+    def _serve_once(self, signals: int, mounted: Any) -> None:
+        poll = select.poll()
+        sockets = {listening.fileno(): listening for listening in self.listening.values()}
+        for handle in (signals, *sockets):
+            poll.register(handle, select.POLLIN)
+        poll.register(mounted, select.POLLPRI)
+        now = time.monotonic()
+        if now - self.looked >= LOOK:
+            self.look()
+            self.cut_off()
+        told = b""
+        for handle, _ in poll.poll(max(0.0, self.looked + LOOK - time.monotonic()) * 1000):
+            if handle == signals:
+                told = os.read(signals, 4096)
+            elif handle in sockets:
+                self.accept(sockets[handle])
+            else:
+                self.look()
+        self.reap()
+        if signal.SIGUSR1 in told:
+            self.end_all()
+        if signal.SIGHUP in told:
+            self.look()
+
+
+def note_died() -> None:
+    """Leave a sign, by a file's time, for the watcher."""
+    with contextlib.suppress(OSError), open(custody.DIED, "wb") as file:
+        os.utime(file.fileno())
+
+
+# --- Addresses -------------------------------------------------------------------------------------------
+
+
+def _addresses(configs: Sequence[dict[str, Any]]) -> set[str]:
+    """Where to listen: on the groups' own addresses if each of them sets ``address``, else on all ("")."""
+    if not configs:
+        return set()
+    if all(config.get("address_wanted") for config in configs):
+        return {config["address"] for config in configs}
+    return {""}
+
+
+def _listening(address: str) -> socket.socket:
+    family = socket.AF_INET if address and ":" not in address else socket.AF_INET6
+    if not address and not os.path.exists("/proc/net/if_inet6"):
+        family = socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND (linux/in.h): the address may come later
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(address)))
+        sock.bind((address, PORT))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _plain(address: str) -> str:
+    """An address as the configs have it: a socket of IPv6 has IPv4's inside its own."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+def _holder() -> str:
+    """Which process has csync2's port, in words."""
+    inodes = set()
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), open(f"/proc/net/{name}", encoding="ascii") as file:
+            for line in file:
+                fields = line.split()
+                if fields[1].endswith(f":{PORT:04X}") and fields[3] == "0A":  # listening
+                    inodes.add(f"socket:[{fields[9]}]")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            for handle in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{handle}") in inodes:
+                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
+                        return f"process {pid} ({file.read().strip()!r})"
+    return "another process"
+
+
+def _why_not(err: OSError) -> str:
+    where = f" ({os.fsdecode(err.filename)})" if err.filename else ""
+    return (
+        f"csync2 cannot be confined on this host: {err.strerror}{where}; it needs Linux 5.10, and the right to mount. To"
+        " run it unconfined all the same, set csyncsync:confine to false in the pillar"
+    )
+
+
+def _log(text: str) -> None:
+    print(text.encode("ascii", "backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+# --- The program -----------------------------------------------------------------------------------------
+
+
+def command_line() -> list[str]:
+    """The command line that runs main(), without Salt."""
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+    return [sys.executable, "-I", program, "server"]
+
+
+def code() -> str:
+    """A digest of this package: a server that runs another version of it is to be restarted."""
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(__file__).resolve().parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The program: serve. The one argument is the directory of csync2's configs."""
+    os.makedirs(custody.RUN_DIR, mode=0o700, exist_ok=True)
+    os.chmod(custody.RUN_DIR, 0o700)
+    shutil.rmtree(custody.SERVING, ignore_errors=True)
+    os.mkdir(custody.SERVING)
+    note_died()  # what the server before this one had open was killed with it
+    Server(ThisHost("", socket.gethostname().lower(), *arguments[:1])).serve()
