@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from csync2lib import confinement, storage
 from csync2lib.csync2 import custody, namespace
@@ -31,10 +31,15 @@ from csync2lib.csync2.command import PORT
 from csync2lib.errors import CommandError
 from csync2lib.host import ThisHost
 
-#: Connections of one host at once, and of these such as have not begun: not said which group they mean.
-MOST, MOST_NOT_BEGUN = 128, 32
+#: An empty directory, in which a namespace is made.
+PLACE = "/run/csyncsync-namespace"
+#: What a peer's csync2 says first, with TLS and without (csync2.c, main()).
+FIRST = (b"SSL\n", b"CONFIG ")
+#: Connections of one host at once: such as have said nothing yet; with a csync2; of these, such as have not begun, that
+#: is, not said which group they mean.
+MOST_SILENT, MOST, MOST_NOT_BEGUN = 256, 128, 64
 #: Seconds in which a connection has to begin, and after which it may have to make room for another one.
-BEGIN_WITHIN, ROOM_AFTER = 5.0, 0.5
+BEGIN_WITHIN, ROOM_AFTER = 5.0, 1.0
 #: Seconds between two looks at the host's groups and mounts, and at connections that have not begun.
 LOOK = 1.0
 #: By these csync2 ends when its peer is gone.
@@ -67,12 +72,21 @@ class Connection:
         return 0
 
 
+class Silent(NamedTuple):
+    """A connection on which nothing was said yet."""
+
+    source: str
+    socket: socket.socket
+    since: float
+
+
 class Server:
     """Listens, and keeps the namespace that csync2 runs in."""
 
     def __init__(self, host: ThisHost) -> None:
         self.host = host
         self.listening: dict[str, socket.socket] = {}
+        self.silent: dict[int, Silent] = {}
         self.connections: list[Connection] = []
         #: the namespace's descriptor (-1: none), what it shows, and why there is none
         self.namespace, self.shows, self.problem = -1, "", "csync2's server has only just begun"
@@ -103,10 +117,9 @@ class Server:
         wanted = confinement.of_host(self.host)
         if wanted.text == self.shows and not self.problem:
             return
-        place = os.path.join(custody.RUN_DIR, "root")
-        os.makedirs(place, mode=0o700, exist_ok=True)
+        os.makedirs(PLACE, mode=0o700, exist_ok=True)
         try:
-            made = namespace.make(wanted.shown, place)
+            made = namespace.make(wanted.shown, PLACE)
         except OSError as err:
             made, self.problem = -1, _why_not(err)
         else:
@@ -147,20 +160,41 @@ class Server:
     # ---- Connections
 
     def accept(self, listening: socket.socket) -> None:
-        """Give a new connection to a csync2, or close it."""
+        """Wait for the first words of a member's connection, and close any other."""
         try:
             connection, address = listening.accept()
         except OSError:
             return  # it is gone already
-        with connection:
-            source = _plain(address[0])
-            if source not in self.members or not self._make_room(source):
-                return
+        source = _plain(address[0])
+        if source not in self.members:
+            connection.close()
+            return
+        self.silent[connection.fileno()] = Silent(source, connection, time.monotonic())
+        others = [silent for silent in self.silent.values() if silent.source == source]
+        if len(others) > MOST_SILENT:
+            self._close(others[0])
+
+    def hear(self, silent: Silent) -> None:
+        """Give a connection on which something was said to a csync2, or close it."""
+        try:
+            said = silent.socket.recv(max(map(len, FIRST)), socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if any(said.startswith(first) for first in FIRST) and self._make_room(silent.source):
             self._confine()
             try:
-                self._start(connection, source)
+                self._start(silent.socket, silent.source)
             except (CommandError, OSError) as err:
                 _log(f"cannot start csync2: {err}")
+        elif said and any(first.startswith(said) for first in FIRST):
+            return
+        self._close(silent)
+
+    def _close(self, silent: Silent) -> None:
+        del self.silent[silent.socket.fileno()]
+        silent.socket.close()
 
     def _start(self, connection: socket.socket, source: str) -> None:
         with custody.Entrance() as entrance:
@@ -219,6 +253,8 @@ class Server:
             connection.look(now)
             if not connection.begun and now - connection.since > BEGIN_WITHIN:
                 self._end(connection)
+        for silent in [silent for silent in self.silent.values() if now - silent.since > BEGIN_WITHIN]:
+            self._close(silent)
 
     # ---- Its life
 
@@ -236,7 +272,7 @@ class Server:
     def _serve_once(self, signals: int, mounted: Any) -> None:
         poll = select.poll()
         sockets = {listening.fileno(): listening for listening in self.listening.values()}
-        for handle in (signals, *sockets):
+        for handle in (signals, *sockets, *self.silent):
             poll.register(handle, select.POLLIN)
         poll.register(mounted, select.POLLPRI)
         now = time.monotonic()
@@ -249,7 +285,9 @@ class Server:
                 told = os.read(signals, 4096)
             elif handle in sockets:
                 self.accept(sockets[handle])
-            else:
+            elif handle in self.silent:
+                self.hear(self.silent[handle])
+            elif handle == mounted.fileno():
                 self.look()
         self.reap()
         if signal.SIGUSR1 in told:
@@ -322,8 +360,8 @@ def _holder() -> str:
 def _why_not(err: OSError) -> str:
     where = f" ({os.fsdecode(err.filename)})" if err.filename else ""
     return (
-        f"csync2 cannot be confined on this host: {err.strerror}{where}; it needs Linux 5.10, and the right to mount. To"
-        " run it unconfined all the same, set csyncsync:confine to false in the pillar"
+        f"csync2 cannot be confined on this host: {err.strerror}{where}; it needs Linux 5.10, and the right to mount."
+        " To run it unconfined all the same, set csyncsync:confine to false in the pillar"
     )
 
 

@@ -23,8 +23,8 @@ FLOORS = (
     ("errors", "storage", "waits", "watchdog"),
     ("config", "csync2"),
     (
-        *("actions", "backups", "certificate", "contents", "facts", "group", "guard", "journal", "keys", "pauses"),
-        *("restore", "setup", "versions"),
+        *("actions", "backups", "certificate", "confinement", "contents", "facts", "group", "guard", "host", "journal"),
+        *("keys", "pauses", "restore", "server", "setup", "versions"),
     ),
     ("report",),
     ("push", "watch"),

@@ -128,10 +128,10 @@ class Judge:
         if age < waits.LEFT_AFTER:
             return WAIT
         self.opened = unfinished.opened() if self.opened is None else self.opened
-        if change.path not in self.records and unfinished.is_left(change.path, status, self.opened):
-            if unfinished.delete(change.path, status.st_ino):
-                log.info("csyncsync: deleted a temporary file that csync2 had left")
-                return DROP
+        left = change.path not in self.records and unfinished.is_left(change.path, status, self.opened)
+        if left and unfinished.delete(change.path, status.st_ino):
+            log.info("csyncsync: deleted a temporary file that csync2 had left")
+            return DROP
         return WAIT if age < COMMIT_WAIT else DROP
 
     def _judge(self, change: Change, status: os.stat_result | None) -> str:
