@@ -325,4 +325,6 @@ def test_what_cannot_be_confined_does_not_run_until_somebody_says_so(hosts):
         hosts.path("web3", drop).unlink()
         hosts.path("web3", "/var/lib/csyncsync/unconfined").unlink(missing_ok=True)
         hosts.shell("web3", restart)
+    hosts.remove("web1", f"{SHARED}/unconfined")
+    hosts.remove("web1", f"{SHARED}/unconfined-too")
     hosts.calm("wwwshared", seconds=90)
