@@ -20,8 +20,9 @@ from csync2lib.errors import CommandError
 #: may have another user's files belong to csync2. systemd leaves 60578 to 61183 to nobody (systemd.io/UIDS-GIDS); no
 #: distribution hands them out.
 UID = 60865
-#: What root's rights csync2 keeps: it sets owners, modes and times of all files, and makes device nodes.
-CAPABILITIES = ("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "mknod")
+#: What csync2 keeps of root's rights, with their numbers (linux/capability.h): it sets owners, modes and times of files,
+#: and makes device nodes.
+CAPABILITIES = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "fsetid": 4, "mknod": 27}
 #: Where csyncsync keeps what is worth nothing after a reboot.
 RUN_DIR = "/run/csyncsync"
 #: A link to the namespace, and what the server says of it (Notice).
@@ -32,12 +33,8 @@ SERVING = f"{RUN_DIR}/serving"
 DIED = f"{RUN_DIR}/died"
 #: There if the pillar says ``confine: false``.
 UNCONFINED = "/var/lib/csyncsync/unconfined"
-
-_RIGHTS = ",".join(["-all", *(f"+{name}" for name in CAPABILITIES)])
-_AS_USER = [
-    *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"),
-    *(f"--inh-caps={_RIGHTS}", f"--ambient-caps={_RIGHTS}", f"--bounding-set={_RIGHTS}", "--"),
-]
+#: The server's unit, which the states bring.
+UNIT = "/etc/systemd/system/csyncsync-server.service"
 
 
 class Notice(NamedTuple):
@@ -69,7 +66,8 @@ def problem() -> str:
     """Why csync2 cannot run, or cannot be reached, on this host, and what to do about it ("" if it can)."""
     said = notice()
     if said is None or not os.path.exists(f"/proc/{said.pid}"):
-        return "csync2's server does not run: systemctl start csyncsync-server"
+        how = "systemctl start csyncsync-server" if os.path.exists(UNIT) else "state.apply csyncsync on this host"
+        return f"csync2's server does not run: {how}"
     return said.problem
 
 
@@ -124,4 +122,15 @@ class Entrance:
         entered: list[str | bytes] = []
         if self.handle >= 0:
             entered = ["nsenter", f"--mount=/proc/self/fd/{self.handle}", "--"]
-        return [*entered, *there, *_AS_USER, *command]
+        return [*entered, *there, *_as_user(), *command]
+
+
+def _as_user() -> list[str]:
+    """setpriv(1): csync2's user, with what this process has of the rights: a container may lack some."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        had = int(next(line for line in file if line.startswith("CapBnd:")).split()[1], 16)
+    rights = ",".join(["-all", *(f"+{name}" for name, number in CAPABILITIES.items() if had >> number & 1)])
+    return [
+        *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"),
+        *(f"--inh-caps={rights}", f"--ambient-caps={rights}", f"--bounding-set={rights}", "--"),
+    ]
