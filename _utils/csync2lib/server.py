@@ -42,6 +42,8 @@ MOST_SILENT, MOST, MOST_NOT_BEGUN = 256, 128, 64
 BEGIN_WITHIN, ROOM_AFTER = 5.0, 1.0
 #: Seconds between two looks at the host's groups and mounts, and at connections that have not begun.
 LOOK = 1.0
+#: Addresses of no member that are named in the log.
+MOST_REFUSED = 100
 #: By these csync2 ends when its peer is gone.
 GOOD_ENDS = (signal.SIGPIPE, signal.SIGHUP)
 #: Connections that the kernel keeps waiting.
@@ -90,8 +92,9 @@ class Server:
         self.connections: list[Connection] = []
         #: the namespace's descriptor (-1: none), what it shows, and why there is none
         self.namespace, self.shows, self.problem = -1, "", "csync2's server has only just begun"
-        #: the addresses of all hosts of all groups
+        #: the addresses of all hosts of all groups, and some of others who tried
         self.members: set[str] = set()
+        self.refused: set[str] = set()
         self.told: custody.Notice | None = None
         self.looked = float("-inf")
 
@@ -103,8 +106,7 @@ class Server:
         configs = [
             storage.read_json(os.path.join(self.host.state, name, "config.json"), {}) for name in self.host.installed()
         ]
-        hosts = [host for config in configs for host in config.get("hosts", {}).values()]
-        self.members = {str(ipaddress.ip_address(host["address"])) for host in hosts}
+        self.members = {_plain(host["address"]) for config in configs for host in config.get("hosts", {}).values()}
         unheard = self._listen(_addresses(configs))
         self._confine()
         self._tell(self.problem or unheard)
@@ -168,11 +170,18 @@ class Server:
         source = _plain(address[0])
         if source not in self.members:
             connection.close()
+            self._refuse(source)
             return
         self.silent[connection.fileno()] = Silent(source, connection, time.monotonic())
         others = [silent for silent in self.silent.values() if silent.source == source]
         if len(others) > MOST_SILENT:
             self._close(others[0])
+
+    def _refuse(self, source: str) -> None:
+        """Say once that somebody is no member: perhaps a host that comes from another address than it should."""
+        if source not in self.refused and len(self.refused) < MOST_REFUSED:
+            self.refused.add(source)
+            _log(f"{source} is no host of any group here: it is not let in")
 
     def hear(self, silent: Silent) -> None:
         """Give a connection on which something was said to a csync2, or close it."""

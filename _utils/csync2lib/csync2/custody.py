@@ -20,8 +20,8 @@ from csync2lib.errors import CommandError
 #: may have another user's files belong to csync2. systemd leaves 60578 to 61183 to nobody (systemd.io/UIDS-GIDS); no
 #: distribution hands them out.
 UID = 60865
-#: What csync2 keeps of root's rights, with their numbers (linux/capability.h): it sets owners, modes and times of files,
-#: and makes device nodes.
+#: What csync2 keeps of root's rights (linux/capability.h has the numbers): it sets owners, modes and times, and makes
+#: device nodes.
 CAPABILITIES = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "fsetid": 4, "mknod": 27}
 #: Where csyncsync keeps what is worth nothing after a reboot.
 RUN_DIR = "/run/csyncsync"
