@@ -366,7 +366,7 @@ def test_deletions_below_what_is_a_file_by_now(hosts, place):
     place.arrived()
     hosts.settled("wwwshared")
     for host in others:
-        hosts.exec(host, "systemctl", "stop", "csync2.socket")
+        hosts.exec(host, "systemctl", "stop", "csyncsync-server")
     try:
         for name in ("d", "e"):
             shutil.rmtree(place.top / name)
@@ -382,7 +382,7 @@ def test_deletions_below_what_is_a_file_by_now(hosts, place):
             (there / "e").symlink_to("/etc")
     finally:
         for host in others:
-            hosts.exec(host, "systemctl", "start", "csync2.socket")
+            hosts.exec(host, "systemctl", "start", "csyncsync-server")
     place.arrived(90)
     hosts.settled("wwwshared", seconds=90)
 

@@ -42,7 +42,7 @@ while True:
 
 #: Stands before csync2 in the minion's PATH and notes each command, one a line.
 NOTING_CSYNC2 = """#!/bin/sh
-printf '%s\\n' "$*" >>/run/csync2-commands
+printf '%s\\n' "$*" >>/run/csyncsync/commands
 exec /usr/sbin/csync2 "$@"
 """
 
@@ -251,7 +251,7 @@ def test_a_peer_that_hangs_delays_the_others_once(hosts, mode):
     hosts.write("web3", "/run/bad_peer.py", BAD_PEER)
     hosts.shell(
         "web3",
-        "systemctl stop csync2.socket && systemd-run --quiet --unit=bad-peer"
+        "systemctl stop csyncsync-server && systemd-run --quiet --unit=bad-peer"
         f" /opt/salt/bin/python /run/bad_peer.py {mode}",
     )
     try:
@@ -264,7 +264,7 @@ def test_a_peer_that_hangs_delays_the_others_once(hosts, mode):
         hosts.everywhere(f"{SHARED}/hangs/{mode}-back", text, hosts=["web1"], seconds=30)
         hosts.eventually(lambda: hosts.status("web1", "wwwshared")["unreachable"], 30, "it is shown")
     finally:
-        hosts.shell("web3", "systemctl stop bad-peer; systemctl start csync2.socket")
+        hosts.shell("web3", "systemctl stop bad-peer; systemctl start csyncsync-server")
     hosts.equal(seconds=60)
 
 
@@ -334,7 +334,7 @@ def test_two_masters_that_hear_the_same_do_no_harm(hosts):
 def test_the_work_of_a_change_does_not_depend_on_the_tree(hosts):
     """One changed file means the same csync2 commands in a directory of three files and in one of a thousand."""
     hosts.write("web1", "/usr/local/sbin/csync2", NOTING_CSYNC2).chmod(0o755)
-    noted = hosts.path("web1", "/run/csync2-commands")
+    noted = hosts.path("web1", "/run/csyncsync/commands")
     try:
         commands = {}
         for size in (3, 1000):
