@@ -114,12 +114,12 @@ def csync2_killed(hosts, host):
 
 @contextlib.contextmanager
 def csync2_stopped(hosts, host):
-    """The processes stand still, and the socket takes no new connection."""
-    hosts.exec(host, "systemctl", "stop", "csync2.socket")
+    """The processes stand still, and nobody accepts a connection."""
+    hosts.exec(host, "systemctl", "kill", "--signal=STOP", "csyncsync-server", check=False)
     hosts.exec(host, "pkill", "-STOP", "-x", "csync2", check=False)
     yield 5
     hosts.exec(host, "pkill", "-CONT", "-x", "csync2", check=False)
-    hosts.exec(host, "systemctl", "start", "csync2.socket")
+    hosts.exec(host, "systemctl", "kill", "--signal=CONT", "csyncsync-server", check=False)
 
 
 @contextlib.contextmanager

@@ -306,8 +306,12 @@ Environment=CLOCK_OFFSET={offset}
 LIBRARY = "/usr/local/lib/clock.so"
 DROP_INS = "/run/systemd/system"
 #: Killed, because a minion takes its time to end.
-RESTART = "systemctl daemon-reload; systemctl kill --signal=KILL salt-minion; systemctl restart salt-minion"
-CLOCKED = ("salt-minion", "csync2@", "csyncsync-push@", "csyncsync-full@")
+RESTART = """
+systemctl daemon-reload
+systemctl kill --signal=KILL salt-minion
+systemctl restart salt-minion csyncsync-server
+"""
+CLOCKED = ("salt-minion", "csyncsync-server", "csyncsync-push@", "csyncsync-full@")
 
 
 def clock(hosts, host):
