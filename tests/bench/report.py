@@ -26,7 +26,7 @@ SETUP = """\
   comes, but for what lets it stand still in between (`restartOnWakeup` off, `reconnectionIntervalS` 5).
 - *csyncsync*: as the README says, with TLS. Its hourly full check is held back, so that it does not fall into the
   others' turns; Syncthing's hourly scan does not come in the run either.
-- csync2's socket and service units, with what csyncsync's states add to them, serve both systems that use csync2.
+- csync2's own socket serves csync2 + lsyncd; csyncsync has its server, which confines csync2.
 - The trees have directories of 100 files of about 200 bytes, equal on all hosts before a system begins. A system that
   has not converged begins anew with fresh trees, and is not asked again in that workload."""
 

@@ -18,6 +18,8 @@ class System:
     name = label = ""
     #: The systemd units that are its daemons on the hosts, and those whose memory counts with them.
     daemons = ()
+    #: The unit that runs csync2 for its peers, if it needs one: one at a time has csync2's port.
+    listener = ""
     #: What a walk through the tree leaves out.
     skip = ()
 
@@ -96,9 +98,16 @@ class System:
     def pause(self):
         """Let it stand still."""
         self.meter.stop(self.daemons)
+        self.listen(False)
+
+    def listen(self, wanted):
+        """Have csync2's port, or leave it to others."""
+        for host in self.hosts if self.listener else ():
+            self.bed.exec(host, "systemctl", "start" if wanted else "stop", self.listener)
 
     def resume(self):
         """Let it go on, and return when it carries changes again and is at rest."""
+        self.listen(True)
         self.meter.go_on(self.daemons)
         self.wait(self.ready, 90)
         self.canary(self.hosts[0], 120)

@@ -15,6 +15,7 @@ class Csyncsync(System):
 
     name, label = "csyncsync", "csyncsync"
     daemons = ("salt-minion.service",)
+    listener = "csyncsync-server.service"
 
     def __init__(self, bed, hosts):
         super().__init__(bed, hosts)

@@ -37,6 +37,7 @@ class Plain(System):
 
     name, label = "plain", "plain inotify beacon"
     daemons = ("salt-minion.service",)
+    listener = "csync2.socket"
 
     def install(self):
         source = importlib.util.find_spec("pyinotify")
@@ -46,7 +47,6 @@ class Plain(System):
             (packages,) = (self.bed.root(host) / "opt/salt/lib").glob("python3*/site-packages")
             (packages / "pyinotify.py").write_bytes(Path(source.origin).read_bytes())
             self.bed.exec(host, "apt-get", "install", "-y", "-q", "csync2")
-            self.bed.exec(host, "systemctl", "start", "csync2.socket")
         master = self.bed.root("master")
         (master / "etc/salt/master.d/csyncsync.conf").unlink(missing_ok=True)
         (master / "etc/salt/master.d/plain.conf").write_text(REACTOR, encoding="utf-8")
@@ -54,6 +54,7 @@ class Plain(System):
         (master / "srv/salt/reactor/plain.sls").write_text(SLS, encoding="utf-8")
 
     def begin(self):
+        self.listen(True)
         hosts = "\n".join(f"  host {host}@{address(host)};" for host in self.hosts)
         watched = {self.place: {"recurse": True, "auto_add": True}}
         # JSON is YAML.

@@ -69,6 +69,7 @@ class Recipe(System):
 
     name, label = "recipe", "csync2 + lsyncd"
     daemons = ("lsyncd.service",)
+    listener = "csync2.socket"
 
     def install(self):
         for host in self.hosts:
@@ -78,11 +79,11 @@ class Recipe(System):
                 export DEBIAN_FRONTEND=noninteractive
                 dpkg -s csync2 lsyncd >/dev/null 2>&1 || apt-get install -y -q --no-install-recommends csync2 lsyncd
                 mkdir -p /etc/lsyncd /var/log/lsyncd
-                systemctl start csync2.socket
                 """,
             )
 
     def begin(self):
+        self.listen(True)
         group = "recipe" + self.tree.name
         hosts = "\n".join(f"  host {host}@{address(host)};" for host in self.hosts)
         config = CONFIG.format(hosts=hosts, key=KEY.format(group=group), place=self.place)
