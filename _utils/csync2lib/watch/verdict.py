@@ -128,11 +128,12 @@ class Judge:
         if age < waits.LEFT_AFTER:
             return WAIT
         self.opened = unfinished.opened() if self.opened is None else self.opened
-        left = change.path not in self.records and unfinished.is_left(change.path, status, self.opened)
-        if left and unfinished.delete(change.path, status.st_ino):
-            log.info("csyncsync: deleted a temporary file that csync2 had left")
-            return DROP
-        return WAIT if age < COMMIT_WAIT else DROP
+        if change.path in self.records or not unfinished.is_left(change.path, status, self.opened):
+            return WAIT if age < COMMIT_WAIT else DROP
+        if not unfinished.delete(change.path, status.st_ino):
+            return WAIT  # a disk that can only be read, say
+        log.info("csyncsync: deleted a temporary file that csync2 had left")
+        return DROP
 
     def _judge(self, change: Change, status: os.stat_result | None) -> str:
         """
