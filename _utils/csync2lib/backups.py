@@ -19,7 +19,7 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from csync2lib import versions
+from csync2lib import beneath, versions
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import GroupConfig
 
@@ -105,10 +105,10 @@ class _Directory:
         #: ``{file's name: {generation: status}}``, as far as names go: FILE.1 may also be a file of this name
         self.files: dict[bytes, dict[int, os.stat_result]] = {}
         self.directories: set[bytes] = set()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(top + path) as entries:
-            for entry in entries:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name, entry in beneath.scan(top + path):
                 with contextlib.suppress(FileNotFoundError):
-                    self._add(entry.name, entry.stat(follow_symlinks=False))
+                    self._add(name, entry.stat(follow_symlinks=False))
 
     def _add(self, name: bytes, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
@@ -129,7 +129,7 @@ class _Directory:
             return name in self.directories and bool(has)
         whose = self._whose(name)
         is_version = whose is not None and 0 in self.files[whose[0]]
-        return len(has) > 1 or not is_version or os.path.lexists(os.path.join(self.path, name))
+        return len(has) > 1 or not is_version or beneath.exists(os.path.join(self.path, name))
 
     def _whose(self, name: bytes) -> tuple[bytes, int] | None:
         """(name, generation) of the file that this may be a version of, None without."""
@@ -186,26 +186,26 @@ def make_room(top: bytes, path: bytes, generations: int) -> None:
     csync2 means to rename each version to the next number, but renames the newest one to the last number, and no other:
     it would keep two (daemon.c, csync_file_backup(): it cuts the number off again).
     """
-    last = numbered(top + path, generations - 1)
-    with contextlib.suppress(OSError):
-        older, newest = os.lstat(last), os.lstat(top + path)
+    with contextlib.suppress(OSError), beneath.parent(top + path) as (kept, name):
+        last = numbered(name, generations - 1)
+        older, newest = os.lstat(last, dir_fd=kept), os.lstat(name, dir_fd=kept)
         if not stat.S_ISREG(older.st_mode) or not stat.S_ISREG(newest.st_mode):
             return
-        if older.st_mtime > newest.st_mtime or os.path.lexists(numbered(path, generations - 1)):
+        if older.st_mtime > newest.st_mtime or beneath.exists(numbered(path, generations - 1)):
             return  # a version of a file of that name
         places = []
         for number in (*range(1, generations - 1), generations):
-            place = numbered(top + path, number)
-            places.append((_mtime(place), place))
+            place = numbered(name, number)
+            places.append((_mtime(kept, place), place))
             if not places[-1][0]:
                 break
-        os.rename(last, min(places)[1])
+        os.rename(last, min(places)[1], src_dir_fd=kept, dst_dir_fd=kept)
 
 
-def _mtime(path: bytes) -> float:
+def _mtime(kept: int, name: bytes) -> float:
     """When a file was written; 0 if there is none."""
     try:
-        return os.lstat(path).st_mtime
+        return os.lstat(name, dir_fd=kept).st_mtime
     except FileNotFoundError:
         return 0
 
@@ -228,7 +228,8 @@ def make_way(top: bytes, path: bytes) -> None:
     csync2 could keep nothing of what is in that directory by now: it would refuse whatever others change there, and
     answers in a way that has them give up all that they were to send after it.
     """
-    with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.lstat(top + path).st_mode) and stat.S_ISDIR(os.lstat(path).st_mode):
-            older = (numbered(top + path, number) for number in range(1, 10_000))
-            os.rename(top + path, next((file for file in older if not os.path.lexists(file)), numbered(top + path, 1)))
+    with contextlib.suppress(OSError), beneath.parent(top + path) as (kept, name):
+        if stat.S_ISREG(os.lstat(name, dir_fd=kept).st_mode) and beneath.is_directory(path):
+            older = (numbered(name, number) for number in range(1, 10_000))
+            place = next((file for file in older if not _mtime(kept, file)), numbered(name, 1))
+            os.rename(name, place, src_dir_fd=kept, dst_dir_fd=kept)

@@ -6,6 +6,7 @@ For the module on the hosts (what is there) and for the runner on the master (wh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from csync2lib import versions
+from csync2lib import beneath, versions
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.group import GroupConfig
 
@@ -41,12 +42,10 @@ def file_digests(paths: Iterable[bytes]) -> list[str]:
     slots = [0] * DIGESTS
     for path in paths:
         try:
-            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    continue
-                content = hashlib.blake2b(path + b"\0", digest_size=8)
-                while chunk := file.read(1 << 20):
-                    content.update(chunk)
+            content = hashlib.blake2b(path + b"\0", digest_size=8)
+            with beneath.parent(path) as (above, name):
+                for part in beneath.content(above, name):
+                    content.update(part)
         except OSError:
             continue
         slots[digest_slot(path)] ^= int.from_bytes(content.digest(), "big")
@@ -84,17 +83,18 @@ def walk(include: Iterable[str], excludes: Excludes) -> Iterator[bytes]:
     """
     The paths of a group's includes and of all below them that are not excluded; links are not followed.
     """
-    stack = [path for path in map(os.fsencode, include) if os.path.lexists(path)]
-    while stack:
-        path = stack.pop()
-        if excludes.match(path, os.path.basename(path)):
-            continue
-        yield path
-        if os.path.isdir(path) and not os.path.islink(path):
-            try:
-                stack += [os.path.join(path, name) for name in os.listdir(path)]
-            except OSError:
-                continue  # deleted in between
+    roots = [path for path in map(os.fsencode, include) if not excludes.match(path, os.path.basename(path))]
+    yield from filter(beneath.exists, roots)
+    directories = [path for path in roots if beneath.is_directory(path)]
+    while directories:
+        above = directories.pop()
+        with contextlib.suppress(OSError):  # deleted in between
+            for name, entry in beneath.scan(above):
+                path = above + b"/" + name
+                if not excludes.match(path, name):
+                    yield path
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(path)
 
 
 def count(paths: Iterable[bytes]) -> dict[str, int]:
@@ -102,10 +102,10 @@ def count(paths: Iterable[bytes]) -> dict[str, int]:
     files = size = 0
     for path in paths:
         try:
-            status = os.lstat(path)
+            status = beneath.lstat(path)
         except OSError:
             continue
-        files, size = files + 1, size + (status.st_size if os.path.isfile(path) else 0)
+        files, size = files + 1, size + (status.st_size if stat.S_ISREG(status.st_mode) else 0)
     return {"files": files, "bytes": size}
 
 

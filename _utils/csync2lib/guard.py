@@ -7,9 +7,10 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import stat
 from typing import Any
 
-from csync2lib import storage
+from csync2lib import beneath, storage
 from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
 
@@ -55,11 +56,11 @@ class Guard:
                     f"csyncsync:groups:{self.group}:include {root} is, or lies below, a symlink to"
                     f" {os.path.realpath(root)}: csync2 ignores such paths; name the real directory"
                 )
-            if not os.path.lexists(root):
+            if not beneath.exists(root):
                 made.append(root)
                 if test:
                     continue
-                os.makedirs(root, mode=0o755, exist_ok=True)
+                beneath.make_directories(root)
             now[root] = _stands_on(root)
         problems = self._problems(now)
         if now != noted and not test:
@@ -116,7 +117,7 @@ class Guard:
         """The paths, as a set of bytes, that are to be sent to any peer, and are here no more. Raises sqlite3.Error."""
         with self._open() as database:
             paths = {path for path, _, _ in database.dirty(peers)}
-        return {path for path in paths if not os.path.lexists(path)}
+        return {path for path in paths if not beneath.exists(path)}
 
     def looks_lost(self, vanished: set[bytes], includes: list[str], hold: dict[str, float]) -> str:
         """
@@ -161,11 +162,14 @@ def _stands_on(path: str) -> Root:
     Device numbers of many file systems differ from boot to boot, the mount point and its source do not.
     Raises CsyncsyncError if the root is missing or reached through a symlink.
     """
-    real = os.path.realpath(path)
-    if not os.path.lexists(path):
-        raise CsyncsyncError(f"include root {path} is missing: is its disk unmounted?")
-    if real != path:
+    try:
+        status: os.stat_result | None = beneath.lstat(path)
+    except OSError:
+        status = None
+    if (status is None or stat.S_ISLNK(status.st_mode)) and (real := os.path.realpath(path)) != path:
         raise CsyncsyncError(f"include root {path} is, or lies below, a symlink to {real}: csync2 would ignore it")
+    if status is None:
+        raise CsyncsyncError(f"include root {path} is missing: is its disk unmounted?")
     best = ("", "", "", "")
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -175,13 +179,12 @@ def _stands_on(path: str) -> Root:
             if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
                 best = (point, kind, source, fields[3])
     boot = (storage.read("/proc/sys/kernel/random/boot_id") or "").strip()
-    status = os.lstat(path)
     return {"mount": list(best), "device": status.st_dev, "inode": status.st_ino, "boot": boot}
 
 
 def is_empty_directory(path: str) -> bool:
     """Tell whether there is a directory with nothing in it."""
     try:
-        return os.path.isdir(path) and not os.listdir(path)
+        return next(beneath.scan(path), None) is None
     except OSError:
         return False

@@ -8,17 +8,13 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
+from csync2lib import beneath
 from csync2lib.backups import directory_of, numbered, shown
 from csync2lib.csync2 import unfinished
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-#: A pipe in place of a file would else be waited for.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def put_back(group: Group, name: str, generation: int) -> dict[str, Any]:
@@ -49,73 +45,57 @@ def restore(top: bytes, path: bytes, generation: int, root: bytes) -> dict[str, 
     what was there is now, None without}``. Raises CsyncsyncError.
     """
     directory, name = os.path.split(path)
-
-    def make(parent: int, below: bytes, where: bytes) -> None:
-        if not where.startswith(root + b"/"):
-            raise CsyncsyncError(f"include root {shown(root)} is missing: is its disk unmounted?")
-        _make_like(parent, below, os.lstat(top + where))
-
     with contextlib.ExitStack() as opened:
         try:
-            kept = opened.enter_context(_opened(top, directory))
-            version = opened.enter_context(_opened_file(kept, numbered(name, generation)))
+            kept = _opened(opened, top + directory)
+            version = _opened_file(opened, kept, numbered(name, generation))
         except FileNotFoundError:
             raise CsyncsyncError(f"there is no generation {generation} of {shown(path)} on this host") from None
         try:
-            here = opened.enter_context(_opened(b"/", directory, make))
+            try:
+                here = _opened(opened, directory)
+            except FileNotFoundError:
+                _make_like_kept(top, directory, root)
+                here = _opened(opened, directory)
             return _put_back(top, kept, here, name, generation, version)
         except OSError as err:
             raise CsyncsyncError(f"{shown(path)}: {err.strerror}") from err
 
 
-@contextlib.contextmanager
-def _opened(start: bytes, path: bytes, make: Callable[[int, bytes, bytes], None] | None = None) -> Iterator[int]:
-    """Open a directory through no symlink below ``start``; ``make(parent, name, path)`` makes what is missing."""
-    handle, where = os.open(start, os.O_RDONLY | os.O_DIRECTORY), b""
+def _opened(stack: contextlib.ExitStack, path: bytes) -> int:
     try:
-        for name in filter(None, path.split(b"/")):
-            where += b"/" + name
-            try:
-                below = os.open(name, _DIRECTORY, dir_fd=handle)
-            except FileNotFoundError:
-                if make is None:
-                    raise
-                make(handle, name, where)
-                below = os.open(name, _DIRECTORY, dir_fd=handle)
-            except NotADirectoryError:
-                raise CsyncsyncError(f"{shown(start.rstrip(b'/') + where)} is no directory") from None
-            os.close(handle)
-            handle = below
-        yield handle
-    finally:
-        os.close(handle)
+        return stack.enter_context(beneath.directory(path))
+    except NotADirectoryError:
+        raise CsyncsyncError(f"{shown(beneath.no_directory_in(path) or path)} is no directory") from None
 
 
-def _make_like(parent: int, name: bytes, like: os.stat_result) -> None:
-    os.mkdir(name, 0o700, dir_fd=parent)
-    made = os.open(name, _DIRECTORY, dir_fd=parent)
+def _opened_file(stack: contextlib.ExitStack, directory: int, name: bytes) -> int:
     try:
+        handle = beneath.open_file(directory, name)
+    except FileNotFoundError:
+        raise
+    except OSError as err:
+        why = "is a symlink" if err.errno == errno.ELOOP else err.strerror
+        raise CsyncsyncError(f"{shown(name)} {why}") from None
+    stack.callback(os.close, handle)
+    return handle
+
+
+def _make_like_kept(top: bytes, path: bytes, root: bytes) -> None:
+    """Make a directory, and those above it that are missing, with owners and modes as in the backups."""
+    if beneath.exists(path):
+        return
+    if not path.startswith(root + b"/"):
+        raise CsyncsyncError(f"include root {shown(root)} is missing: is its disk unmounted?")
+    _make_like_kept(top, os.path.dirname(path), root)
+    like = beneath.lstat(top + path)
+    with beneath.parent(path) as (above, name):
+        os.mkdir(name, 0o700, dir_fd=above)
+    with beneath.directory(path) as made:
+        if os.fstat(made).st_uid != os.geteuid() or os.listdir(made):
+            raise CsyncsyncError(f"{shown(path)} has just been replaced by another directory")
         os.fchown(made, like.st_uid, like.st_gid)
         os.fchmod(made, stat.S_IMODE(like.st_mode))
-    finally:
-        os.close(made)
-
-
-@contextlib.contextmanager
-def _opened_file(directory: int, name: bytes) -> Iterator[int]:
-    """Open a regular file, and nothing else."""
-    try:
-        handle = os.open(name, _FILE, dir_fd=directory)
-    except OSError as err:
-        if err.errno == errno.ELOOP:
-            raise CsyncsyncError(f"{shown(name)} is a symlink") from None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise CsyncsyncError(f"{shown(name)} is no file")
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _put_back(top: bytes, kept: int, here: int, name: bytes, generation: int, version: int) -> dict[str, Any]:
@@ -127,14 +107,15 @@ def _put_back(top: bytes, kept: int, here: int, name: bytes, generation: int, ve
     # Named as one of csync2's temporary files: if this is interrupted, a push deals with what is left.
     new = b".%s.rE%s" % (name.strip(b".")[: unfinished.UNCUT], os.urandom(2).hex().encode())
     saved = b".replaced-%d" % time.time_ns()
-    above = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with contextlib.ExitStack() as opened:
+        above = opened.enter_context(beneath.directory(top))
+        opened.callback(_unlink, here, new)
+        opened.callback(_unlink, above, saved)
         digest = copy(version, here, new)
         result: dict[str, Any] = {"size": os.fstat(version).st_size, "sha256": digest, "changed": True, "kept": None}
         if present is not None:
-            with _opened_file(here, name) as there:
-                same = copy(there, above, saved) == digest and _looks(present) == _looks(os.fstat(version))
-            if same:
+            there = _opened_file(opened, here, name)
+            if copy(there, above, saved) == digest and _looks(present) == _looks(os.fstat(version)):
                 return {**result, "changed": False}
         if _identity(_status(here, name)) != _identity(present):
             raise CsyncsyncError(f"{shown(name)} has just been changed: look at it, and run the command again")
@@ -143,11 +124,11 @@ def _put_back(top: bytes, kept: int, here: int, name: bytes, generation: int, ve
         if present is not None:
             result["kept"] = _keep(top, above, saved, kept, name, generation)
         return result
-    finally:
-        for handle, file in ((here, new), (above, saved)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(file, dir_fd=handle)
-        os.close(above)
+
+
+def _unlink(directory: int, name: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
 
 
 def _keep(top: bytes, above: int, saved: bytes, kept: int, name: bytes, generation: int) -> int:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from csync2lib import confinement, journal, storage, waits
+from csync2lib import beneath, confinement, journal, storage, waits
 from csync2lib.config import membership
 from csync2lib.csync2 import command, custody
 from csync2lib.csync2.database import Database
@@ -123,12 +123,12 @@ def _make_backup_directory(group: str, path: str | None, test: bool) -> list[str
         return []
     what = f"csyncsync:groups:{group}:backup_directory {path}"
     try:
-        status = os.stat(path)
+        status = beneath.lstat(os.path.realpath(path))
     except FileNotFoundError:
         if os.path.islink(path):
             raise CsyncsyncError(f"{what} is a symlink to what is not there")
         if not test:
-            os.makedirs(path, mode=0o700)
+            beneath.make_directories(os.path.realpath(path), 0o700)
         return [path]
     except OSError as err:
         raise CsyncsyncError(f"{what}: {err.strerror}")

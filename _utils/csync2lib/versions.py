@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import grp
 import hashlib
 import os
@@ -10,6 +11,8 @@ import stat
 import time
 from collections.abc import Callable
 from typing import Any
+
+from csync2lib import beneath
 
 #: Bytes of a file's text that are sent for a diff.
 TEXT = 65_536
@@ -25,17 +28,18 @@ def version(path: bytes, text: bool = False, pace: Callable[[int], None] | None 
     pace
         Called with the number of bytes, after each part of a file that was read.
     """
+    kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
     try:
-        status = os.lstat(path)
+        with beneath.parent(path) as (above, name):
+            status = os.lstat(name, dir_fd=above)
+            result = {"type": kind.get(stat.S_IFMT(status.st_mode), "special"), **described(status)}
+            if result["type"] == "link":
+                result["target"] = os.readlink(name, dir_fd=above).decode("utf-8", "backslashreplace")
+            if result["type"] == "file":
+                result.update(_content(above, name, text and status.st_size <= TEXT, pace))
+            return result
     except OSError:
         return {"type": "nothing", "size": 0, "mtime": 0}
-    kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
-    result = {"type": kind.get(stat.S_IFMT(status.st_mode), "special"), **described(status)}
-    if result["type"] == "link":
-        result["target"] = os.readlink(path).decode("utf-8", "backslashreplace")
-    if result["type"] == "file":
-        result.update(_content(path, text and status.st_size <= TEXT, pace))
-    return result
 
 
 def described(status: os.stat_result) -> dict[str, Any]:
@@ -50,24 +54,30 @@ def described(status: os.stat_result) -> dict[str, Any]:
 
 
 def _name(look_up: Callable[[int], Any], number: int) -> str:
+    return _looked_up(look_up, number, time.monotonic() // 60)
+
+
+@functools.lru_cache(maxsize=256)
+def _looked_up(look_up: Callable[[int], Any], number: int, minute: float) -> str:
+    """Once a minute: it takes as long as to read a small file."""
     try:
         return str(look_up(number)[0])
     except KeyError:
         return str(number)
 
 
-def _content(path: bytes, text: bool, pace: Callable[[int], None] | None) -> dict[str, str]:
+def _content(above: int, name: bytes, text: bool, pace: Callable[[int], None] | None) -> dict[str, str]:
     digest, content = hashlib.sha256(), b""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-                if pace:
-                    pace(len(part))
-                content = content + part if text else b""
+        for part in beneath.content(above, name):
+            digest.update(part)
+            if pace:
+                pace(len(part))
+            if text and len(content) <= TEXT:  # it may have grown
+                content += part
     except OSError as err:
         return {"sha256": f"cannot be read: {err.strerror}"}
     result = {"sha256": digest.hexdigest()}
-    if text and b"\0" not in content:
+    if text and len(content) <= TEXT and b"\0" not in content:
         result["text"] = content.decode("utf-8", "backslashreplace")
     return result

@@ -434,24 +434,21 @@ def test_only_files_that_have_content_are_compared(tree):
         assert set(database.contents()) == set(database.contents(most=1)) == files
 
 
-def test_digests_tell_which_contents_differ(tmp_path, monkeypatch):
-    names = [b"%d" % number for number in range(200)]
+def test_digests_tell_which_contents_differ(tmp_path):
+    names = [os.fsencode(tmp_path / str(number)) for number in range(200)]
+    changed = names[7], names[23]
 
-    def digests(directory, changed=()):
-        """Of files in a directory that is entered, because the whole path goes into a digest."""
-        (tmp_path / directory).mkdir()
-        monkeypatch.chdir(tmp_path / directory)
+    def digests(*changed):
+        """Of the same paths each time, because the whole path goes into a digest."""
         for name in names:
             with open(name, "wb") as file:
                 file.write(b"changed" if name in changed else b"content")
         return contents.file_digests(names)
 
-    one, same, other = digests("one"), digests("same"), digests("other", changed=[b"7", b"23"])
+    one, same, other = digests(), digests(), digests(*changed)
     assert one == same and len(one) == contents.DIGESTS
-    assert {number for number in range(contents.DIGESTS) if one[number] != other[number]} == {
-        contents.digest_slot(b"7"),
-        contents.digest_slot(b"23"),
-    }
+    differing = {number for number in range(contents.DIGESTS) if one[number] != other[number]}
+    assert differing == {contents.digest_slot(name) for name in changed}
 
 
 def test_what_cannot_be_read_or_is_no_file_counts_as_missing(tmp_path):

@@ -20,7 +20,7 @@ LOADED = ("_beacons", "_modules", "_output", "_pillar", "_runners", "_states")
 
 #: The floors of csync2lib, from the ground up: who may import whom. A part imports its own floor and those below.
 FLOORS = (
-    ("errors", "storage", "waits", "watchdog"),
+    ("beneath", "errors", "storage", "waits", "watchdog"),
     ("config", "csync2"),
     (
         *("actions", "backups", "certificate", "confinement", "contents", "facts", "group", "guard", "host", "journal"),
@@ -42,6 +42,80 @@ MASTER = (
 OF_SALT = ("csync2lib/master/", "csync2lib/watch/notify.py")
 #: What takes long to import, and is not needed as a rule: the one thing that a function may import itself.
 LATE = ("cryptography",)
+#: What is given a path follows symlinks in it, which a user of an include can put there while root looks: with a path
+#: these are for files of csyncsync's and the system's own; beneath.py has what is for includes and backups.
+WITH_PATHS = {"open"} | {
+    f"os.{name}"
+    for name in (
+        *(
+            "access",
+            "chmod",
+            "chown",
+            "fwalk",
+            "getxattr",
+            "lchown",
+            "link",
+            "listdir",
+            "listxattr",
+            "lstat",
+            "makedirs",
+        ),
+        *(
+            "mkdir",
+            "mkfifo",
+            "mknod",
+            "open",
+            "readlink",
+            "remove",
+            "removedirs",
+            "rename",
+            "renames",
+            "replace",
+            "rmdir",
+        ),
+        *("scandir", "setxattr", "stat", "statvfs", "symlink", "truncate", "unlink", "utime", "walk"),
+        *("path.exists", "path.getmtime", "path.getsize", "path.isdir", "path.isfile", "path.islink", "path.lexists"),
+        *("path.ismount", "path.samefile"),
+    )
+}
+#: Modules that know paths, too.
+WITH_PATHS_TOO = ("fileinput", "glob", "pathlib", "shutil", "tempfile")
+#: Files, or functions of a file, that use them, and what for.
+OWN = {
+    "_beacons/csyncsync.py": "code of this package, and the lock of the watcher",
+    "_states/csyncsync.py": "keys",
+    "csync2lib/actions.py": "notes in the group's directory, and logs that the pillar names",
+    "csync2lib/certificate.py": "certificate and key",
+    "csync2lib/csync2/command.py": "/proc",
+    "csync2lib/csync2/connections.py": "/proc, /run",
+    "csync2lib/csync2/database.py": "csync2's databases",
+    "csync2lib/csync2/kept.py": "csync2's databases",
+    "csync2lib/group.py": "csync2's databases, and the directories of groups",
+    "csync2lib/guard.py: _has_records_below": "csync2's database",
+    "csync2lib/guard.py: _stands_on": "/proc",
+    "csync2lib/join/record.py": "/proc",
+    "csync2lib/journal.py": "the journal",
+    "csync2lib/keys.py": "keys",
+    "csync2lib/push/check.py: check": "notes in the group's directory",
+    "csync2lib/push/ledger.py: _append": "the ledger",
+    "csync2lib/push/ledger.py: _entries": "the ledger",
+    "csync2lib/push/ledger.py: note_before": "the ledger",
+    "csync2lib/push/refusals.py: __init__": "a note in /run",
+    "csync2lib/push/refusals.py: add": "a note in /run",
+    "csync2lib/push/runs.py": "directories in /run",
+    "csync2lib/push/transfer.py: _csync2": "a database in /run",
+    "csync2lib/push/transfer.py: send_all": "the ledger",
+    "csync2lib/report/metrics.py": "the file of metrics",
+    "csync2lib/report/status.py: _bytes": "csync2's database",
+    "csync2lib/restore.py: _make_like_kept": "a directory that is open",
+    "csync2lib/restore.py: copy": "files that are open",
+    "csync2lib/setup.py": "the group's directory, databases, units; whether backup_directory is a symlink",
+    "csync2lib/storage.py": "what csyncsync keeps for itself",
+    # not yet:
+    "csync2lib/csync2/temporary.py": "",
+    "csync2lib/push/quarantine.py": "",
+    "csync2lib/watch/": "",
+}
 #: Names of the kind __name__ that are Python's, not Salt's loader's.
 PYTHONS = ("__name__", "__file__", "__doc__", "__slots__")
 
@@ -176,6 +250,35 @@ def annotations_are_not_evaluated(file: File) -> list[str]:
     return [f"{file.path} has no: from __future__ import annotations"]
 
 
+def includes_are_reached_by_descriptor(file: File) -> list[str]:
+    if file.path.startswith(("csync2lib/master/", "csync2lib/beneath.py", "_pillar", "_runners", *_own_files())):
+        return []
+    fine = {
+        node.func
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Call) and {"dir_fd", "src_dir_fd"} & {keyword.arg for keyword in node.keywords}
+    }
+    for name, function in file.functions.items():
+        if f"{file.path}: {name.rpartition('.')[2]}" in OWN:
+            fine.update(ast.walk(function))
+    used = [
+        (node.lineno, ast.unparse(node))
+        for node in ast.walk(file.tree)
+        if isinstance(node, (ast.Attribute, ast.Name)) and node not in fine
+    ]
+    modules = [name for name in file.imports() if name.split(".")[0] in WITH_PATHS_TOO or name in WITH_PATHS]
+    wrong = [
+        f"{file.path}:{line}: {name}() would follow symlinks: see beneath.py"
+        for line, name in used
+        if name in WITH_PATHS
+    ]
+    return wrong + [f"{file.path} may not import {name}: see beneath.py" for name in modules]
+
+
+def _own_files() -> tuple[str, ...]:
+    return tuple(path for path in OWN if ": " not in path)
+
+
 def nothing_is_long(file: File) -> list[str]:
     sizes = [(file.path, len(file.text.splitlines()), FILE)]
     for name, function in file.functions.items():
@@ -209,6 +312,7 @@ RULES = (
     loader_files_do_not_know_each_other,
     imports_stand_at_the_top,
     annotations_are_not_evaluated,
+    includes_are_reached_by_descriptor,
     nothing_is_long,
 )
 
@@ -234,6 +338,13 @@ def test_what_is_listed_as_long_is_there():
     there = {file.path for file in product()}
     there |= {f"{file.path}: {name}()" for file in product() for name in file.functions}
     assert {*LONG} <= there
+
+
+def test_what_is_said_to_use_paths_does_so(monkeypatch):
+    for name in tuple(OWN):
+        with monkeypatch.context() as without:
+            without.delitem(OWN, name)
+            assert [file.path for file in product() if includes_are_reached_by_descriptor(file)], name
 
 
 def test_every_part_has_a_floor():
@@ -271,6 +382,13 @@ def test_every_part_has_a_floor():
         (imports_stand_at_the_top, "_modules/csyncsync.py", "def f():\n    import json"),
         (imports_stand_at_the_top, "csync2lib/keys.py", "class A:\n    def f(self):\n        from os import path"),
         (annotations_are_not_evaluated, "csync2lib/keys.py", "def f(a: int | None): ..."),
+        (includes_are_reached_by_descriptor, "csync2lib/versions.py", "import os\na = os.lstat(b)"),
+        (includes_are_reached_by_descriptor, "csync2lib/push/win.py", "a = any(map(os.path.lexists, b))"),
+        (includes_are_reached_by_descriptor, "csync2lib/guard.py", "def f():\n    open(a)"),
+        (includes_are_reached_by_descriptor, "csync2lib/guard.py", "def _stands_on():\n    pass\nos.rename(a, b)"),
+        (includes_are_reached_by_descriptor, "csync2lib/new.py", "os.path.islink(a)\nos.stat(a, dir_fd=b)"),
+        (includes_are_reached_by_descriptor, "csync2lib/restore.py", "import shutil\nshutil.copy(a, b)"),
+        (includes_are_reached_by_descriptor, "_modules/csyncsync.py", "from os import readlink"),
         (nothing_is_long, "csync2lib/keys.py", "a = 1\n" * (FILE + 1)),
         (nothing_is_long, "csync2lib/keys.py", "def f():\n" + "    a = 1\n" * FUNCTION),
         (nothing_is_long, "csync2lib/keys.py", "class A:\n    def f():\n" + "        a = 1\n" * FUNCTION),
@@ -299,6 +417,11 @@ def test_a_circle_is_found():
         ("csync2lib/join/join.py", "from csync2lib.push.push import push\nfrom csync2lib.join import compare"),
         ("csync2lib/master/lease.py", "import salt.client\nfrom csync2lib.csync2.names import decode"),
         ("csync2lib/certificate.py", "from __future__ import annotations\ndef f():\n    import cryptography.x509"),
+        ("csync2lib/restore.py", "os.rename(a, b, src_dir_fd=c, dst_dir_fd=c)\nos.lstat(a, dir_fd=c)\nos.fstat(d)"),
+        (
+            "csync2lib/guard.py",
+            "from __future__ import annotations\ndef _stands_on():\n    open('/proc/self/mountinfo')",
+        ),
         ("_modules/csyncsync_new.py", "import salt.utils\nfrom csync2lib.push import push\na = __opts__"),
         ("csync2lib/keys.py", "from __future__ import annotations\ndef f():\n" + "    a = 1\n" * (FUNCTION - 1)),
     ],

@@ -11,6 +11,7 @@ import re
 import stat
 from typing import NamedTuple
 
+from csync2lib import beneath
 from csync2lib.csync2.names import decode, encode
 
 #: The fields of a state: ``{b"type": b"reg", b"mode": b"33188", …}``.
@@ -55,7 +56,7 @@ def check_text(path: bytes, status: os.stat_result) -> bytes:
         text += ":type=sock"
     raw = text.encode()
     if stat.S_ISLNK(mode):
-        raw += b":type=lnk:target=" + encode(os.readlink(path)[:4095])
+        raw += b":type=lnk:target=" + encode(beneath.readlink(path)[:4095])
     return raw
 
 
@@ -65,22 +66,18 @@ def _as_int(number: int) -> int:
 
 
 def stands(path: bytes) -> bytes:
-    """The state of what is there, as csync2 would record it."""
+    """The state of what is there, as csync2 would record it; UNKNOWN if it cannot be told."""
     try:
-        return check_text(path, os.lstat(path))
-    except OSError:
+        return check_text(path, beneath.lstat(path))
+    except (FileNotFoundError, NotADirectoryError):
         return GONE
-
-
-def is_directory(path: bytes) -> bool:
-    """Tell whether there is a directory, not a symlink to one."""
-    return os.path.isdir(path) and not os.path.islink(path)
+    except OSError:
+        return UNKNOWN
 
 
 def is_file(name: bytes) -> bool:
     """Given an encoded name, tell whether there is a regular file."""
-    path = decode(name)
-    return os.path.isfile(path) and not os.path.islink(path)
+    return beneath.kind(decode(name)) == stat.S_IFREG
 
 
 def is_made_here(path: bytes) -> bool:
@@ -89,7 +86,7 @@ def is_made_here(path: bytes) -> bool:
     that it gives to a file is a whole second.
     """
     try:
-        status = os.lstat(path)
+        status = beneath.lstat(path)
     except OSError:
         return False
     return stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 != 0
@@ -160,7 +157,7 @@ class PeerState(NamedTuple):
     @property
     def is_directory(self) -> bool:
         if self.fields is None:  # what stands here
-            return is_directory(self.path)
+            return beneath.is_directory(self.path)
         return self.fields.get(b"type") == b"dir"
 
     @property

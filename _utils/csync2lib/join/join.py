@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from csync2lib import journal, storage
+from csync2lib import beneath, journal, storage
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
@@ -74,7 +74,7 @@ def _keep_dirty(
     """
     # What the source is not told of: it is to bring nothing back that was deleted here.
     untold = list(unsent)[:-MOST_UNSENT]
-    command.run_paths(group.name, ["-m"], [path for path in untold if not os.path.lexists(path)])
+    command.run_paths(group.name, ["-m"], [path for path in untold if not beneath.exists(path)])
     found = compare(group, config, peer)
     storage.write_json(group.path(ONLY_HERE), {"paths": sorted(map(os.fsdecode, found.only_here))})
     kept: Collection[bytes] = found.only_here if keep else ()
@@ -97,10 +97,10 @@ def _finish(group: Group, config: GroupConfig, peer: str, unsent: Mapping[bytes,
     deleted = {path for path in there if journal.is_among(unsent, path)}
     command.run_paths(group.name, ["-m"], sorted(only_here | deleted))
     gone = _mark_deleted(group, config, silent, unsent) if silent else set()
-    gone |= {path for path in found.only_here if not os.path.lexists(path)}
+    gone |= {path for path in found.only_here if not beneath.exists(path)}
     # What is on no other host has passed the guard once, or was made and deleted here since the database was lost.
     group.guard.let_through(gone - there)
-    _establish(group, lambda path, to: path in deleted or to in silent or os.path.lexists(path))
+    _establish(group, lambda path, to: path in deleted or to in silent or beneath.exists(path))
 
 
 def _only_elsewhere(
@@ -129,7 +129,7 @@ def _mark_deleted(
     The journal names a deleted directory only; what was in it was noted when csync2 found that it is gone.
     """
     names = {*unsent, *ledger.noted_before(group.path("sent"))}
-    gone = {path for path in names if journal.is_among(unsent, path) and not os.path.lexists(path)}
+    gone = {path for path in names if journal.is_among(unsent, path) and not beneath.exists(path)}
     with group.open_database(write=True) as database:
         for peer in peers:
             database.make_dirty(sorted(gone), config.address, peer)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from csync2lib import journal
+from csync2lib import beneath, journal
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import check_text, is_older
 
@@ -44,7 +44,7 @@ def changed_since(lost: str, since: float) -> dict[bytes, bool]:
 def _state(path: bytes) -> tuple[os.stat_result | None, bytes | None]:
     """(a path's lstat, its state as csync2 records it); (None, None) if nothing is there."""
     try:
-        status = os.lstat(path)
+        status = beneath.lstat(path)
         return status, check_text(path, status)
     except (FileNotFoundError, NotADirectoryError):
         return None, None

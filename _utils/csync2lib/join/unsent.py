@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping
 
-from csync2lib import journal
+from csync2lib import beneath, journal
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import lost_database
 from csync2lib.group import Group
@@ -39,7 +38,7 @@ def find_unsent(group: Group) -> dict[bytes, bool]:
         entries.pop(path, None)  # what changed last stands last
         entries[path] = tree
     # Where no directory is, or no longer, one may have been: what others have in it was deleted here.
-    return {path: tree or os.path.islink(path) or not os.path.isdir(path) for path, tree in entries.items()}
+    return {path: tree or not beneath.is_directory(path) for path, tree in entries.items()}
 
 
 def as_text(entries: Mapping[bytes, bool]) -> list[str]:

@@ -6,10 +6,11 @@ import collections
 import contextlib
 import os
 import sqlite3
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from csync2lib import backups, journal, storage
+from csync2lib import backups, beneath, journal, storage
 from csync2lib.csync2 import unfinished
 from csync2lib.csync2.command import run, run_paths
 from csync2lib.csync2.database import Database
@@ -84,16 +85,16 @@ def _sort(group: Group, config: GroupConfig, entries: Mapping[bytes, bool]) -> _
     with group.open_database() as database:
         for path, tree in sorted(entries.items()):
             for parent in _parents(path, roots):
-                if parent not in seen and database.record(parent) is None and os.path.isdir(parent):
+                if parent not in seen and database.record(parent) is None and beneath.is_directory(parent):
                     found.paths.append(parent)
                 seen.add(parent)
             try:
-                status = os.lstat(path)
+                status = beneath.lstat(path)
             except OSError:
                 (found.trees if tree or database.has_below(path) else found.paths).append(path)
                 continue
             record = database.record(path)
-            if tree or (os.path.isdir(path) and not os.path.islink(path) and record is None):
+            if tree or (stat.S_ISDIR(status.st_mode) and record is None):
                 found.trees.append(path)
             elif record is not None and record == check_text(path, status):
                 found.same.append(path)

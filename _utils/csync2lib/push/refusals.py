@@ -12,11 +12,11 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator
 
-from csync2lib import waits
+from csync2lib import beneath, waits
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.output import UpdateOutput, cannot_write
-from csync2lib.csync2.states import PeerState, as_told, fields, is_directory, is_file, time_of
+from csync2lib.csync2.states import PeerState, as_told, fields, is_file, time_of
 from csync2lib.errors import CommandError
 from csync2lib.push.ledger import PeerLedger
 from csync2lib.push.runs import PART, Peer
@@ -85,7 +85,7 @@ class Refusals:
         """The directories above these paths that the peer lacks, although they are not dirty for it."""
         above = {parent for path in paths[:ASKED_ABOVE] for parent in _above(path)}
         with self.peer.shared() as shared:
-            ours = [path for path in sorted(above) if is_directory(path) and shared.record(path)]
+            ours = [path for path in sorted(above) if beneath.is_directory(path) and shared.record(path)]
             ours = [path for path in ours if not shared.is_dirty(path)]
         address = encode(self.peer.address.encode())
         entries = [DirtyEntry(0, encode(path), 0, self.peer.own, address) for path in ours]
@@ -172,15 +172,7 @@ def _above(path: bytes) -> Iterator[bytes]:
         yield path
 
 
-def is_no_directory(path: bytes) -> bool:
-    """Tell whether there is anything but a directory."""
-    return os.path.lexists(path) and not is_directory(path)
-
-
 def no_directory_above(name: bytes) -> bytes | None:
     """Given an encoded name, return that of the outermost thing above it that is no directory, or None."""
-    found = None
-    for path in _above(decode(name)):
-        if is_no_directory(path):
-            found = path
+    found = beneath.no_directory_in(os.path.dirname(decode(name)))
     return encode(found) if found else None

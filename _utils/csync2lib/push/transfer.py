@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from csync2lib import waits
+from csync2lib import beneath, waits
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode
@@ -24,7 +24,7 @@ from csync2lib.csync2.output import UpdateOutput
 from csync2lib.csync2.states import DIRECTORY, FILE, check_text, size_of
 from csync2lib.errors import CommandError, Interrupted
 from csync2lib.push.ledger import PeerLedger
-from csync2lib.push.refusals import Refusals, is_no_directory
+from csync2lib.push.refusals import Refusals
 from csync2lib.push.runs import PART, Peer
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Transfer:
                 if not part:
                     return Parts(left, postponed)
                 above = shared.above_dirty(peer, part[0].name, part[-1].name)
-            late = {entry for entry in part if entry.name in above and is_no_directory(decode(entry.name))}
+            late = {entry for entry in part if entry.name in above and beneath.is_no_directory(decode(entry.name))}
             after, self.peer.own = part[-1].name, part[-1].own
             left += self._entries([entry for entry in part if entry not in late])
             if late:
@@ -321,7 +321,7 @@ class Transfer:
         if name in deleted and deleted[name] != (record is None):
             return True
         try:
-            status = os.lstat(path)
+            status = beneath.lstat(path)
         except OSError:
             return record is not None
         if record is None:
@@ -347,7 +347,7 @@ class _Identity(NamedTuple):
 def _identity(name: bytes) -> _Identity | None:
     """Given an encoded name, tell what stands there; None if nothing does."""
     try:
-        status = os.lstat(decode(name))
+        status = beneath.lstat(decode(name))
     except OSError:
         return None
     return _Identity(status.st_ino, status.st_mode, status.st_uid, status.st_gid)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
-from csync2lib import storage
+from csync2lib import beneath, storage
 from csync2lib.csync2.command import run_paths
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group
@@ -21,7 +20,7 @@ def win(group: Group, names: Iterable[str]) -> int:
     if config.receive_only:
         raise CsyncsyncError(f"this host only receives in {group.name}, so its version cannot win")
     with group.exclusive():
-        run_paths(group.name, ["-cr"], sorted(path for path in paths if os.path.lexists(path)))
+        run_paths(group.name, ["-cr"], sorted(filter(beneath.exists, paths)))
         with group.open_database(write=True) as database:
             paths.update(path for top in tuple(paths) for path in database.below(top))
             for peer in config.peers:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 from typing import Any
 
-from csync2lib import actions, certificate, storage
+from csync2lib import actions, beneath, certificate, storage
 from csync2lib.csync2 import custody
 from csync2lib.csync2.database import Database
 from csync2lib.group import Group
@@ -52,10 +52,10 @@ def _size(group: Group) -> dict[str, Any]:
         result["files"], result["bytes"] = database.size()
     disks: dict[int, dict[str, Any]] = {}
     for path in group.said().get("include", ()):  # it may be leaving this host just now
-        with contextlib.suppress(OSError):
-            disk = os.statvfs(path)
+        with contextlib.suppress(OSError), beneath.opened(path) as handle:
+            disk = os.fstatvfs(handle)
             free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-            disks.setdefault(os.stat(path).st_dev, {"path": path, "free": free, "total": total})
+            disks.setdefault(os.fstat(handle).st_dev, {"path": path, "free": free, "total": total})
     return {**result, "disks": list(disks.values())}
 
 
