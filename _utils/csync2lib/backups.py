@@ -105,8 +105,8 @@ class _Directory:
         #: ``{file's name: {generation: status}}``, as far as names go: FILE.1 may also be a file of this name
         self.files: dict[bytes, dict[int, os.stat_result]] = {}
         self.directories: set[bytes] = set()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for name, entry in beneath.scan(top + path):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), beneath.directory(top + path) as handle:
+            for name, entry in beneath.scan(handle):
                 with contextlib.suppress(FileNotFoundError):
                     self._add(name, entry.stat(follow_symlinks=False))
 

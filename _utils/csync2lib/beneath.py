@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from typing import Union
 
 Path = Union[bytes, str]
+#: A name in a directory, and what os.scandir() says of it.
+Entry = tuple[bytes, os.DirEntry[str]]
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: openat2(2), of Linux 5.6: its number is the same on all architectures that Salt runs on; RESOLVE_NO_SYMLINKS is 4.
@@ -99,9 +101,9 @@ def directory(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def scan(path: Path) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
-    """Yield (name, entry) of all that is in a directory. An entry can be asked until the next one is taken."""
-    with directory(path) as handle, os.scandir(handle) as entries:
+def scan(directory: int) -> Iterator[Entry]:
+    """Yield the entries of an open directory, which can be asked while it is open."""
+    with os.scandir(directory) as entries:
         for entry in entries:
             yield os.fsencode(entry.name), entry
 

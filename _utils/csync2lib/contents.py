@@ -88,8 +88,8 @@ def walk(include: Iterable[str], excludes: Excludes) -> Iterator[bytes]:
     directories = [path for path in roots if beneath.is_directory(path)]
     while directories:
         above = directories.pop()
-        with contextlib.suppress(OSError):  # deleted in between
-            for name, entry in beneath.scan(above):
+        with contextlib.suppress(OSError), beneath.directory(above) as handle:  # else deleted in between
+            for name, entry in beneath.scan(handle):
                 path = above + b"/" + name
                 if not excludes.match(path, name):
                     yield path

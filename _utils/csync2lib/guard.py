@@ -185,6 +185,7 @@ def _stands_on(path: str) -> Root:
 def is_empty_directory(path: str) -> bool:
     """Tell whether there is a directory with nothing in it."""
     try:
-        return next(beneath.scan(path), None) is None
+        with beneath.directory(path) as handle:
+            return next(beneath.scan(handle), None) is None
     except OSError:
         return False

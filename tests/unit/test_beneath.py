@@ -7,11 +7,13 @@ The races are real: another process swaps a directory and a symlink all the time
 import contextlib
 import errno
 import os
+import re
 import resource
 import stat
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from csync2lib import backups, beneath, contents, restore, versions
@@ -19,6 +21,9 @@ from csync2lib.csync2 import states
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.errors import CsyncsyncError
 from csync2lib.guard import Guard
+from csync2lib.watch import inotify
+from csync2lib.watch.changes import Changes
+from csync2lib.watch.walk import NOTE, Walks
 
 #: Exchanges two names until it is killed (renameat2(2) with RENAME_EXCHANGE).
 SWAP = """
@@ -63,11 +68,9 @@ def test_what_is_there_is_told_as_by_os(top):
     names = {b"d": stat.S_IFDIR, b"link": stat.S_IFLNK, b"pipe": stat.S_IFIFO, b"d/file": stat.S_IFREG, b"no": 0}
     assert {name: beneath.kind(top + b"/" + name) for name in names} == names
     assert [name for name in names if beneath.is_no_directory(top + b"/" + name)] == [b"link", b"pipe", b"d/file"]
-    assert {name: entry.is_symlink() for name, entry in beneath.scan(top)} == {
-        b"d": False,
-        b"link": True,
-        b"pipe": False,
-    }
+    with beneath.directory(top) as handle:
+        found = {name: entry.is_symlink() for name, entry in beneath.scan(handle)}
+    assert found == {b"d": False, b"link": True, b"pipe": False}
     with beneath.opened(top + b"/link") as handle:
         assert stat.S_ISLNK(os.fstat(handle).st_mode)
 
@@ -95,16 +98,14 @@ def test_there_is_nothing_below_a_symlink(top, name, kind):
     for manager in (beneath.opened, beneath.directory):
         with pytest.raises(kind), manager(path):
             pass
-    with pytest.raises(kind):
-        list(beneath.scan(path))
     assert not beneath.exists(path)
 
 
 def test_only_directories_are_listed_and_only_files_are_opened(top):
     os.mkfifo(top + b"/pipe")
     for name in (b"link", b"pipe", b"d/file"):
-        with pytest.raises(NotADirectoryError):
-            list(beneath.scan(top + b"/" + name))
+        with pytest.raises(NotADirectoryError), beneath.directory(top + b"/" + name):
+            pass
     with beneath.directory(top) as handle:
         for name, number in ((b"link", errno.ELOOP), (b"pipe", errno.EINVAL), (b"d", errno.EINVAL)):
             with pytest.raises(OSError) as raised:
@@ -296,3 +297,43 @@ def test_no_include_root_is_made_outside(race):
         for number, _ in enumerate(times):
             with contextlib.suppress(CsyncsyncError, OSError):
                 guard.note_roots([str(race.swapped / f"{number}/root")])
+
+
+class Found:
+    """Hears of a walk."""
+
+    def __init__(self):
+        self.paths = set()
+
+    def found(self, group, path, **_):
+        self.paths.add(path)
+
+    def covers(self, group, path):
+        return False
+
+    def walked(self, group):
+        pass
+
+
+def test_no_directory_outside_is_watched_or_walked(race):
+    watches, found, seen = inotify.Watches(), Found(), set()
+    group = types.SimpleNamespace(
+        name="g", roots={}, excludes=Excludes([]), walking=0, unwatched=set(), changes=Changes()
+    )
+    watches.open()
+    try:
+        walks = Walks(watches, {"g": group}, found)
+        root = inotify.Root(group, os.fsencode(race.include), None, (0, 0))
+        with race.swapping() as times:
+            for _ in times:
+                walks.push(root, NOTE, group)
+                walks.walk_on(time.monotonic() + 0.1)
+                for name in ("u/d/sub", "u/d"):
+                    watches.add(inotify.Node(b"", None), race / name)
+                    with open(f"/proc/self/fdinfo/{watches.fd}", encoding="ascii") as file:
+                        seen |= {int(inode, 16) for inode in re.findall(r" ino:(\w+)", file.read())}
+    finally:
+        watches.close()
+    inside = {path.lstat().st_ino for path in (race.include, race.include / "u", race.swapped, race.swapped / "sub")}
+    assert seen == inside
+    assert {os.path.basename(path) for path in found.paths} <= {b"u", b"d", b"swap", b"sub", b"file"}

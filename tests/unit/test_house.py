@@ -107,14 +107,17 @@ OWN = {
     "csync2lib/push/transfer.py: send_all": "the ledger",
     "csync2lib/report/metrics.py": "the file of metrics",
     "csync2lib/report/status.py: _bytes": "csync2's database",
-    "csync2lib/restore.py: _make_like_kept": "a directory that is open",
     "csync2lib/restore.py: copy": "files that are open",
     "csync2lib/setup.py": "the group's directory, databases, units; whether backup_directory is a symlink",
     "csync2lib/storage.py": "what csyncsync keeps for itself",
+    "csync2lib/watch/flush.py: _is_asked": "the journal",
+    "csync2lib/watch/groups.py": "configs, databases, and the directories of groups",
+    "csync2lib/watch/inotify.py: watch_limit": "/proc",
+    "csync2lib/watch/reminder.py": "where systemctl is",
     # not yet:
     "csync2lib/csync2/temporary.py": "",
     "csync2lib/push/quarantine.py": "",
-    "csync2lib/watch/": "",
+    "csync2lib/watch/verdict.py": "",
 }
 #: Names of the kind __name__ that are Python's, not Salt's loader's.
 PYTHONS = ("__name__", "__file__", "__doc__", "__slots__")

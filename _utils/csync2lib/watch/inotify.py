@@ -7,11 +7,14 @@ A watched directory is a ``Node``; its path follows renames, because it is made 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
 import termios
 from typing import Any, NamedTuple
+
+from csync2lib import beneath
 
 #: The descriptor's number is at least this.
 HIGH_DESCRIPTOR = 400
@@ -32,7 +35,6 @@ IN_UNMOUNT = 0x2000
 IN_Q_OVERFLOW = 0x4000
 IN_IGNORED = 0x8000
 IN_ONLYDIR = 0x1000000
-IN_DONT_FOLLOW = 0x2000000
 IN_EXCL_UNLINK = 0x4000000
 IN_ISDIR = 0x40000000
 
@@ -47,7 +49,6 @@ MASK = (
     | IN_DELETE_SELF
     | IN_MOVE_SELF
     | IN_ONLYDIR
-    | IN_DONT_FOLLOW
     | IN_EXCL_UNLINK
 )
 EVENT = struct.Struct("iIII")
@@ -127,7 +128,7 @@ def _same_directory(one: bytes, other: bytes) -> bool:
 def identity(path: bytes) -> tuple[int, int] | None:
     """Device and inode of a path, None if it is not there."""
     try:
-        status = os.lstat(path)
+        status = beneath.lstat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino
@@ -196,9 +197,14 @@ class Watches:
         """Watch a directory. Returns the error's number (0: none), and the nodes that have lost the watch to it."""
         if self.fd < 0:
             return self.fd_error, []
-        wd = libc.inotify_add_watch(self.fd, path, MASK)
+        try:
+            with beneath.directory(path) as handle:  # by its path, symlinks above it would be followed
+                wd = libc.inotify_add_watch(self.fd, b"/proc/self/fd/%d" % handle, MASK)
+                problem = ctypes.get_errno()
+        except OSError as err:
+            return err.errno or errno.EIO, []
         if wd < 0:
-            return ctypes.get_errno(), []
+            return problem, []
         if node.wd == wd:
             return 0, []
         if node.wd is not None:

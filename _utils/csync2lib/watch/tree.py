@@ -8,7 +8,7 @@ import os
 import stat
 import time
 
-from csync2lib import waits
+from csync2lib import beneath, waits
 from csync2lib.watch import inotify
 from csync2lib.watch.groups import WatchedGroup
 from csync2lib.watch.inotify import Node, Place
@@ -209,7 +209,7 @@ def _root_identity(path: bytes, root: inotify.Root | None) -> tuple[bytes | None
     None: nothing.
     """
     try:
-        status = os.lstat(path)
+        status = beneath.lstat(path)
     except OSError:
         status = None
     if status is not None and stat.S_ISDIR(status.st_mode):

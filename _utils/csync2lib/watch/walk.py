@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import logging
 import os
@@ -10,7 +11,7 @@ import time
 from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
-from csync2lib import waits
+from csync2lib import beneath, waits
 from csync2lib.watch import inotify
 from csync2lib.watch.groups import WatchedGroup
 from csync2lib.watch.inotify import Node, Place
@@ -184,15 +185,15 @@ class Walks:
         return place
 
     def _read(self, node: Node, mode: str, path: bytes) -> Iterator[None]:
-        try:
-            entries = os.scandir(path)
-        except OSError as err:
-            log.debug("csyncsync: cannot read a directory: %s", err.strerror)
+        with contextlib.ExitStack() as opened:
+            try:
+                entries = beneath.scan(opened.enter_context(beneath.directory(path)))
+            except OSError as err:
+                log.debug("csyncsync: cannot read a directory: %s", err.strerror)
+                self._note_look(node, mode)
+                return
             self._note_look(node, mode)
-            return
-        self._note_look(node, mode)
-        before, seen = dict(node.children), set[bytes]()
-        with entries:
+            before, seen = dict(node.children), set[bytes]()
             yield from self._scan_entries(node, mode, entries, seen)
         if mode == AGAIN:
             for name, child in before.items():
@@ -200,12 +201,12 @@ class Walks:
                     self.drop(child)
 
     def _scan_entries(
-        self, node: Node, mode: str, entries: Iterator[os.DirEntry[bytes]], seen: set[bytes]
+        self, node: Node, mode: str, entries: Iterator[beneath.Entry], seen: set[bytes]
     ) -> Iterator[None]:
         place = inotify.locate(node)
         covered = place is not None and mode == NEW and self.listener.covers(place.group, place.path)
         try:
-            for number, item in enumerate(entries):
+            for number, (name, item) in enumerate(entries):
                 if number % 16 == 0:
                     yield
                     # Meanwhile, the directory may have been moved, or what covers it may have gone out.
@@ -214,7 +215,6 @@ class Walks:
                         return
                     covered = mode == NEW and self.listener.covers(place.group, place.path)
                 assert place is not None
-                name = item.name
                 path = place.path + b"/" + name
                 if item.is_dir(follow_symlinks=False):
                     seen.add(name)
