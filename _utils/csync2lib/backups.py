@@ -105,10 +105,11 @@ class _Directory:
         #: ``{file's name: {generation: status}}``, as far as names go: FILE.1 may also be a file of this name
         self.files: dict[bytes, dict[int, os.stat_result]] = {}
         self.directories: set[bytes] = set()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), beneath.directory(top + path) as handle:
-            for name, entry in beneath.scan(handle):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), contextlib.ExitStack() as opened:
+            handle = opened.enter_context(beneath.directory(top + path))
+            for entry in opened.enter_context(beneath.scan(handle)):
                 with contextlib.suppress(FileNotFoundError):
-                    self._add(name, entry.stat(follow_symlinks=False))
+                    self._add(os.fsencode(entry.name), entry.stat(follow_symlinks=False))
 
     def _add(self, name: bytes, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):

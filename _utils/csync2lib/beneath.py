@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from typing import Union
 
 Path = Union[bytes, str]
-#: A name in a directory, and what os.scandir() says of it.
-Entry = tuple[bytes, os.DirEntry[str]]
+Entries = contextlib.AbstractContextManager[Iterator[os.DirEntry[str]]]
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: openat2(2), of Linux 5.6: its number is the same on all architectures that Salt runs on; RESOLVE_NO_SYMLINKS is 4.
@@ -101,11 +100,14 @@ def directory(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def scan(directory: int) -> Iterator[Entry]:
-    """Yield the entries of an open directory, which can be asked while it is open."""
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            yield os.fsencode(entry.name), entry
+def scan(handle: int) -> Entries:
+    """The entries of a directory that is, and stays, open, as os.scandir() gives them: with names as text."""
+    return os.scandir(handle)
+
+
+def names(handle: int) -> list[str]:
+    """The names in an open directory, as text."""
+    return os.listdir(handle)
 
 
 def make_directories(path: Path, mode: int = 0o755) -> None:

@@ -88,8 +88,10 @@ def walk(include: Iterable[str], excludes: Excludes) -> Iterator[bytes]:
     directories = [path for path in roots if beneath.is_directory(path)]
     while directories:
         above = directories.pop()
-        with contextlib.suppress(OSError), beneath.directory(above) as handle:  # else deleted in between
-            for name, entry in beneath.scan(handle):
+        # What cannot be opened was deleted in between.
+        with contextlib.suppress(OSError), beneath.directory(above) as handle, beneath.scan(handle) as found:
+            for entry in found:
+                name = os.fsencode(entry.name)
                 path = above + b"/" + name
                 if not excludes.match(path, name):
                     yield path

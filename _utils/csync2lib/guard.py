@@ -186,6 +186,6 @@ def is_empty_directory(path: str) -> bool:
     """Tell whether there is a directory with nothing in it."""
     try:
         with beneath.directory(path) as handle:
-            return next(beneath.scan(handle), None) is None
+            return not beneath.names(handle)
     except OSError:
         return False

@@ -92,7 +92,7 @@ def _make_like_kept(top: bytes, path: bytes, root: bytes) -> None:
     with beneath.parent(path) as (above, name):
         os.mkdir(name, 0o700, dir_fd=above)
     with beneath.directory(path) as made:
-        if os.fstat(made).st_uid != os.geteuid() or next(beneath.scan(made), None):
+        if os.fstat(made).st_uid != os.geteuid() or beneath.names(made):
             raise CsyncsyncError(f"{shown(path)} has just been replaced by another directory")
         os.fchown(made, like.st_uid, like.st_gid)
         os.fchmod(made, stat.S_IMODE(like.st_mode))

@@ -69,8 +69,10 @@ def test_what_is_there_is_told_as_by_os(top):
     assert {name: beneath.kind(top + b"/" + name) for name in names} == names
     assert [name for name in names if beneath.is_no_directory(top + b"/" + name)] == [b"link", b"pipe", b"d/file"]
     with beneath.directory(top) as handle:
-        found = {name: entry.is_symlink() for name, entry in beneath.scan(handle)}
-    assert found == {b"d": False, b"link": True, b"pipe": False}
+        with beneath.scan(handle) as entries:
+            found = {entry.name: entry.is_symlink() for entry in entries}
+        assert sorted(beneath.names(handle)) == sorted(found)
+    assert found == {"d": False, "link": True, "pipe": False}
     with beneath.opened(top + b"/link") as handle:
         assert stat.S_ISLNK(os.fstat(handle).st_mode)
 
@@ -329,7 +331,8 @@ def test_no_directory_outside_is_watched_or_walked(race):
                 walks.push(root, NOTE, group)
                 walks.walk_on(time.monotonic() + 0.1)
                 for name in ("u/d/sub", "u/d"):
-                    watches.add(inotify.Node(b"", None), race / name)
+                    with contextlib.suppress(OSError), beneath.directory(race / name) as handle:
+                        watches.add(inotify.Node(b"", None), race / name, handle)
                     with open(f"/proc/self/fdinfo/{watches.fd}", encoding="ascii") as file:
                         seen |= {int(inode, 16) for inode in re.findall(r" ino:(\w+)", file.read())}
     finally:

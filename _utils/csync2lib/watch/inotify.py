@@ -7,7 +7,6 @@ A watched directory is a ``Node``; its path follows renames, because it is made 
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import struct
@@ -193,18 +192,16 @@ class Watches:
         found = self.nodes.get(wd)
         return tuple(found) if isinstance(found, list) else () if found is None else (found,)
 
-    def add(self, node: Node, path: bytes) -> tuple[int, list[Node]]:
-        """Watch a directory. Returns the error's number (0: none), and the nodes that have lost the watch to it."""
+    def add(self, node: Node, path: bytes, handle: int) -> tuple[int, list[Node]]:
+        """
+        Watch an open directory, which was at a path. Returns the error's number (0: none), and the nodes that have lost
+        the watch to it.
+        """
         if self.fd < 0:
             return self.fd_error, []
-        try:
-            with beneath.directory(path) as handle:  # by its path, symlinks above it would be followed
-                wd = libc.inotify_add_watch(self.fd, b"/proc/self/fd/%d" % handle, MASK)
-                problem = ctypes.get_errno()
-        except OSError as err:
-            return err.errno or errno.EIO, []
+        wd = libc.inotify_add_watch(self.fd, b"/proc/self/fd/%d" % handle, MASK)
         if wd < 0:
-            return problem, []
+            return ctypes.get_errno(), []
         if node.wd == wd:
             return 0, []
         if node.wd is not None:

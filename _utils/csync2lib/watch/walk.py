@@ -154,18 +154,23 @@ class Walks:
         place = self._place(node, mode)
         if place is None or node.excluded:
             return
+        with contextlib.ExitStack() as opened:
+            try:
+                handle = opened.enter_context(beneath.directory(place.path))
+            except OSError as err:
+                self._missed(node, mode, place.group, err.errno or errno.EIO)
+            else:
+                yield from self._scan_open(node, mode, place, handle)
+
+    def _scan_open(self, node: Node, mode: str, place: Place, handle: int) -> Generator[None, None, None]:
+        """The same of a directory that is open."""
         group, before = place.group, node.wd
-        problem, displaced = self.watches.add(node, place.path)
+        problem, displaced = self.watches.add(node, place.path, handle)
         for other in displaced:  # what is known to be in it is in this directory
             self._drop_children(other)
             self.new.append((other, NEW))
-        if problem in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            self._note_look(node, mode, missing=True)
-            return
         if problem:
-            group.unwatched.add(node)
-            group.problem = problem
-            group.rewalk_at = time.monotonic() + waits.REWALK
+            self._unwatched(node, group, problem)
         else:
             group.unwatched.discard(node)
             node.since = time.monotonic() if mode == NEW else 0.0
@@ -175,7 +180,20 @@ class Walks:
             self._note_look(node, mode)
             return
         if place.root.only is None:
-            yield from self._read(node, NEW if mode == MOVED else mode, place.path)
+            yield from self._read(node, NEW if mode == MOVED else mode, handle)
+
+    def _missed(self, node: Node, mode: str, group: WatchedGroup, problem: int) -> None:
+        """A directory cannot be opened."""
+        missing = problem in (errno.ENOENT, errno.ENOTDIR)
+        if not missing:
+            self._unwatched(node, group, problem)
+        self._note_look(node, mode, missing)
+
+    @staticmethod
+    def _unwatched(node: Node, group: WatchedGroup, problem: int) -> None:
+        group.unwatched.add(node)
+        group.problem = problem
+        group.rewalk_at = time.monotonic() + waits.REWALK
 
     def _place(self, node: Node, mode: str) -> Place | None:
         """Where a directory is that is to be scanned. It is put off if its place may only be unknown yet."""
@@ -184,16 +202,10 @@ class Walks:
             self.put_off.append((node, mode))
         return place
 
-    def _read(self, node: Node, mode: str, path: bytes) -> Iterator[None]:
-        with contextlib.ExitStack() as opened:
-            try:
-                entries = beneath.scan(opened.enter_context(beneath.directory(path)))
-            except OSError as err:
-                log.debug("csyncsync: cannot read a directory: %s", err.strerror)
-                self._note_look(node, mode)
-                return
-            self._note_look(node, mode)
-            before, seen = dict(node.children), set[bytes]()
+    def _read(self, node: Node, mode: str, handle: int) -> Iterator[None]:
+        self._note_look(node, mode)
+        before, seen = dict(node.children), set[bytes]()
+        with beneath.scan(handle) as entries:
             yield from self._scan_entries(node, mode, entries, seen)
         if mode == AGAIN:
             for name, child in before.items():
@@ -201,12 +213,12 @@ class Walks:
                     self.drop(child)
 
     def _scan_entries(
-        self, node: Node, mode: str, entries: Iterator[beneath.Entry], seen: set[bytes]
+        self, node: Node, mode: str, entries: Iterator[os.DirEntry[str]], seen: set[bytes]
     ) -> Iterator[None]:
         place = inotify.locate(node)
         covered = place is not None and mode == NEW and self.listener.covers(place.group, place.path)
         try:
-            for number, (name, item) in enumerate(entries):
+            for number, item in enumerate(entries):
                 if number % 16 == 0:
                     yield
                     # Meanwhile, the directory may have been moved, or what covers it may have gone out.
@@ -215,12 +227,15 @@ class Walks:
                         return
                     covered = mode == NEW and self.listener.covers(place.group, place.path)
                 assert place is not None
-                path = place.path + b"/" + name
                 if item.is_dir(follow_symlinks=False):
+                    name = os.fsencode(item.name)
                     seen.add(name)
-                    self._scan_child(node, mode, place.group, path, covered)
-                elif mode in (NEW, NOTE, COMPARE) and not covered and not place.group.excludes.match(path, name):
-                    self.listener.found(place.group, path, compare=mode == COMPARE)
+                    self._scan_child(node, mode, place.group, place.path + b"/" + name, covered)
+                elif mode in (NEW, NOTE, COMPARE) and not covered:
+                    name = os.fsencode(item.name)
+                    path = place.path + b"/" + name
+                    if not place.group.excludes.match(path, name):
+                        self.listener.found(place.group, path, compare=mode == COMPARE)
         except OSError as err:
             log.debug("csyncsync: cannot read a directory to its end: %s", err.strerror)
 
