@@ -80,10 +80,12 @@ def parent(path: Path) -> Iterator[tuple[int, bytes]]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Yield a descriptor (O_PATH) of whatever is there, be it a symlink."""
+    """Yield a descriptor (O_PATH) of whatever is there, but for a symlink."""
     with parent(path) as (above, name):
         handle = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=above)
     try:
+        if stat.S_ISLNK(os.fstat(handle).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         yield handle
     finally:
         os.close(handle)

@@ -6,11 +6,12 @@ import glob
 import hashlib
 import os
 import signal
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from csync2lib import storage
+from csync2lib import beneath, storage
 from csync2lib.csync2 import custody, namespace
 from csync2lib.csync2.namespace import READ_ONLY, USERS, WRITABLE, Shown
 from csync2lib.errors import CsyncsyncError
@@ -60,7 +61,7 @@ def _place(path: bytes) -> bytes:
     """
     What is to be shown so that csync2 can replace this: a file's directory, because what is mounted cannot be replaced.
     """
-    return os.path.dirname(path) if os.path.lexists(path) and not os.path.isdir(path) else path
+    return os.path.dirname(path) if beneath.is_no_directory(path) else path
 
 
 def _outermost(paths: Iterable[bytes]) -> Iterator[bytes]:
@@ -82,13 +83,10 @@ def _own(host: ThisHost) -> list[Shown]:
 def _identity(one: Shown) -> tuple[int, int] | None:
     """What tells that something else stands there now (a file is replaced when it changes); None if nothing does."""
     try:
-        if one.flags != USERS:
-            status = os.lstat(one.path)
-        else:
-            handle = namespace.open_plainly(one.path)
-            status = os.fstat(handle)
-            os.close(handle)
+        status = beneath.lstat(one.path) if one.flags == USERS else os.lstat(one.path)
     except OSError:
+        return None
+    if one.flags == USERS and stat.S_ISLNK(status.st_mode):
         return None
     return status.st_dev, status.st_ino
 

@@ -91,9 +91,8 @@ class GroupConfig(NamedTuple):
 
     @property
     def backup_directory(self) -> bytes | None:
-        """Where it really is: below it no symlink is followed."""
         path = self.rules.get("backup_directory")
-        return os.path.realpath(os.fsencode(path)) if path else None
+        return os.fsencode(path) if path else None
 
     def in_includes(self, names: Iterable[str]) -> dict[str, bytes]:
         """``{name: path}`` of percent-encoded names. Raises CsyncsyncError if one of them is in no include."""

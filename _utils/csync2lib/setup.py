@@ -122,13 +122,13 @@ def _make_backup_directory(group: str, path: str | None, test: bool) -> list[str
     if not path:
         return []
     what = f"csyncsync:groups:{group}:backup_directory {path}"
+    if (real := os.path.realpath(path)) != path:
+        raise CsyncsyncError(f"{what} is, or lies below, a symlink to {real}: name the real directory")
     try:
-        status = beneath.lstat(os.path.realpath(path))
+        status = beneath.lstat(path)
     except FileNotFoundError:
-        if os.path.islink(path):
-            raise CsyncsyncError(f"{what} is a symlink to what is not there")
         if not test:
-            beneath.make_directories(os.path.realpath(path), 0o700)
+            beneath.make_directories(path, 0o700)
         return [path]
     except OSError as err:
         raise CsyncsyncError(f"{what}: {err.strerror}")

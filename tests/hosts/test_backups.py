@@ -205,7 +205,8 @@ def test_a_directory_in_place_of_a_file_that_was_kept(kept):
     [
         ("mkdir /var/backups/other; chmod 755 /var/backups/other", "is not for root alone: run chown root"),
         ("echo >/var/backups/other", "is no directory"),
-        ("ln -s /nowhere /var/backups/other", "is a symlink to what is not there"),
+        ("ln -s /nowhere /var/backups/other", "is, or lies below, a symlink to /nowhere: name the real directory"),
+        (f"ln -s {BACKUPS} /var/backups/other", f"is, or lies below, a symlink to {BACKUPS}: name the real directory"),
     ],
 )
 def test_a_directory_that_is_no_place_for_backups_is_refused(kept, make, why):

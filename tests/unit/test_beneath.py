@@ -73,8 +73,10 @@ def test_what_is_there_is_told_as_by_os(top):
             found = {entry.name: entry.is_symlink() for entry in entries}
         assert sorted(beneath.names(handle)) == sorted(found)
     assert found == {"d": False, "link": True, "pipe": False}
-    with beneath.opened(top + b"/link") as handle:
-        assert stat.S_ISLNK(os.fstat(handle).st_mode)
+    with beneath.opened(top + b"/pipe") as handle:
+        assert os.fstat(handle) == os.lstat(top + b"/pipe")
+    with pytest.raises(OSError, match="symbolic links"), beneath.opened(top + b"/link"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from csync2lib import beneath
+
 #: linux/sched.h; linux/mount.h
 CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x1, 0x2, 0x4, 0x8, 0x20
@@ -64,24 +66,6 @@ def _unescaped(field: bytes) -> bytes:
 def is_below(path: bytes, top: bytes) -> bool:
     """Tell whether a path is another one, or lies below it."""
     return path == top or path.startswith(top.rstrip(b"/") + b"/")
-
-
-def open_plainly(path: bytes) -> int:
-    """
-    A descriptor (O_PATH) of what is at an absolute path, through no symlink: who could make one would choose what is
-    shown. Raises OSError.
-    """
-    handle = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
-    for name in filter(None, path.split(b"/")):
-        above = handle
-        try:
-            handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-        finally:
-            os.close(above)
-        if stat.S_ISLNK(os.fstat(handle).st_mode):
-            os.close(handle)
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-    return handle
 
 
 # --- A namespace -----------------------------------------------------------------------------------------
@@ -154,15 +138,14 @@ def _show(path: bytes, flags: int, target: bytes) -> None:
     if not flags & MS_NOSYMFOLLOW and os.path.islink(path):
         os.symlink(os.readlink(path), target)
         return
-    handle = open_plainly(path) if flags & MS_NOSYMFOLLOW else os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
+    # Who could make a symlink where users write would choose what is shown.
+    real = path if flags & MS_NOSYMFOLLOW else os.path.realpath(path)
+    with beneath.opened(real) as handle:
         if stat.S_ISDIR(os.fstat(handle).st_mode):
             os.makedirs(target, mode=0o755, exist_ok=True)
         elif not os.path.lexists(target):
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
         _mount(b"/proc/self/fd/%d" % handle, target, MS_BIND | MS_REC)
-    finally:
-        os.close(handle)
     for mount in mounts():
         if is_below(mount.point, target):
             kept = 0

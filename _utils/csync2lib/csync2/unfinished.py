@@ -12,6 +12,7 @@ import os
 import re
 import stat
 
+from csync2lib import beneath
 from csync2lib.csync2 import custody
 
 #: rsync.c, get_tmpname(): a dot, the name without a leading or trailing one, a dot and mkstemp()'s six characters. Of a
@@ -52,17 +53,9 @@ def opened() -> set[tuple[int, int]]:
 
 def delete(path: bytes, inode: int) -> bool:
     """Delete a temporary file that csync2 has left, if it still is that. Tells whether that was done."""
-    try:
-        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        status = os.stat(os.path.basename(path), dir_fd=directory, follow_symlinks=False)
-        if not is_unfinished(status) or status.st_ino != inode:
-            return False
-        os.unlink(os.path.basename(path), dir_fd=directory)
-    except OSError:
-        return False
-    finally:
-        os.close(directory)
-    return True
+    with contextlib.suppress(OSError), beneath.parent(path) as (above, name):
+        status = os.lstat(name, dir_fd=above)
+        if is_unfinished(status) and status.st_ino == inode:
+            os.unlink(name, dir_fd=above)
+            return True
+    return False

@@ -130,7 +130,7 @@ def _forget_unfinished(group: Group) -> None:
         found = []
         for path in {path for path, _, _ in database.dirty()}:
             with contextlib.suppress(OSError):
-                if unfinished.is_unfinished(os.lstat(path)):
+                if unfinished.is_unfinished(beneath.lstat(path)):
                     found.append(path)
         if found:
             database.forget(found)

@@ -48,7 +48,7 @@ class WatchedConfig:
             exclude=tuple(exclude),
             database=database if isinstance(database, str) else None,
             certificate=os.path.join(os.path.dirname(key), "csync2_ssl_cert.pem") if key else None,
-            backups=os.path.realpath(_raw(backups)) if backups else None,
+            backups=_raw(backups) if backups else None,
             generations=rules.get("backup_generations") or GENERATIONS,
         )
 

@@ -14,7 +14,7 @@ import sqlite3
 import stat
 import time
 
-from csync2lib import journal, waits
+from csync2lib import beneath, journal, waits
 from csync2lib.csync2 import kept, unfinished
 from csync2lib.csync2.custody import DIED, is_serving
 from csync2lib.csync2.database import Database
@@ -107,7 +107,7 @@ class Judge:
         if change.commits < 0:
             change.commits = self.commits
         try:
-            status = os.lstat(change.path)
+            status = beneath.lstat(change.path)
         except (FileNotFoundError, NotADirectoryError):
             status = None
         except OSError:
@@ -281,4 +281,4 @@ def _lacks(database: Database, directory: bytes) -> bool:
     Events tell of what was deleted in it, unless the directory was gone before it could be watched.
     """
     below = database.below(directory)
-    return len(below) > LOOKED_AT or not all(map(os.path.lexists, below))
+    return len(below) > LOOKED_AT or not all(map(beneath.exists, below))
