@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from csync2lib import storage, waits
+from csync2lib.config.action import is_quoted
 
 #: A command of ``commands`` in ``template.context()``: ``{"key", "exec", "logfile"}``.
 Command = Mapping[str, Any]
@@ -115,6 +116,8 @@ def _command_line(command: str, note: str) -> tuple[bytes, str]:
     line = os.fsencode(command)
     if b"%%" not in line:
         return line, ""
+    if not is_quoted(command):  # an older version let it in
+        return b"", "has %% outside of single quotes: change it in the pillar (salt-call csyncsync.groups)"
     with open(note, "rb") as file:
         names = file.read().strip()
     return line.replace(b"%%", names, 1), "" if names else "the names of the files are too long for %%"

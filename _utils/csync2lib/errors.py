@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -35,7 +36,8 @@ class Interrupted(CommandError):
 
 def raised_as(kind: type[Exception]) -> Callable[[Function], Function]:
     """
-    A decorator for functions of a loader file: what they raise of this family is raised as Salt's kind.
+    A decorator for functions of a loader file: what they raise of this family, or because csync2's database is missing,
+    locked or damaged, is raised as Salt's kind.
 
     kind
         ``salt.exceptions.CommandExecutionError``: this package does not know Salt.
@@ -48,6 +50,8 @@ def raised_as(kind: type[Exception]) -> Callable[[Function], Function]:
                 return function(*args, **kwargs)
             except CsyncsyncError as err:
                 raise kind(str(err)) from err
+            except sqlite3.Error as err:
+                raise kind(f"csync2's database: {err}") from err
 
         return converted  # type: ignore[return-value]
 

@@ -107,6 +107,7 @@ class Facts:
 
     def groups(self, group: str | None = None, facts: bool = True) -> dict[str, Any]:
         """What ``csyncsync.groups`` returns."""
+        group = None if group is None else str(group)  # a command line's YAML makes a number of digits
         errors = {name: lines for name, lines in self._checked["errors"].items() if group in (None, name) or not name}
         result: dict[str, Any] = {"groups": {}, "errors": errors}
         for name, options in self._checked["groups"].items():
@@ -125,6 +126,7 @@ class Facts:
 
     def group(self, name: str) -> dict[str, Any]:
         """What groups() says of one of them. Raises CsyncsyncError."""
+        name = str(name)
         found = self.groups(name)
         if name not in found["groups"]:
             lines = [line for lines in found["errors"].values() for line in lines]

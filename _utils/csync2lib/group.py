@@ -114,8 +114,9 @@ class Group:
     """A group on this host, installed or not."""
 
     def __init__(self, name: str, host: ThisHost) -> None:
+        name = str(name)  # a command line's YAML makes a number of digits
         self.name, self.host = name, host
-        self.directory = os.path.join(host.state, str(name))  # a command line's YAML makes a number of digits
+        self.directory = os.path.join(host.state, name)
         self.journal = self.path("journal")
         self.config_file = os.path.join(host.system, f"csync2_{name}.cfg")
         self.key_file = os.path.join(host.system, f"csync2_{name}.key")

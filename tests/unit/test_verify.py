@@ -7,6 +7,9 @@ import urllib.parse
 import pytest
 from csync2lib import contents
 from csync2lib.csync2.excludes import Excludes
+from csync2lib.errors import CsyncsyncError
+from csync2lib.master import verify
+from csync2lib.master.cluster import Cluster
 
 
 def no_pace(_):
@@ -92,3 +95,29 @@ def test_no_more_is_read_in_a_second_than_asked_for(tmp_path):
     began = time.monotonic()
     contents.digests(walk(tmp_path), 0, 1, contents.Pace(6 << 20))
     assert time.monotonic() - began >= 0.45
+
+
+class Hosts(Cluster):
+    """Hosts of which these have an empty group, and the others do not answer."""
+
+    def __init__(self, answering):
+        super().__init__({}, {})
+        self.answering = answering
+
+    def group(self, group):
+        return {"receive_only": []}
+
+    def members(self, options):
+        return ["web1", "web2"]
+
+    def call(self, minions, function, arguments, *_, **__):
+        found = {"files": 0, "bytes": 0} if arguments == ["g"] else {}
+        return {minion: found for minion in minions if minion in self.answering}
+
+
+def test_what_a_reset_would_do_is_not_known_without_the_host_whose_content_is_to_win():
+    with pytest.raises(CsyncsyncError, match="web1, whose content is to win, did not answer"):
+        verify.reset(Hosts(["web2"]), "g", "web1", test=True)
+    told = verify.reset(Hosts(["web2"]), "g", "web2", test=True)
+    assert told["web2"] == "its content wins"
+    assert (told["web1"][:14], told["retcode"]) == ("did not answer", 1)

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from csync2lib.config.values import Problems, kind, known_options, path_problem, shown, strings, unquotable
 
 ACTION_OPTIONS = ("pattern", "exec", "logfile", "do_local", "do_local_only")
+#: A command up to the end of a single-quoted string that begins where the shell reads plain text. All shells are to
+#: read alike what stands before it, so this leaves out double quotes, $'…', ${…} but for a name, arithmetic ($((…)),
+#: ((…)), $[…], [[…]], indices of arrays), here-documents, comments, what is quoted in backquotes, and
+#: the words of >& (bash expands these twice).
+_QUOTED = re.compile(
+    r"""(?: [^'"`\\$\#(\[<>]
+          | \\.
+          | '[^']*'
+          | \$ (?: [\w@*?!$-] | \#(?![\w'"`\\$({]) | \{\w+\} | \((?!\() )
+          | \((?!\()
+          | `[^'"`\\$\#(\[<>]*`
+          | (?<=[\w./:,=@%+-])\#
+          | >(?!&) | <(?![<&]) | [<>]&[\d-](?=[\s;&|)])
+          | (?<![^\s;&|(])\[(?=\s)
+          | \[[\w.!^-]+\](?![='])
+        )*? '(?P<quoted>[^']*%%[^']*)'""",
+    re.VERBOSE | re.ASCII,
+)
 
 
 def actions(value: object, problems: Problems) -> list[Any]:
@@ -48,11 +67,20 @@ def _commands(option: str, value: object, problems: Problems) -> list[str]:
     """
     commands = []
     for where, item in strings(option, value, problems, "commands"):
-        before, mark, _ = item.partition("%%")
-        if mark and before.count("'") % 2 == 0:
-            problems.add(where, "has %% outside of single quotes: a file's name could run commands there")
+        if "%%" in item and not is_quoted(item):
+            problems.add(
+                where,
+                "has %% outside of single quotes, or after what shells may read in other ways: a file's name could run"
+                " commands there. Write it as in: logger -t csync2 '%%'",
+            )
         commands.append(item)
     return commands
+
+
+def is_quoted(command: str) -> bool:
+    """Tell whether the first %% of a command surely stands in a string that single quotes make one."""
+    found = _QUOTED.match(command)
+    return found is not None and found.start("quoted") <= command.index("%%")
 
 
 def _patterns(option: str, value: object, problems: Problems) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +22,18 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     Have what is called from the command line end with one line, and exit code 1, where it raises CsyncsyncError: Salt
     would print a traceback, and the exit code of a text is 0.
+
+    A group's name may be a number: that is what a command line's YAML makes of digits.
     """
+    parameters = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            given = parameters.bind(*args, **kwargs)
+            if isinstance(given.arguments.get("group"), int):
+                given.arguments["group"] = str(given.arguments["group"])
+            return function(*given.args, **given.kwargs)
         except (CsyncsyncError, CommandExecutionError) as err:
             return {"outputter": "csyncsync", "data": {"problem": str(err), "retcode": 1}}
 

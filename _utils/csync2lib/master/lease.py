@@ -164,14 +164,24 @@ def _is_runner(pid: int | None) -> bool:
 
 @contextlib.contextmanager
 def leased(cluster: Cluster, group: str, host: str, seconds: float = float("inf")) -> Iterator[None]:
-    """Hold the lease while this process works with a host. Waits for it; goes on without after so many seconds."""
+    """
+    Hold the lease while this process works with a host. Waits for it.
+
+    After so many seconds it goes on beside a host that pushes, which may take hours: no other is called meanwhile. It
+    does not go on beside another process on the master, a join or a reset, which relies on its steps. Raises
+    CsyncsyncError.
+    """
     began = told = time.monotonic()
-    while not _take(cluster, group, host) and time.monotonic() - began < seconds:
-        if time.monotonic() - told > waits.WAITING_TOLD:
-            told = time.monotonic()
-            progress(f"{group} {host}: waits until another host has pushed")
-        time.sleep(0.2)
     try:
+        while holder := _take(cluster, group, host):
+            if time.monotonic() - began >= seconds:
+                if not holder.pid:
+                    break
+                raise CsyncsyncError(f"another command works on {group} (process {holder.pid}); try again when it ends")
+            if time.monotonic() - told > waits.WAITING_TOLD:
+                told = time.monotonic()
+                progress(f"{group} {host}: waits until another host has pushed")
+            time.sleep(0.2)
         yield
     finally:
         release(cluster, group, _name())
@@ -182,20 +192,20 @@ def _name() -> str:
     return f"process {os.getpid()}"
 
 
-def _take(cluster: Cluster, group: str, host: str) -> bool:
-    """Take the lease, if it is free, and tell whether it was. Else no host is called before this process has had it."""
+def _take(cluster: Cluster, group: str, host: str) -> Lease | None:
+    """Take the lease, if it is free. Else returns it, and no host is called before this process has had it."""
     with cluster.record(group) as record:
         held, now = record.lease, time.time()
         record.next = os.getpid() if held else None
         if not held:
             record.lease = Lease(host, _name(), now, now, os.getpid())
-            return True
+            return None
         stale = held.is_stale()
         if stale:
             record.lease = dataclasses.replace(held, checked=now)
     if stale:
         _free_if_left(cluster, group, held)
-    return False
+    return held
 
 
 def keep(cluster: Cluster, group: str, jid: str) -> bool:

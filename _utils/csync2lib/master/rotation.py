@@ -89,16 +89,16 @@ def _all_of(members: Members) -> list[str]:
 @contextlib.contextmanager
 def _undisturbed(cluster: Cluster, members: Members) -> Iterator[None]:
     """
-    No host of these groups is called to push meanwhile. Waits for those that do so now.
+    No host of these groups is called to push meanwhile. Waits for those that do so now. Raises CsyncsyncError.
 
     All are noted as hosts that have not read what changes; _have_read_anew() knows better.
     """
-    for group, minions in members.items():
-        with cluster.record(group) as record:
-            record.behind.update(dict.fromkeys(minions, time.time()))
     with contextlib.ExitStack() as stack:
         for group in sorted(members):
             stack.enter_context(leased(cluster, group, "", waits.LEASE_WAIT))
+        for group, minions in members.items():
+            with cluster.record(group) as record:
+                record.behind.update(dict.fromkeys(minions, time.time()))
         yield
 
 

@@ -147,8 +147,11 @@ def _take_content(cluster: Cluster, group: str, source: str, host: str) -> str:
 
 def _would_reset(cluster: Cluster, group: str, members: list[str], source: str) -> dict[str, Any]:
     found = verify(cluster, group, members)
-    result: dict[str, Any] = dict.fromkeys(found["silent"], SILENT)
-    for minion in found["hosts"]:
+    silent = {*found["silent"]}.union(*({*found["hosts"]} - {*seen} for seen in found["differences"].values()))
+    if source in silent:
+        raise CsyncsyncError(f"{source}, whose content is to win, {SILENT}")
+    result: dict[str, Any] = dict.fromkeys(sorted(silent), SILENT)
+    for minion in sorted({*found["hosts"]} - silent):
         told: dict[str, list[str]] = {"replaced": [], "deleted": [], "made": []}
         for path, seen in found["differences"].items():
             there, wanted = seen[minion], seen[source]
@@ -156,4 +159,4 @@ def _would_reset(cluster: Cluster, group: str, members: list[str], source: str) 
                 kind = {"nothing": "deleted"}.get(wanted["type"], "made" if there["type"] == "nothing" else "replaced")
                 told[kind].append(path)
         result[minion] = "its content wins" if minion == source else {k: v for k, v in told.items() if v} or "the same"
-    return with_exit_code(result, found["silent"])
+    return with_exit_code(result, silent)

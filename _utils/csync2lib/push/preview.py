@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.parse
 from typing import Any
 
@@ -22,6 +23,8 @@ def preview(group: Group) -> dict[str, Any]:
     minions = group.config.minions
     send: dict[str, dict[str, Any]] = {}
     result = {"group": group.name, "state": "test", "send": send, "comment": "; ".join(group.guard.root_problems())}
+    if not os.path.exists(group.database):
+        return {**result, "comment": "this host has not joined the group yet"}
     with group.copied_database() as (directory, path):
         with Database(path) as copy:
             if copy.state() != Database.ESTABLISHED:

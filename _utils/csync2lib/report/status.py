@@ -27,7 +27,7 @@ def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] 
     versions
         Those of csyncsync, Salt and csync2. With them, also how much there is, and when the certificate ends.
     """
-    groups = [Group(name, host) for name in host.installed() if wanted in (None, name)]
+    groups = [Group(name, host) for name in host.installed() if wanted is None or str(wanted) == name]
     found = {group: read(group.directory, group.database, host.minion) for group in groups}
     more = (
         {"certificate_end": certificate.end(storage.read(host.certificate)), "versions": versions} if versions else {}

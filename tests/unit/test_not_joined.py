@@ -1,0 +1,51 @@
+"""What a host says that has not joined a group: no bare error of SQLite's, whatever is wrong with the database."""
+
+import json
+import os
+import sqlite3
+
+import pytest
+from csync2lib.errors import raised_as
+from csync2lib.group import Group, GroupConfig, ThisHost
+from csync2lib.push.preview import preview
+from csync2lib.report import status
+
+
+@pytest.fixture
+def group(tree, tmp_path):
+    """A group that is installed, of which csync2 knows nothing."""
+    host = ThisHost("web1", "web1", str(tree.csync2.directory), str(tmp_path / "state"), str(tree.csync2.directory))
+    found = Group("data", host)
+    hosts = {"web1": {"name": "web1", "address": "10.0.0.1", "certificate": ""}}
+    hosts |= {name: {"name": name, "address": address, "certificate": ""} for name, address in tree.peers.items()}
+    config = GroupConfig("data", [os.fsdecode(tree.path)], [], hosts, "web1", "10.0.0.1", found.database)
+    os.makedirs(found.directory)
+    with open(found.path("config.json"), "w", encoding="utf-8") as file:
+        json.dump(config.as_dict(), file)
+    return found
+
+
+def test_a_preview_says_that_the_host_has_not_joined(group):
+    told = preview(group)
+    assert (told["state"], told["send"], told["comment"]) == ("test", {}, "this host has not joined the group yet")
+    assert not os.path.exists(group.database), "a test makes nothing"
+
+
+@pytest.mark.parametrize("content", [b"", b"no database, but long enough to be looked at" * 100])
+def test_a_database_that_cannot_be_read_is_named(group, content):
+    with open(group.database, "wb") as file:
+        file.write(content)
+
+    class SaltsError(Exception):
+        pass
+
+    with pytest.raises(SaltsError, match="csync2's database: ") as caught:
+        raised_as(SaltsError)(group.left)(group.config)
+    assert isinstance(caught.value.__cause__, sqlite3.Error)
+
+
+def test_a_group_whose_name_is_digits_is_found_by_its_number(tmp_path):
+    os.makedirs(tmp_path / "7")
+    host = ThisHost("web1", "web1", str(tmp_path), str(tmp_path))
+    assert Group(7, host).name == "7"
+    assert status.of_host(host, 7) == status.of_host(host, "7")
