@@ -275,10 +275,10 @@ def join(group, source=None, keep=False, admitted=False, digests=None):
     Take this host into a group, in two steps around ``admit`` on the source. The runner calls it.
 
     source
-        Minion id of an established host; None for the first host of a group.
+        Minion id of an established host that sends; None for the first host of a group.
     keep
         This host's own files count (first content of a group): what differs becomes a conflict. Otherwise the
-        source's version replaces them.
+        source's version replaces them. For the first host: the others, which only receive, are to get all it has.
     admitted
         The source has sent what it has; from now on this host pushes.
     digests
@@ -311,7 +311,7 @@ def reset(group):
 
         salt web3 csyncsync.reset wwwdata
     """
-    join_module.reset(_group(group))
+    _group(group).reset()
     return True
 
 
@@ -349,7 +349,9 @@ def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
     remove
         What the host alone has is deleted there.
 
-    Returns ``{"group", "marked": entries, "left": entries that the host refused}``. Raises CommandExecutionError.
+    Returns ``{"group", "marked": entries, "left": entries that the host did not take, "refused": [path, …]}``:
+    ``csyncsync.claims`` there says which of these it does not lack. At most 5,000 paths, percent-encoded, with a ``/``
+    at the end of a directory. Raises CommandExecutionError.
 
     CLI Example:
 
@@ -358,3 +360,23 @@ def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
         salt web1 csyncsync.admit wwwdata web3
     """
     return admit_module.admit(_group(group), host, digests, unsent, keep, remove)
+
+
+@raised_as(CommandExecutionError)
+def claims(group, paths):
+    """
+    Why this host, which joins, did not take some paths, if not for a fault. The runner calls it.
+
+    paths
+        As ``csyncsync.admit`` returned them.
+
+    Returns ``{path: "changed" on this host, too, or "place": a directory stands there, or no directory above it}``; any
+    other it lacks.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web3 csyncsync.claims wwwdata '[/var/www/data/index.html]'
+    """
+    return admit_module.claims(_group(group), paths)

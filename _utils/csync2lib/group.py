@@ -22,13 +22,15 @@ from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import database_path, is_group_name
 from csync2lib.errors import CsyncsyncError
-from csync2lib.guard import Guard
+from csync2lib.guard import LET_THROUGH, Guard
 from csync2lib.host import ThisHost
 
 #: Seconds to wait until csync2 has made the tables of a new database, and until it releases its lock on the database.
 TABLES_WITHIN, DATABASE_WAIT = 3.0, 20.0
 #: Seconds that an administrator's command waits for a push that is under way.
 LOCK_WAIT = 60.0
+#: In a group's directory, from the first step of a join to the second: what this host alone had.
+ONLY_HERE = "alone"
 #: An answer names at most so many paths, because it goes over the minion's bus.
 MOST_TOLD = 5000
 
@@ -73,6 +75,14 @@ class GroupConfig(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         return self._asdict()
+
+    def why_no_source(self, minion: str) -> str:
+        """Why no other host may get its first content from this one ("" if one may): it only receives."""
+        hosts = self.rules.get("hosts", ())
+        address = self.hosts.get(minion, {}).get("address")
+        if not any(host["address"] == address and host["receive_only"] for host in hosts):
+            return ""
+        return f"{minion} only receives (csyncsync:groups:{self.group}:receive_only): it is the source of nothing"
 
     @property
     def minions(self) -> dict[str, str]:
@@ -191,6 +201,14 @@ class Group:
                 return database.state()
         self.pin(self.config)
         return Database.NEW
+
+    def reset(self) -> None:
+        """Forget what csync2 knows of the group's files, so that this host joins it anew. Raises CsyncsyncError."""
+        with self.exclusive():
+            self.forget("established", ONLY_HERE, "push.json", "peers.json", LET_THROUGH)
+            self.state()  # makes the database, if it is missing
+            with self.open_database(write=True) as database:
+                database.empty()
 
     def left(self, config: GroupConfig) -> dict[str, int]:
         """``{address: number of dirty entries}`` of the other hosts; hosts that are no longer members do not count."""

@@ -24,8 +24,8 @@ def put_back(group: Group, name: str, generation: int) -> dict[str, Any]:
     """
     config = group.config
     path, top = config.in_includes([name])[name], directory_of(config)
-    if config.receive_only:
-        raise CsyncsyncError(f"this host only receives in {group.name}: what is put back here reaches no other")
+    if why := config.why_no_source(group.host.minion):
+        raise CsyncsyncError(why)
     if isinstance(generation, bool) or not isinstance(generation, int) or generation < 0:
         raise CsyncsyncError(f"generation={generation} is no number, as csyncsync.backups shows them")
     with group.exclusive(established=f"this host has not joined {group.name} yet"):

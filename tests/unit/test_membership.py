@@ -407,3 +407,21 @@ def test_a_host_receives_only_if_a_pattern_covers_its_minion_id():
     some = options(receive_only=["web9", "db*"])
     assert [m for m in ("web9", "web99", "db1", "db") if membership.receives_only(some, m)] == ["web9", "db1", "db"]
     assert not membership.receives_only(options(), "web9")
+
+
+def test_only_a_member_that_sends_may_be_chosen_and_an_error_says_who_may():
+    some, members = options(receive_only=["web2", "db*"]), ["db1", "web1", "web2", "web3"]
+    membership.require_sender("data", some, members, "web3", "source=")
+    for wrong, told in (
+        (
+            "web2",
+            "web2 only receives (csyncsync:groups:data:receive_only); source= is to be a member that sends: web1, web3",
+        ),
+        ("web9", "source= is to be a member that sends: web1, web3"),
+        (None, "source= is to be a member that sends: web1, web3"),
+    ):
+        with pytest.raises(CsyncsyncError) as caught:
+            membership.require_sender("data", some, members, wrong, "source=")
+        assert str(caught.value) == told
+    with pytest.raises(CsyncsyncError, match="none, csyncsync:groups:data:receive_only covers all members"):
+        membership.require_sender("data", some, ["web2"], "web2", "source=")

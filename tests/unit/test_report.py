@@ -145,3 +145,17 @@ def test_the_table_has_a_line_for_each_host_and_those_with_problems_first():
     ]
     assert "note: g on web3: hot: /srv/log" in lines
     assert max(map(len, table)) < 180
+
+
+def test_a_host_that_cannot_join_says_why_and_is_a_problem_after_a_while():
+    why = "waits for web1: no established host that sends answers"
+    for since, problems in (
+        (NOW - 5, []),
+        (NOW - 500, [["joining (recorded): " + why, "salt-run csyncsync.join g web2"]]),
+    ):
+        answers = {"web1": status(), "web2": status(state="recorded")}
+        joining = {"web2": {"since": since, "why": why}, "web1": {"since": since, "why": "has joined since"}}
+        found = report.report("g", ["web1", "web2"], answers, NOW, joining)
+        assert found["web2"]["state"] == f"joining (recorded): {why}"
+        assert found["web2"]["problems"] == problems
+        assert found["web1"]["state"] == "in sync"

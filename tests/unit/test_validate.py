@@ -372,6 +372,22 @@ def test_a_name_of_digits_and_a_number_do_not_hide_each_other():
     assert "quote a name of digits" in result["errors"]["1"][0]
 
 
+@pytest.mark.parametrize(
+    ("members", "receive_only", "could"),
+    [
+        ("*", ["web2"], "a member that csyncsync:groups:data:receive_only does not cover"),
+        (["web1", "web2", "db1"], ["web2", "d*"], "web1"),
+        ({"tgt": "web3,web2,web1", "tgt_type": "list"}, "web2", "web3, web1"),
+        (["web2"], "w*", "a member that csyncsync:groups:data:receive_only does not cover"),
+    ],
+)
+def test_a_seed_that_only_receives_is_refused_with_who_could_be_it(members, receive_only, could):
+    assert messages(group(members=members, receive_only=receive_only, seed="web2")) == [
+        f"csyncsync:groups:data:seed 'web2' only receives (csyncsync:groups:data:receive_only): name {could}"
+    ]
+    accepted(group(members=members, receive_only=receive_only, seed="web7" if members == "*" else "a"))
+
+
 # --- Anything at all --------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from csync2lib.config.schema import matches_any
 from csync2lib.config.schema import members as checked_members
 from csync2lib.config.values import MINION_ID, Problems, shown
 from csync2lib.errors import CsyncsyncError
@@ -65,7 +66,16 @@ def may_match(options: object, minion: str) -> bool:
 
 def receives_only(options: Mapping[str, Any], minion: str) -> bool:
     """Given a group's validated options, tell whether this minion only receives (csync2's slave hosts)."""
-    return any(fnmatch.fnmatchcase(minion, pattern) for pattern in options["receive_only"])
+    return matches_any(options["receive_only"], minion)
+
+
+def require_sender(group: str, options: Mapping[str, Any], members: Collection[str], minion: object, what: str) -> None:
+    """Raise CsyncsyncError, with who could be it, unless a minion is a member that sends; ``what`` it is to be."""
+    senders = [member for member in members if not receives_only(options, member)]
+    if minion not in senders:
+        only = f"{minion} only receives (csyncsync:groups:{group}:receive_only); " if minion in members else ""
+        there = ", ".join(senders) or f"none, csyncsync:groups:{group}:receive_only covers all members"
+        raise CsyncsyncError(f"{only}{what} is to be a member that sends: {there}")
 
 
 def hosts(

@@ -6,9 +6,10 @@ May call the standard library and csync2's names only: it runs on the minion and
 
 from __future__ import annotations
 
+import fnmatch
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from csync2lib.config import paths
@@ -84,6 +85,12 @@ def _validate_group(name: object, options: object, problems: Problems) -> dict[s
     backup = checked["backup_directory"]
     if backup and any(is_below(backup, path) for path in checked["include"]):
         problems.add("backup_directory", f"{shown(backup)!r} lies in an include: the backups would be synchronized")
+    if checked["seed"] and matches_any(checked["receive_only"], text(checked["seed"])):
+        named = checked["members"] or {}
+        others = named["tgt"] if named.get("tgt_type") == "list" else ()
+        could = [text(minion) for minion in others if not matches_any(checked["receive_only"], text(minion))]
+        there = ", ".join(map(shown, could)) or f"a member that {problems.path}:receive_only does not cover"
+        problems.add("seed", f"{shown(checked['seed'])!r} only receives ({problems.path}:receive_only): name {there}")
     return checked
 
 
@@ -147,6 +154,11 @@ def _receive_only(value: Any, problems: Problems) -> Any:
             problems.add(where, f"{shown(item)!r} is no minion id")
         minions.append(item)
     return minions
+
+
+def matches_any(patterns: Iterable[str], minion: str) -> bool:
+    """Tell whether one of these patterns of minion ids, as ``receive_only`` has them, covers this one."""
+    return any(fnmatch.fnmatchcase(minion, pattern) for pattern in patterns)
 
 
 def _hold(value: Any, problems: Problems) -> Any:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from csync2lib import journal
+from csync2lib.csync2.names import encode
+from csync2lib.csync2.states import is_directory
 from csync2lib.errors import CsyncsyncError
-from csync2lib.group import Group, GroupConfig
+from csync2lib.group import MOST_TOLD, Group, GroupConfig
 from csync2lib.join.compare import compare, unlike
-from csync2lib.join.unsent import from_text
+from csync2lib.join.unsent import as_text, from_text
 from csync2lib.push import transfer
+from csync2lib.push.refusals import no_directory_above
 
 
 def admit(
@@ -25,6 +30,8 @@ def admit(
     """What ``csyncsync.admit`` does, and returns. Raises CsyncsyncError, sqlite3.Error."""
     peer = group.config.address_of(host)
     with group.exclusive(established="this host is not established itself") as config:
+        if why := group.why_paused() or config.why_no_source(group.host.minion):
+            raise CsyncsyncError(why)
         since = transfer.now()
         with _dirty_meanwhile(group, peer, keep) as before:
             _mark_unlike(group, config, peer, digests, remove)
@@ -35,7 +42,32 @@ def admit(
             before.update(changed)
             if problem:
                 raise CsyncsyncError(f"{host}: {problem}")
-        return {"group": group.name, "marked": marked, "left": _dirty(group, peer)}
+            with group.open_database() as database:  # what has changed meanwhile is for the next push
+                left = [path for path, _, _ in database.dirty([peer]) if path not in changed and not _is_socket(path)]
+        refused = as_text({path: is_directory(path) for path in left[:MOST_TOLD]})
+        return {"group": group.name, "marked": marked, "left": len(left), "refused": refused}
+
+
+def _is_socket(path: bytes) -> bool:
+    """Tell whether csync2 carries to nobody what is there."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    return False
+
+
+def claims(group: Group, names: Iterable[str]) -> dict[str, str]:
+    """What ``csyncsync.claims`` does, and returns. Raises CsyncsyncError, sqlite3.Error."""
+    paths = group.config.in_includes([name.rstrip("/") for name in names])
+    found = {}
+    with group.open_database() as database:
+        dirty = {path for path, _, _ in database.dirty()}
+    for name in names:
+        path = paths[name.rstrip("/")]
+        if path in dirty:
+            found[name] = "changed"
+        elif (is_directory(path) and not name.endswith("/")) or no_directory_above(encode(path)):
+            found[name] = "place"
+    return found
 
 
 def _send(group: Group, config: GroupConfig, peer: str, since: float, changed: set[bytes]) -> str:

@@ -10,15 +10,11 @@ from csync2lib import beneath, journal, storage
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
-from csync2lib.group import Group, GroupConfig
-from csync2lib.guard import LET_THROUGH
+from csync2lib.group import ONLY_HERE, Group, GroupConfig
 from csync2lib.join.compare import compare, unlike
 from csync2lib.join.record import record
 from csync2lib.join.unsent import MOST_UNSENT, as_text, find_unsent
 from csync2lib.push import ledger
-
-#: In a group's directory, from the first step of a join to the second: what this host alone had.
-ONLY_HERE = "alone"
 
 
 def join(
@@ -33,25 +29,23 @@ def join(
     with group.exclusive(roots=True) as config:
         if group.state() == Database.ESTABLISHED:  # what is dirty here, others are to get
             return _joined(group, "established", unsent)
+        if why := config.why_no_source(source or group.host.minion):
+            raise CsyncsyncError(why)
+        if admitted and not os.path.exists(group.path(ONLY_HERE)):
+            raise CsyncsyncError("this host lost its database while it joined")
         record(group)
+        unsent = {} if config.receive_only or not (source or keep) else find_unsent(group)
         if source is None:
-            _establish(group, lambda path, peer: False)
-            return _joined(group, "established", unsent)
-        peer, unsent = config.address_of(source), find_unsent(group)
+            if keep:
+                _mark_deleted(group, config, config.peers, unsent)
+            _establish(group, lambda path, peer: keep)
+            return _joined(group, "established", {})
+        peer = config.address_of(source)
         if not admitted:
             _keep_dirty(group, config, peer, keep, digests, unsent)
             return _joined(group, "recorded", unsent)
         _finish(group, config, peer, unsent)
     return _joined(group, "established", unsent)
-
-
-def reset(group: Group) -> None:
-    """Forget what csync2 knows of a group's files, so that this host joins it anew. Raises CsyncsyncError."""
-    with group.exclusive():
-        group.forget("established", ONLY_HERE, "push.json", "peers.json", LET_THROUGH)
-        group.state()  # makes the database, if it is missing
-        with group.open_database(write=True) as database:
-            database.empty()
 
 
 def _joined(group: Group, state: str, unsent: Mapping[bytes, bool]) -> dict[str, Any]:
@@ -89,9 +83,9 @@ def _keep_dirty(
 
 def _finish(group: Group, config: GroupConfig, peer: str, unsent: Mapping[bytes, bool]) -> None:
     """The second step: the source has sent what it has. What is dirty now is what others lack, or have to delete."""
-    found, noted = compare(group, config, peer), storage.read_json(group.path(ONLY_HERE), {}).get("paths")
+    found, noted = compare(group, config, peer), storage.read_json(group.path(ONLY_HERE), {})["paths"]
     # What is here alone only by now was deleted by the source meanwhile; or made here, and then the check finds it.
-    only_here = found.only_here if noted is None else found.only_here & set(map(os.fsencode, noted))
+    only_here = found.only_here & set(map(os.fsencode, noted))
     there, silent = _only_elsewhere(group, config, peer, unsent)
     there |= found.only_there
     deleted = {path for path in there if journal.is_among(unsent, path)}

@@ -10,7 +10,7 @@ from csync2lib import journal, storage
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import lost_database
-from csync2lib.group import Group
+from csync2lib.group import ONLY_HERE, Group
 from csync2lib.join import recovery
 
 
@@ -21,6 +21,7 @@ def record(group: Group) -> None:
     That is what protects them: csync2 refuses to overwrite a file that is dirty on the receiver, too.
     """
     if group.state() == Database.NEW:
+        group.forget(ONLY_HERE)
         _note_unwatched_changes(group)
         command.run(group.name, "-cr", "/")
         with group.open_database(write=True) as database:

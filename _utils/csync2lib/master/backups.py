@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from csync2lib import waits
+from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master.cluster import Cluster, mappings
 from csync2lib.master.commands import UNKNOWN, progress, with_exit_code
@@ -50,11 +51,10 @@ def restore(cluster: Cluster, group: str, path: object, host: str | None, genera
 
     Raises CsyncsyncError.
     """
-    members, name = _members(cluster, group), encoded(path)
-    if host is None or host not in members:
-        raise CsyncsyncError(f"host= is to be one of {', '.join(members)}: whose version it is")
+    members, name, minion = _members(cluster, group), encoded(path), str(host)
+    membership.require_sender(group, cluster.group(group), members, minion, "host=, whose version it is,")
     try:
-        done = cluster.step(host, "csyncsync.restore", [group, name, generation])
+        done = cluster.step(minion, "csyncsync.restore", [group, name, generation])
     except CsyncsyncError as err:
         raise CsyncsyncError(f"{readable(name)} is not restored: {err}") from err
     what = f"generation {generation} of {host}, {done['size']:,} bytes,"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from csync2lib import waits
+from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master.cluster import Cluster, mappings
 from csync2lib.master.commands import SILENT, UNKNOWN, progress, with_exit_code
@@ -96,9 +97,10 @@ def resolve(cluster: Cluster, group: str, paths: Iterable[str], wins: Any) -> di
 
     Returns ``{path: what became of it}``. Raises CsyncsyncError.
     """
-    members = cluster.members(cluster.group(group))
-    if wins not in members and wins not in POLICIES:
-        raise CsyncsyncError(f"winner= is to be one of {', '.join([*members, *POLICIES])}")
+    options = cluster.group(group)
+    members = cluster.members(options)
+    if wins not in POLICIES:
+        membership.require_sender(group, options, members, wins, f"winner=, if it is none of {', '.join(POLICIES)},")
     dirty = _dirty(cluster, group, members)
     found = find(dirty)
     silent = {minion for minion in members if minion not in dirty}
@@ -109,7 +111,8 @@ def resolve(cluster: Cluster, group: str, paths: Iterable[str], wins: Any) -> di
     for path in chosen:
         try:
             there = seen.get(path, {})
-            host = wins if wins in members else winner(wins, {h: there[h] for h in found[path] if h in there})
+            sent = {h: there[h] for h in found[path] if h in there and not membership.receives_only(options, h)}
+            host = wins if wins in members else winner(wins, sent)
             winners.setdefault(host, set()).update({path}, below(dirty, path))
         except ValueError as err:
             result[readable(path)], failed = f"not resolved: {err}; name a host as winner=", True

@@ -1,9 +1,9 @@
 """
 A host that has recorded its files is admitted to its group.
 
-The first host of a new group is established at once (the ``seed``, if the pillar names one). A host that was there
-when the group was made keeps its files: what differs becomes a conflict. Any other receives what the group has, and
-pushes only after that. All of it under the group's lease, in a process of its own, because it waits for hosts.
+The first host of a new group, one that sends, is established at once (the ``seed``, if the pillar names one). A host
+that was there when the group was made keeps its files: what differs becomes a conflict. Any other receives what the
+group has, and pushes only after that. All of it under the group's lease, in a process of its own: it waits for hosts.
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ from typing import Any
 from salt.exceptions import CommandExecutionError, SaltException
 
 from csync2lib import storage, waits
+from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master import facts, lease, record
 from csync2lib.master.cluster import Cluster, Options, aside
+from csync2lib.master.listing import readable
+from csync2lib.report.words import one_line
 
 log = logging.getLogger(__name__)
 
 #: Joins that run at once, in all groups.
 JOINS = 3
+#: Characters that are noted of why a host has not joined.
+WHY = 1000
 
 
 # --- The process of a join -------------------------------------------------------------------------------
@@ -77,7 +82,11 @@ def join(cluster: Cluster, group: str, host: str, jid: str | None = None) -> str
         finally:
             log.info("csyncsync: %s joins %s: %s", host, group, done)
             with cluster.record(group) as notes:
-                if done == "joined" and host not in notes.waiting:
+                since = notes.joining.pop(host, {}).get("since", time.time())
+                if done != "joined":
+                    why = done.partition("not yet: ")[2] or done
+                    notes.joining[host] = {"since": since, "why": one_line(why)[:WHY]}
+                elif host not in notes.waiting:
                     notes.waiting.insert(0, host)
     if done != "joined":
         raise CsyncsyncError(f"{host} has not joined {group}, {done}")
@@ -113,17 +122,25 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
         # An empty list says that all founders have joined; only None that nobody has asked yet.
         founders = list(members if notes.founders is None else notes.founders)
         admitted = list(notes.admitted)
-    established = [minion for minion in sorted(states) if states[minion] == "established" and minion != host]
     if states.get(host) == "established":
         return "joined"
-    silent = [minion for minion in admitted if minion in members and minion not in states]
+    # What a host has that only receives may be older than the others', and they would not take it from there.
+    senders = [minion for minion in members if not membership.receives_only(options, minion)]
+    established = [minion for minion in senders if states.get(minion) == "established"]
+    silent = [minion for minion in admitted if minion in senders and minion not in states]
     if established:
         keep = host in founders and not options["seed"]
         source = _most_up_to_date(established, statuses, options["seed"])
         _receive(cluster, group, host, source, established, keep, silent if host in admitted else None)
     else:
         founders = members  # of a group that begins anew, too
-        _found(cluster, group, host, members, silent, options["seed"])
+        receivers = [minion for minion in members if states.get(minion) == "established"]
+        membership.require_sender(group, options, members, host, "the first host to join")
+        if silent:
+            raise CsyncsyncError(f"waits for {', '.join(silent)}: no established host that sends answers")
+        if receivers and host not in admitted:
+            _raise_no_source(group, host, receivers, [minion for minion in admitted if minion in senders])
+        _found(cluster, group, host, members, options["seed"], bool(receivers))
     with cluster.record(group) as notes:
         notes.admitted = sorted({*notes.admitted, host})
         notes.founders = [minion for minion in founders if minion != host]
@@ -131,15 +148,23 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
     return "joined"
 
 
-def _found(cluster: Cluster, group: str, host: str, members: list[str], silent: list[str], seed: str | None) -> None:
-    """Establish a host as the first one of its group, unless admitted hosts are silent: they may have newer files."""
-    if silent:
-        raise CsyncsyncError(f"no established host answers; {', '.join(silent)} may hold newer files")
+def _raise_no_source(group: str, host: str, receivers: list[str], admitted: list[str]) -> None:
+    """Raise CsyncsyncError: established are only hosts that receive, and this one has never been in the group."""
+    if admitted:
+        raise CsyncsyncError(f"waits for {', '.join(admitted)}: no other established host sends")
+    raise CsyncsyncError(
+        f"no established host sends: {', '.join(receivers)} only receives (csyncsync:groups:{group}:receive_only). Take"
+        f" it out of there, or have all take the files of {host}: salt-run csyncsync.reset {group} source={host}"
+    )
+
+
+def _found(cluster: Cluster, group: str, host: str, members: list[str], seed: str | None, send: bool) -> None:
+    """Establish a host as the first one of its group that sends; ``send``: others are there, and are to get its all."""
     if seed in members and host != seed:
         raise CsyncsyncError(f"waits for the seed, {seed}")
     with cluster.record(group) as notes:  # its answer may get lost: nobody else is to be the first one, too
         notes.admitted = sorted({*notes.admitted, host})
-    cluster.step(host, "csyncsync.join", [group])
+    cluster.step(host, "csyncsync.join", [group, None, send])
 
 
 def _receive(
@@ -160,7 +185,7 @@ def _receive(
     unsent = cluster.step(host, "csyncsync.join", [group, source, keep, False, theirs])["unsent"]
     digests = cluster.step(host, "csyncsync.digests", [group])["digests"]
     try:
-        cluster.step(source, "csyncsync.admit", [group, host, digests, unsent, keep])
+        admit(cluster, group, source, host, digests, unsent, keep)
     except CsyncsyncError:
         # It may not know the host: the event that says so can get lost, or be left out of a flood.
         with contextlib.suppress(CsyncsyncError, CommandExecutionError):
@@ -172,13 +197,50 @@ def _receive(
     cluster.step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
 
 
+def admit(
+    cluster: Cluster,
+    group: str,
+    source: str,
+    host: str,
+    digests: list[str],
+    unsent: list[str],
+    keep: bool = False,
+    remove: bool = False,
+) -> int:
+    """
+    Have a source send what it has and a host lacks (``csyncsync.admit``). Returns how many entries it took. Raises
+    CsyncsyncError if any other is left than those that are a conflict: both hosts show these.
+    """
+    done = cluster.step(source, "csyncsync.admit", [group, host, digests, unsent, keep, remove])
+    if not done["left"]:
+        return int(done["marked"])
+    claims = cluster.step(host, "csyncsync.claims", [group, done["refused"]])
+    missing = [path for path in done["refused"] if path not in claims]
+    if missing or (done["left"] > len(done["refused"]) and not keep):
+        path = readable((missing or done["refused"])[0])
+        raise CsyncsyncError(
+            f"{host} does not take {done['left']} entries from {source}, as {path}: can it write there?"
+        )
+    if keep or "place" not in claims.values():
+        return int(done["marked"] - done["left"])
+    # What is to go where the host has a directory with files of its own stays to be sent, so that it is seen.
+    changed = [path for path, claim in claims.items() if claim == "changed"]
+    return admit(cluster, group, source, host, digests, [*unsent, *changed], True, remove)
+
+
 def _most_up_to_date(established: list[str], statuses: dict[str, dict[str, Any]], seed: str | None) -> str:
-    """The host that the other ones have the least to send to; of several the seed, or the first by name."""
+    """
+    The host that the other ones have the least to send to; of several the seed, or the first by name. Raises
+    CsyncsyncError if all are paused: they send nothing.
+    """
+    awake = [minion for minion in established if not statuses[minion].get("paused")]
+    if not awake:
+        raise CsyncsyncError(f"waits for {', '.join(established)}: paused, and no other established host sends")
 
     def missing(host: str) -> int:
         return sum(statuses[other].get("dirty", {}).get(host, 0) for other in established if other != host)
 
-    return min(established, key=lambda host: (missing(host), host != seed, host))
+    return min(awake, key=lambda host: (missing(host), host != seed, host))
 
 
 def _have_patience(cluster: Cluster, group: str, host: str, late: list[str]) -> None:

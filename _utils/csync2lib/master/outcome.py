@@ -38,6 +38,7 @@ def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refuse
         if ours and state == "pushed":  # only then: whose files count at first is not for any event to say
             record.admitted = sorted({*record.admitted, host})
             record.returning.pop(host, None)
+            record.joining.pop(host, None)
             if record.founders is not None:
                 record.founders = [minion for minion in record.founders if minion != host]
     lease.release(cluster, group, jid, host)

@@ -11,6 +11,7 @@ from csync2lib.errors import CsyncsyncError
 from csync2lib.master.cluster import Cluster, mappings
 from csync2lib.master.commands import SILENT, progress, with_exit_code
 from csync2lib.master.lease import leased
+from csync2lib.master.record import Record
 from csync2lib.report import report
 
 
@@ -61,6 +62,9 @@ def status(cluster: Cluster, group: str | None) -> dict[str, Any]:
     members = {name: cluster.members(options) for name, options in sorted(cluster.groups(group).items())}
     minions = sorted({minion for hosts in members.values() for minion in hosts})
     answers = cluster.call(minions, "csyncsync.status", ["size=True"], waits.STATUS_ANSWER) if minions else {}
-    rows = {name: report.report(name, hosts, answers, time.time()) for name, hosts in members.items()}
+    recorded, rows = {*cluster.recorded()}, {}
+    for name, hosts in members.items():
+        with cluster.record(name) if name in recorded else contextlib.nullcontext(Record()) as record:
+            rows[name] = report.report(name, hosts, answers, time.time(), record.joining)
     retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
     return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}

@@ -56,6 +56,8 @@ class Record:
     admitted: list[str] = dataclasses.field(default_factory=list)
     #: Hosts that join, and since when.
     returning: dict[str, float] = dataclasses.field(default_factory=dict)
+    #: ``{minion id: {"since": time, "why": text}}`` of hosts that could not join yet.
+    joining: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     #: The last good options of the group.
     options: dict[str, Any] | None = None
     #: Hosts that were members when they last asked.

@@ -12,6 +12,7 @@ from typing import Any
 from csync2lib import contents, waits
 from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
+from csync2lib.master import joins
 from csync2lib.master.cluster import Cluster, mappings
 from csync2lib.master.commands import SILENT, progress, with_exit_code
 from csync2lib.master.lease import leased
@@ -98,8 +99,7 @@ def reset(cluster: Cluster, group: str, source: str, test: bool) -> dict[str, An
     """
     options = cluster.group(group)
     members = cluster.members(options)
-    if source not in members or membership.receives_only(options, source):
-        raise CsyncsyncError(f"source= is to be a host that sends: one of {', '.join(members)}")
+    membership.require_sender(group, options, members, source, "source=")
     if test:
         return _would_reset(cluster, group, members, source)
     answers = cluster.statuses(group, members)
@@ -118,7 +118,7 @@ def _reset(cluster: Cluster, group: str, hosts: list[str]) -> dict[str, Any]:
     with cluster.record(group) as record:
         # Nobody is a founder, whose files count; nobody is waited for.
         record.founders, record.admitted, record.missed, record.returning = [], [], [], {}
-        record.refused, record.conflicts = {}, []
+        record.refused, record.conflicts, record.joining = {}, [], {}
     for number, host in enumerate(hosts):
         progress(f"{group}: {number + 1} of {len(hosts)} databases, {host}")
         try:
@@ -140,9 +140,9 @@ def _take_content(cluster: Cluster, group: str, source: str, host: str) -> str:
     """Have a host take the content of the source. Returns what was done, in words."""
     cluster.step(host, "csyncsync.join", [group, source])
     digests = cluster.step(host, "csyncsync.digests", [group])["digests"]
-    done = cluster.step(source, "csyncsync.admit", [group, host, digests, [], False, True])
+    taken = joins.admit(cluster, group, source, host, digests, [], remove=True)
     cluster.step(host, "csyncsync.join", [group, f"source={source}", "admitted=True"])
-    return f"got {done['marked'] - done['left']} entries from {source}"
+    return f"got {taken} entries from {source}"
 
 
 def _would_reset(cluster: Cluster, group: str, members: list[str], source: str) -> dict[str, Any]:

@@ -167,6 +167,9 @@ class _Push:
         keep_link(group.directory, group.database)
         since = transfer.now()
         self._set(checked=check.check(group, config, self.asked.full))
+        if config.receive_only:  # nobody would take it
+            with group.open_database(write=True) as database:
+                database.keep_dirty(lambda path, peer: False)
         due = peers.due(group, config)
         vanished = guard.vanished(list(config.minions))
         held = guard.looks_lost(vanished, config.include, config.hold or HOLD)

@@ -17,8 +17,8 @@ def win(group: Group, names: Iterable[str]) -> int:
     """
     config = group.config
     paths = set(config.in_includes(names).values())
-    if config.receive_only:
-        raise CsyncsyncError(f"this host only receives in {group.name}, so its version cannot win")
+    if why := config.why_no_source(group.host.minion):
+        raise CsyncsyncError(why)
     with group.exclusive():
         run_paths(group.name, ["-cr"], sorted(filter(beneath.exists, paths)))
         with group.open_database(write=True) as database:

@@ -25,10 +25,16 @@ CERTIFICATE_DAYS, DISK_FREE = 30, 0.05
 SMALLEST = 0.95
 
 
-def report(group: str, members: Sequence[str], answers: Mapping[str, Any], now: float) -> dict[str, Row]:
+def report(
+    group: str,
+    members: Sequence[str],
+    answers: Mapping[str, Any],
+    now: float,
+    joining: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Row]:
     """
-    Given the ids of a group's members, ``{minion id: what csyncsync.status returned}`` and the time, return ``{minion
-    id: row}``.
+    Given the ids of a group's members, ``{minion id: what csyncsync.status returned}``, the time, and ``{minion id:
+    {"since": time, "why": text}}`` of hosts that could not join yet, return ``{minion id: row}``.
 
     A row is ``{"state": text, "problems": [[what, what to do], …]}``; ``state`` is "in sync", what is under way, or the
     first problem. Of a host that answers and has the group there is more: ``{"notes": [text, …], "files", "bytes" (of
@@ -37,7 +43,8 @@ def report(group: str, members: Sequence[str], answers: Mapping[str, Any], now: 
     "versions"}``.
     """
     found = {minion: answer.get(group) for minion, answer in answers.items() if isinstance(answer, dict)}
-    rows = {minion: _row(group, minion, answers.get(minion), found, now) for minion in members}
+    waiting = joining or {}
+    rows = {minion: _row(group, minion, answers.get(minion), found, now, waiting.get(minion)) for minion in members}
     free = {minion: row["free"] for minion, row in rows.items() if row.get("free") is not None}
     for minion, space in free.items():
         rows[minion]["smallest_disk"] = space == min(free.values()) < SMALLEST * max(free.values())
@@ -50,7 +57,9 @@ def _why(text: str) -> str:
     return lines[-1 if "Traceback" in text else 0]
 
 
-def _row(group: str, minion: str, answer: Any, found: Mapping[str, Any], now: float) -> Row:
+def _row(
+    group: str, minion: str, answer: Any, found: Mapping[str, Any], now: float, joining: Mapping[str, Any] | None
+) -> Row:
     if not isinstance(answer, dict):
         problem = ["no answer", f"is salt-minion up on {minion}? salt-run manage.down"]
         if answer:
@@ -62,6 +71,10 @@ def _row(group: str, minion: str, answer: Any, found: Mapping[str, Any], now: fl
         return {"state": "not set up", "problems": [["not set up", f"salt {minion} state.apply csyncsync"]]}
     problems = list(_problems(group, minion, status, found, now)) or list(_late(group, status, now))
     going_on = list(_under_way(status))
+    if joining and status["state"] != "established":
+        going_on[0] += f": {joining['why']}"
+        if now - joining["since"] > waits.UNREACHABLE:
+            problems.append([going_on[0], f"salt-run csyncsync.join {group} {minion}"])
     state = problems[0][0] if problems else status["paused"] or ", ".join(going_on) or "in sync"
     notes = [f"hot: {path}" for path in status["watch"].get("hot") or []]
     return {"state": state, "problems": problems, "notes": notes, **_facts(status, now)}
