@@ -61,7 +61,7 @@ def _place(path: bytes) -> bytes:
     """
     What is to be shown so that csync2 can replace this: a file's directory, because what is mounted cannot be replaced.
     """
-    return os.path.dirname(path) if beneath.is_no_directory(path) else path
+    return path if beneath.kind(path) in (0, stat.S_IFDIR, stat.S_IFLNK) else os.path.dirname(path)
 
 
 def _outermost(paths: Iterable[bytes]) -> Iterator[bytes]:

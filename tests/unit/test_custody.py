@@ -136,9 +136,9 @@ def test_what_is_not_there_or_behind_a_symlink_is_an_error(made, include, tmp_pa
     for path, number in (
         (tmp_path / "gone", errno.ENOENT),
         (tmp_path / "link", errno.ELOOP),
-        (tmp_path / "link/sub", errno.ELOOP),
+        (tmp_path / "link/sub", errno.ENOTDIR),
     ):
-        with pytest.raises(OSError, match=os.path.basename(path)) as raised:
+        with pytest.raises(OSError, match=r"gone|link") as raised:
             made(shown(path))
         assert raised.value.errno == number
 
