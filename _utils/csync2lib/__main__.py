@@ -1,7 +1,7 @@
 """
 Run a module of this package as a program, by Python alone: ``python -I …/csync2lib/__main__.py actions DIRECTORY``.
 
-systemd's units call it: Salt takes a second to begin. The directory that the package is in does not come onto Python's
+systemd's units and pushes call it: Salt takes a second to begin. The package's directory does not come onto Python's
 path: what else is there may be named as a module of the standard library.
 """
 

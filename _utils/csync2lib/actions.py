@@ -246,10 +246,10 @@ def told(found: Iterable[Mapping[str, Any]], most: int = 80) -> list[str]:
     return texts
 
 
-def command_line() -> list[str]:
-    """The beginning of the command line that runs main(), without Salt."""
+def command_line(module: str = "actions") -> list[str]:
+    """The beginning of the command line that runs main() of a module of this package, without Salt."""
     program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-    return [sys.executable, "-I", program, "actions"]
+    return [sys.executable, "-I", program, module]
 
 
 def main(arguments: Sequence[str]) -> None:

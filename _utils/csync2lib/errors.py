@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -15,9 +15,9 @@ class CsyncsyncError(Exception):
 
 
 class CommandError(CsyncsyncError):
-    """csync2 ended with an error, could not be started, or had to be ended. ``output`` is what it had printed."""
+    """csync2 ended with an error, could not be started, or had to be ended. ``output``: the messages until then."""
 
-    def __init__(self, why: str, output: bytes = b"") -> None:
+    def __init__(self, why: str, output: Sequence[bytes] = ()) -> None:
         super().__init__(why)
         self.output = output
 
@@ -29,7 +29,7 @@ class Interrupted(CommandError):
     ``by_peer`` tells whether the peer closed the connection.
     """
 
-    def __init__(self, why: str, output: bytes, by_peer: bool = False) -> None:
+    def __init__(self, why: str, output: Sequence[bytes], by_peer: bool = False) -> None:
         super().__init__(why, output)
         self.by_peer = by_peer
 

@@ -205,7 +205,7 @@ class Group:
     def reset(self) -> None:
         """Forget what csync2 knows of the group's files, so that this host joins it anew. Raises CsyncsyncError."""
         with self.exclusive():
-            self.forget("established", ONLY_HERE, "push.json", "peers.json", LET_THROUGH)
+            self.forget("established", ONLY_HERE, "push.json", "peers.json", "large.json", LET_THROUGH)
             self.state()  # makes the database, if it is missing
             with self.open_database(write=True) as database:
                 database.empty()

@@ -154,7 +154,7 @@ def _meet_anew(group: Group) -> None:
     if said := custody.notice():
         with contextlib.suppress(ProcessLookupError):
             os.kill(said.pid, signal.SIGUSR1)  # server.end_all()
-    group.forget("peers.json")
+    group.forget("peers.json", "large.json")
 
 
 def _begin(group: Group, salt: Functions) -> None:

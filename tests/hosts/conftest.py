@@ -24,7 +24,19 @@ from places import PILLAR, SHARED
 
 #: What takes longest comes before what is short, so that all testbeds come to the end together; first come the files
 #: with tests that run alone: these wait for all that runs, which is short then.
-ORDER = ["hostile", "exact", "pushers", "join", "rotate", "faults", "conflicts", "backups", "guards", "secrets"]
+ORDER = [
+    "hostile",
+    "exact",
+    "names",
+    "pushers",
+    "join",
+    "rotate",
+    "faults",
+    "conflicts",
+    "backups",
+    "guards",
+    "secrets",
+]
 ORDER += ["actions", "chaos", "first_content", "calm", "hot", "day_two", "states", "monitoring", "mine", "tls", "flow"]
 #: The tests without hosts come after the file that keeps one testbed busy for long.
 AFTER = 0.5

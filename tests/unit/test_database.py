@@ -480,16 +480,6 @@ def test_many_paths_are_marked_in_portions(tree):
         assert [path for path, _, _ in database.dirty()] == paths
 
 
-def test_the_recorded_end_stands_behind_all_names(tree):
-    tree.write(b"\xff" * 255 + b"/" + b"\xff" * 255)
-    tree.check()
-    with tree.database(write=True) as database:
-        recorded = [path for path, _ in database.states()]
-        ends = database.record_ends([tree.path, b"/elsewhere/"])
-        assert [path for path, _ in database.states()] == [b"/elsewhere/" + b"\xff" * 256, *recorded, max(ends)]
-    assert max(ends) == tree.path + b"/" + b"\xff" * 256
-
-
 def test_a_failed_change_leaves_everything_as_it_was(tree):
     tree.write(b"file")
     tree.check()

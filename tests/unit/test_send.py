@@ -11,14 +11,15 @@ from csync2lib.csync2.states import check_text
 from csync2lib.push import ledger, refusals, transfer
 
 PEER = "10.0.0.2"
-HELLO = b"Connecting to host 10.0.0.2 (SSL) ...\nConnect to 10.0.0.2:30865 (10.0.0.2).\n"
+HELLO = (b"Connecting to host 10.0.0.2 (SSL) ...\n", b"Connect to 10.0.0.2:30865 (10.0.0.2).\n")
 STAYS = b"File stays in dirty state. Try again later...\n"
 
 
 def told(*lines, errors=0):
-    text = b"".join(line if line.endswith(b"\n") else b"%s on 10.0.0.2 ...\n" % line for line in lines)
-    end = b"Connection closed.\nFinished with %d errors.\n" % errors if errors is not None else b""
-    return output.UpdateOutput(HELLO + text + end, PEER)
+    """Messages of csync2's: those whole, and ``Updating NAME``."""
+    said = [line if line.endswith(b"\n") else b"%s on 10.0.0.2 ...\n" % line for line in lines]
+    end = [b"Connection closed.\n", b"Finished with %d errors.\n" % errors] if errors is not None else []
+    return output.UpdateOutput([*HELLO, *said, *end], PEER)
 
 
 def test_all_names_are_seen_in_their_order():
@@ -31,17 +32,6 @@ def test_all_names_are_seen_in_their_order():
 def test_what_the_peer_has_taken_and_what_was_under_way():
     taken = told(b"Updating /a", b"Updating /refused", STAYS, b"Deleting /b", b"Updating /last", STAYS, errors=3)
     assert taken.sent == {b"/a", b"/b", b"/last"}
-
-
-def test_deletions_are_told_from_changes():
-    found = told(b"Deleting /a", b"Deleting /b", b"Updating /b", b"Updating /c\nDeleting /a", STAYS, errors=1)
-    assert found.deleted == {b"/a": True, b"/b": False, b"/c%0ADeleting%20/a": False}
-
-
-def test_directories_that_the_peer_lacks():
-    missing = b"missing parent dir : /d/nl\nx\n"
-    found = told(b"Updating /d/nl\nx/f", STAYS, missing, b"Updating /d/g", STAYS, errors=2)
-    assert found.lacking == {b"/d/nl\nx"}
 
 
 @pytest.mark.parametrize(
@@ -71,11 +61,11 @@ def test_a_peer_that_cannot_be_reached(line):
     assert told(line, errors=None).unreachable == line.decode().strip()
 
 
-@pytest.mark.parametrize(
-    "name", [b"/d/SSL: x", b"/d/x\nSSL: handshake failed: x", b"/Peer did not provide\nPeer did x"]
-)
-def test_a_name_is_no_message(name):
-    assert told(b"Updating " + name).unreachable == ""
+def test_a_peer_that_cannot_write_says_why():
+    answer = b"response from peer(/d/a): 10.0.0.2 [0] <- No space left on device\n"
+    assert output.cannot_write([b"Local> PATCH k /d/a\\n\n", answer]) == "No space left on device"
+    name = b"x): 10.0.0.2 [0] <- No space left on device\n"
+    assert not output.cannot_write([b"response from peer(/d/%s): 10.0.0.2 [1] <- OK (cmd_finished).\n" % name])
 
 
 @pytest.fixture
@@ -90,7 +80,7 @@ def half_made(tmp_path):
         text = check_text(path, os.lstat(path)).decode()
         for key, value in fields.items():
             text = ":".join(f"{key}={value}" if part.startswith(f"{key}=") else part for part in text.split(":"))
-        section = [b">>> PEER:  %s\n" % text.encode(), b">>> LOCAL: v1\n"]
+        section = [b">>> PEER:  %s\n>>> LOCAL: v1\n" % text.encode()]
         section += [] if same else [b"File is different on peer (rsync sig).\n"]
         state = told(b"Updating " + path, *section).states()[encode(path)]
         return state.is_half_made(fresh)
@@ -156,9 +146,9 @@ def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
     path = os.fsencode(tmp_path / "dir")
     states = told(
         *(b"Updating " + path, b"File is already up to date on peer.\n"),
-        *(b"Updating /x/dir", b">>> PEER:  v1:mode=16877:uid=0:gid=0:type=dir\n", b">>> LOCAL: v1\n"),
+        *(b"Updating /x/dir", b">>> PEER:  v1:mode=16877:uid=0:gid=0:type=dir\n>>> LOCAL: v1\n"),
         *(b"Updating /x/longer", b"File is different on peer (rsync sig).\n"),
-        *(b"Updating /x/nothing", b">>> PEER:  ---\n", b">>> LOCAL: v1\n"),
+        *(b"Updating /x/nothing", b">>> PEER:  ---\n>>> LOCAL: v1\n"),
         *(b"Updating /x/refused", STAYS),
     ).states()
     assert {name: state.is_directory for name, state in states.items()} == {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import resource
 import signal
 import socket
 import ssl
@@ -20,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from csync2lib import waits, watchdog
 from csync2lib.csync2.custody import Entrance
+from csync2lib.csync2.names import printable
 from csync2lib.errors import CommandError, Interrupted
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,10 @@ STALLED = "it stands still"
 STANDS_STILL = 3.0
 #: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
 COMMAND_BYTES = 100_000
+#: Bytes of a message at most; and characters of the last messages in an error.
+MESSAGE, TOLD = 65_536, 400
+#: How messages begin in which csync2 shows, with three -v, what it sends and gets (conn.c): all data of all files.
+DUMPS = (b"Local> ", b"Peer> ")
 
 
 def run(
@@ -45,9 +49,12 @@ def run(
     hopeless: Callable[[], bool] | None = None,
     cwd: str = "/",
     largest: int | None = None,
-) -> bytes:
+) -> list[bytes]:
     """
-    Run ``csync2 -C group …`` and return what it printed.
+    Run ``csync2 -C group …`` and return its messages: what it wrote at once to its standard error, each.
+
+    Names stand in them as they are, but a socket keeps the bounds of messages, so no name looks like another message
+    (error.c, csync_vdebug(): one vfprintf() each; unbuffered, it writes up to 8,192 bytes at once).
 
     peer
         Address of the peer that the run talks to: the run is ended when that peer no longer answers.
@@ -66,28 +73,28 @@ def run(
     """
     command = ["csync2", "-C", group, flag, *args]
     log.debug("csync2 -C %s %s … (%d arguments)", group, flag, 1 + len(args))
-    with Entrance() as entrance:
+    limit = [] if largest is None else ["prlimit", f"--fsize={largest}:{largest}"]
+    messages, csync2s_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with messages:
         try:
-            process = subprocess.Popen(
-                entrance.command(*command, cwd=cwd),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                pass_fds=entrance.handles,
-            )
+            with csync2s_end, Entrance() as entrance:
+                process = subprocess.Popen(
+                    [*limit, *entrance.command(*command, cwd=cwd)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=csync2s_end.fileno(),
+                    cwd="/",
+                    pass_fds=entrance.handles,
+                )
         except FileNotFoundError as err:
             raise CommandError(f"{err.filename} is not installed: csync2 is run by it") from err
-    if largest is not None:
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest, largest))
-    output = _wait(process, peer, patience, hopeless)
+        output = _wait(process, messages, peer, patience, hopeless)
+    # With three -v csync2 prints the group's key.
+    told = "" if command.count("-v") > 2 else "; ".join(printable(one.strip()) for one in output)[-TOLD:]
     if process.returncode in NOT_STARTED:
-        raise CommandError(f"csync2 cannot be run: {output.decode('utf-8', 'backslashreplace').strip()[-400:]}")
+        raise CommandError(f"csync2 cannot be run: {told}")
     if process.returncode not in fine:
-        # With three -v csync2 prints the group's key.
-        text = "" if command.count("-v") > 2 else output.decode("utf-8", "backslashreplace").strip()[-400:]
-        why = f"csync2 -C {group} {flag} ended with {process.returncode}: {text}"
+        why = f"csync2 -C {group} {flag} ended with {process.returncode}: {told}"
         if process.returncode < 0:
             raise Interrupted(why, output, by_peer=process.returncode == -signal.SIGPIPE)
         raise CommandError(why, output)
@@ -109,46 +116,72 @@ def run_paths(group: str, flags: Iterable[str], paths: Iterable[bytes]) -> None:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], peer: str | None, patience: float, hopeless: Callable[[], bool] | None
-) -> bytes:
-    """Wait for csync2 and return its output. Raises CommandError, Interrupted when it had to be ended."""
+    process: subprocess.Popen[bytes],
+    messages: socket.socket,
+    peer: str | None,
+    patience: float,
+    hopeless: Callable[[], bool] | None,
+) -> list[bytes]:
+    """Wait for csync2 and return its messages. Raises CommandError, Interrupted when it had to be ended."""
     moved = time.monotonic()
-    switches: list[str] | None = None
+    work: list[str] | None = None
     queues: dict[str, str] = {}
-    while True:
+    output: list[bytes] = []
+    while not _read(messages, output, waits.ANSWER_AFTER):
         watchdog.alive()
-        try:
-            return process.communicate(timeout=waits.ANSWER_AFTER)[0]
-        except subprocess.TimeoutExpired:
-            if peer is None:
-                continue
-        now, unsent = _switches(process.pid), _queues(process.pid, peer)
+        if peer is None:
+            continue
+        now, unsent = _work(process.pid), _queues(process.pid, peer)
         drained = any(unsent.get(connection, queue) != queue for connection, queue in queues.items())
         queues = unsent
-        if now != switches or drained:
-            moved, switches = time.monotonic(), now
+        if now != work or drained:
+            moved, work = time.monotonic(), now
             continue
         still = time.monotonic() - moved
-        why = ""
+        error: CommandError | None = None
         if not answers(peer):
-            why = "it does not answer"
+            error = CommandError(f"Connection to {peer} ended: it does not answer", output)
         elif still > patience:
-            why = STALLED
-        if why:
-            process.kill()
-            raise CommandError(f"Connection to {peer} ended: {why}", process.communicate()[0])
-        if still > STANDS_STILL and hopeless:
-            if hopeless():
-                process.kill()
-                raise Interrupted(f"Connection to {peer} ended: both sides wait", process.communicate()[0])
+            error = CommandError(f"Connection to {peer} ended: {STALLED}", output)
+        elif still > STANDS_STILL and hopeless:
+            error = Interrupted(f"Connection to {peer} ended: both sides wait", output) if hopeless() else None
             hopeless = None
+        if error:
+            process.kill()
+            _read(messages, output, waits.ANSWER_AFTER)
+            process.wait()
+            raise error
+    process.wait()
+    return output
 
 
-def _switches(pid: int) -> list[str]:
-    """The process's count of voluntary context switches: it does not change while csync2 is stuck."""
+def _read(messages: socket.socket, output: list[bytes], seconds: float) -> bool:
+    """Read messages for so long. Returns whether their writer has ended."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        messages.settimeout(left)
+        try:
+            message = messages.recv(MESSAGE)
+        except socket.timeout:
+            break
+        if not message:
+            return True
+        if not message.startswith(DUMPS):
+            output.append(message)
+    return False
+
+
+def _work(pid: int) -> list[str]:
+    """
+    How often the process has waited for something, and its processor time: neither changes while csync2 is stuck.
+
+    Over a large file it computes for long, and waits for nothing.
+    """
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            return [line for line in file if line.startswith("voluntary_ctxt_switches")]
+            waited = [line for line in file if line.startswith("voluntary_ctxt_switches")]
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return waited + file.read().rpartition(")")[2].split()[11:13]  # proc(5): utime, stime
     except OSError:
         return []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -227,12 +228,32 @@ class Database:
         """The encoded names of all that is dirty, as a set."""
         return {name for (name,) in self._rows("SELECT filename FROM dirty")}
 
-    def forget(self, paths: Sequence[bytes]) -> None:
-        """Delete the records and dirty entries of paths: the next check finds these paths as new ones."""
+    def dirty_sockets(self) -> set[bytes]:
+        """The paths, in bytes, of what is dirty for any peer, and recorded as a socket."""
+        rows = self._rows(
+            "SELECT DISTINCT dirty.filename FROM dirty JOIN file ON file.filename = dirty.filename"
+            " WHERE file.checktxt LIKE '%!%3Atype=sock' ESCAPE '!'"
+        )
+        return {decode(name) for (name,) in rows}
+
+    def forget(self, paths: Sequence[bytes], dirty: bool = True) -> None:
+        """Delete the records of paths, and the dirty entries: the next check finds these paths as new ones."""
         with self._transaction():
-            for table in ("dirty", "file"):
+            for table in ("dirty", "file") if dirty else ("file",):
                 query = f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)"
                 self._db.executemany(query, [(encode(path),) for path in paths])
+
+    def claim(self, entry: DirtyEntry) -> DirtyEntry | None:
+        """
+        Give a dirty entry a rowid that no other one gets: one that a check makes meanwhile is another then, and not
+        discharged with it. Returns the entry as it is now; None if it is no more.
+        """
+        claimed = entry._replace(rowid=random.randrange(1 << 40, 1 << 62))
+        query = (
+            "UPDATE dirty SET rowid = ? WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)"
+        )
+        done = self._db.execute(query, (claimed.rowid, entry.rowid, entry.name, entry.peer))
+        return claimed if done.rowcount else None
 
     def discharge(self, peer: str, entries: Iterable[DirtyEntry]) -> None:
         """Delete dirty entries of a peer, as part() gave them: they have been sent."""
@@ -273,17 +294,6 @@ class Database:
                 return
             yield from ((decode(name), decode(text)) for name, text in rows)
             after = rows[-1][0]
-
-    def record_ends(self, tops: Iterable[bytes]) -> set[bytes]:
-        """
-        Record in each of these directories a path that no file can have, and that sorts behind all others there.
-        Returns these paths as a set.
-        """
-        ends = {top.rstrip(b"/") + b"/" + b"\xff" * 256 for top in tops}
-        self._db.executemany(
-            "INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), '-')", [(encode(end),) for end in ends]
-        )
-        return ends
 
     def make_dirty(self, paths: Sequence[bytes], name: str, peer: str, most: int = 10_000) -> None:
         """Make paths dirty for one peer: csync2 then compares contents. In portions, so that nobody waits."""

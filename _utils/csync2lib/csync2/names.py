@@ -36,6 +36,18 @@ def decode(text: bytes) -> bytes:
     return _TO_DECODE.sub(lambda match: bytes((int(match.group(1), 16),)), text)
 
 
+def printable(raw: bytes) -> str:
+    """
+    Bytes of csync2's as one line of text for a log or a person: what cannot be printed, as a newline, is shown as
+    ``\\x0a``, and a backslash as two.
+    """
+    text = raw.decode("utf-8", "surrogateescape").replace("\\", "\\\\")
+    return "".join(
+        char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+        for char in text
+    )
+
+
 # --- csync2's database -----------------------------------------------------------------------------------
 
 

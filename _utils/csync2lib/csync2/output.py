@@ -1,37 +1,64 @@
-"""What csync2 prints, read: of what it sends (update.c), of what it compares, and of what a peer answers."""
+"""
+What csync2 says, read: of what it sends (update.c), of what it compares, and of what a peer answers.
+
+It prints names as they are, with newlines and with its own words in them. So its output is never read as one text: a
+message is what csync2 wrote at once (``command.run()``), and is recognized as a whole, by how it begins and ends.
+"""
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import operator
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from csync2lib.csync2.names import decode, encode
-from csync2lib.csync2.states import PeerState
+from csync2lib.csync2.names import decode, encode, printable
+from csync2lib.csync2.states import GONE, SOCKET, PeerState
 
-#: How csync2 says that a path is still to be sent.
+#: How csync2 says that a path is still to be sent, and that the peer has what stands here.
 STAYS = b"File stays in dirty state. Try again later...\n"
+_SAME = b"File is already up to date on peer.\n"
+#: That contents differ; that a directory is missing above a path (its name follows).
+_OTHER_CONTENT, _LACKS = b"File is different on peer (rsync sig).\n", b"missing parent dir : "
+#: How many errors there were; the state of what a peer has, which holds no white space.
+_FINISHED = re.compile(rb"Finished with (\d+) errors\.\n")
+_PEER_HAS, _TOLD = b">>> PEER:  ", re.compile(rb">>> PEER:  (\S+)\n>>> LOCAL: ")
+#: How messages begin that tell of a peer to which csync2 cannot talk.
+_UNREACHABLE = (b"ERROR: Connection to ", b"SSL: ", b"Peer did ")
 
-#: What a peer answers that cannot write a file (daemon.c: strerror(errno)), as csync2 tells it with three -v.
+#: What a peer answers that cannot write a file (daemon.c: strerror(errno)), as csync2 tells it with three -v: the name
+#: of the file stands before it.
 _CANNOT_WRITE = re.compile(
-    rb"^response from peer\(.*\): \S+ \[\d+\] <- "
-    rb"(No space left on device|Read-only file system|Disk quota exceeded|Input/output error)$",
-    re.MULTILINE,
+    rb"response from peer\(.*\): \S+ \[\d+\] <- "
+    rb"(No space left on device|Read-only file system|Disk quota exceeded|Input/output error)\n",
+    re.DOTALL,
 )
+_NOT_EMPTY = re.compile(rb"response from peer\(.*\): \S+ \[\d+\] <- Directory not empty\n", re.DOTALL)
+#: A record of a peer's: a name, and a state.
+_RECORD = re.compile(rb"Fetched tuple from peer: (.+) \[(\S+)\]\n", re.DOTALL)
 
 
 class UpdateOutput:
-    """What csync2 -v -u said about each path. Names are raw there, and may hold newlines."""
+    """What csync2 -v -u said about each path, as messages."""
 
-    def __init__(self, output: bytes, peer: str) -> None:
-        begin = rb"^(Updating|Deleting) (.+?) on " + re.escape(peer.encode()) + rb" \.\.\.\n"
-        self.before, *sections = re.split(begin, output, flags=re.DOTALL | re.MULTILINE)
-        #: encoded names, in the order in which they were sent
-        self.names = [encode(name) for name in sections[1::3]]
-        self.sections = sections[2::3]
+    def __init__(self, messages: Iterable[bytes], peer: str) -> None:
+        begins = re.compile(rb"(Updating|Deleting) (.+) on %s \.\.\.\n" % re.escape(peer.encode()), re.DOTALL)
+        #: encoded names, in the order in which they were sent, and what was said of each
+        self.names: list[bytes] = []
+        self.sections: list[list[bytes]] = []
         #: {encoded name: whether a deletion was sent}
-        self.deleted = {name: verb == b"Deleting" for name, verb in zip(self.names, sections[::3])}
+        self.deleted: dict[bytes, bool] = {}
+        self.messages = list(messages)
+        for message in self.messages:
+            if begin := begins.fullmatch(message):
+                self.names.append(encode(begin.group(2)))
+                self.sections.append([])
+                self.deleted[self.names[-1]] = begin.group(1) == b"Deleting"
+            elif self.sections:
+                self.sections[-1].append(message)
 
     @property
     def sent(self) -> set[bytes]:
@@ -41,53 +68,60 @@ class UpdateOutput:
 
     @property
     def unreachable(self) -> str:
-        """The line in which csync2 says that it could not talk to the peer ("" if there is none)."""
-        for line in b"\n".join([self.before, *self.sections]).decode("utf-8", "backslashreplace").splitlines():
-            if re.match(r"ERROR: Connection to |SSL: |Peer did ", line):
-                return line[:200]
-        return ""
+        """The message in which csync2 says that it could not talk to the peer ("" if there is none)."""
+        found = (printable(message.strip())[:200] for message in self.messages if message.startswith(_UNREACHABLE))
+        return next(found, "")
 
     @property
     def lacking(self) -> set[bytes]:
         """The directories, as paths, that the peer lacks, and into which something was to go."""
         sections = zip(self.names, self.sections)
-        return {os.path.dirname(decode(name)) for name, told in sections if b"\nmissing parent dir : " in told}
+        return {os.path.dirname(decode(name)) for name, told in sections if any(m.startswith(_LACKS) for m in told)}
+
+    @property
+    def not_empty(self) -> set[bytes]:
+        """The encoded names of the directories that the peer could not remove, as csync2 says with three -v."""
+        sections = zip(self.names, self.sections)
+        return {name for name, told in sections if any(map(_NOT_EMPTY.fullmatch, told))}
 
     @property
     def is_cut_off(self) -> bool:
         """
         Tell whether the peer closed the connection in the middle.
 
-        Each path that fails is one error and one line; a goodbye that nobody answers is an error without a line.
+        Each path that fails is one error and one message; a goodbye that nobody answers is an error without one.
         """
-        text = b"\n".join(self.sections)
-        errors = re.search(rb"(?:^|\n)Finished with (\d+) errors\.\n", text)
-        failed = text.count(STAYS)
-        return bool(self.names) and (errors is None or int(errors.group(1)) > failed)
+        errors = [int(found.group(1)) for found in map(_FINISHED.fullmatch, self.messages) if found]
+        failed = sum(told.count(STAYS) for told in self.sections)
+        return bool(self.names) and (not errors or errors[-1] > failed)
 
     def states(self) -> dict[bytes, PeerState]:
         """``{encoded name: state}`` of what the peer has, as csync2 says with two -v."""
-        found = {}
-        for name, section in zip(self.names, self.sections):
-            text = re.search(rb"^>>> PEER: +(.*)$", section, re.MULTILINE)
-            same = b"File is different on peer (rsync sig).\n" not in section
-            if text:
-                found[name] = PeerState(name, text.group(1), same)
-            elif not same or b"File is already up to date on peer.\n" in section:
+        found: dict[bytes, PeerState] = {}
+        for name, told in zip(self.names, self.sections):
+            same = _OTHER_CONTENT not in told
+            if states := [message for message in told if message.startswith(_PEER_HAS)]:
+                if text := _TOLD.match(states[0]):
+                    found[name] = PeerState(name, text.group(1), same)
+            elif not same or _SAME in told:
                 found[name] = PeerState(name, None, same)
+            elif any(message.startswith(_LACKS) for message in told):
+                found[name] = PeerState(name, GONE, False)
         return found
 
 
-def cannot_write(output: bytes) -> str:
-    """Given what csync2 -u printed with three -v, return why the peer cannot write a file ("" if it can)."""
-    found = _CANNOT_WRITE.search(output)
-    return found.group(1).decode() if found else ""
+def cannot_write(messages: Iterable[bytes]) -> str:
+    """Given what csync2 -u said with three -v, return why the peer cannot write a file ("" if it can)."""
+    found = (answer.group(1).decode() for answer in map(_CANNOT_WRITE.fullmatch, messages) if answer)
+    return next(found, "")
 
 
-def fetched_record(output: bytes, path: bytes) -> bytes:
-    """Given what csync2 -T printed with two -v, return what the peer has recorded of a path, empty if nothing."""
-    found = re.search(rb"^Fetched tuple from peer: " + re.escape(path) + rb" \[(\S+)\]$", output, re.MULTILINE)
-    return found.group(1) if found else b""
+# --- What a peer has recorded ----------------------------------------------------------------------------
+
+
+def records(messages: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Given what csync2 -T said with two -v, yield the peer's records: ``(path, state)``, in the order of names."""
+    return ((found.group(1), found.group(2)) for found in map(_RECORD.fullmatch, messages) if found)
 
 
 class Compared(NamedTuple):
@@ -98,22 +132,29 @@ class Compared(NamedTuple):
     only_there: set[bytes]
 
 
-def read_comparison(output: bytes, me: str, peer: str, ends: Collection[bytes]) -> Compared:
+def compared(
+    here: Iterable[tuple[bytes, bytes]], there: Iterable[tuple[bytes, bytes]], roots: Sequence[bytes]
+) -> Compared:
     """
-    Given what csync2 -T printed for two addresses, return how they differ, without the paths that mark the end.
+    How the records of this host differ from those of another: each is ``(path, state)``, in the order of names.
 
-    csync2 reads both lists in the order of encoded names, and compares names: where that is another one, it tells of a
-    path that both have as if each had it alone. Then it may differ.
+    Sockets are nobody's content, and what is in none of these include roots is no path of the group. If a peer names
+    paths in another order, those may differ.
     """
-    found: dict[bytes, set[bytes]] = {b"L": set(), b"R": set(), b"X": set()}
-    prefix = b"\t%s\t%s\t" % (me.encode(), peer.encode())
-    kind, path = b"", b""
-    for line in [*output.removesuffix(b"\n").split(b"\n"), b"L" + prefix]:
-        if line[:1] in found and line[1:].startswith(prefix):
-            if kind:
-                found[kind].add(path)
-            kind, path = line[:1], line[1 + len(prefix) :]
-        else:
-            path += b"\n" + line  # csync2 prints names as they are: this one holds a newline
-    here, there = found[b"L"].difference(ends), found[b"R"]
-    return Compared(found[b"X"] | (here & there), here - there, there - here)
+    found: tuple[set[bytes], set[bytes], set[bytes]] = set(), set(), set()
+    ours = ((encode(path), True, state) for path, state in here if not state.endswith(SOCKET))
+    theirs = ((encode(path), False, state) for path, state in there if not state.endswith(SOCKET))
+    for name, rows in itertools.groupby(heapq.merge(ours, theirs), operator.itemgetter(0)):
+        path, states = decode(name), {mine: state for _, mine, state in rows}
+        if len(states) == 1:
+            found[1 if True in states else 2].add(path)
+        elif states[True] != states[False]:
+            found[0].add(path)
+    different, only_here, only_there = (
+        {path for path in paths if any(_is_in(path, root) for root in roots)} for paths in found
+    )
+    return Compared(different | (only_here & only_there), only_here - only_there, only_there - only_here)
+
+
+def _is_in(path: bytes, root: bytes) -> bool:
+    return path == root or (path.startswith(root.rstrip(b"/") + b"/") and os.path.normpath(path) == path)

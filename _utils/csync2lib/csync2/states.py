@@ -17,8 +17,8 @@ from csync2lib.csync2.names import decode, encode
 #: The fields of a state: ``{b"type": b"reg", b"mode": b"33188", …}``.
 Fields = dict[bytes, bytes]
 
-#: How the state of a directory ends, and what tells that of a regular file from others.
-DIRECTORY, FILE = b":type=dir", b":type=reg:"
+#: How the states of a directory and of a socket end, and what tells that of a regular file from others.
+DIRECTORY, SOCKET, FILE = b":type=dir", b":type=sock", b":type=reg:"
 #: The state of a place where there is nothing.
 GONE = b"---"
 #: Instead of a state that is not known. No peer has anything in such a state.
@@ -80,6 +80,11 @@ def is_file(name: bytes) -> bool:
     return beneath.kind(decode(name)) == stat.S_IFREG
 
 
+def is_socket(path: bytes) -> bool:
+    """Tell whether there is a socket."""
+    return beneath.kind(path) == stat.S_IFSOCK
+
+
 def is_made_here(path: bytes) -> bool:
     """
     Tell whether there is a file that was surely made here: any other may be csync2's, recorded or not. The time
@@ -105,11 +110,6 @@ def time_of(state: bytes) -> int | None:
     """The time in a state, in seconds since the epoch; None if it has none."""
     found = _TIME.match(state)
     return int(found.group(1)) if found else None
-
-
-def size_of(state: bytes) -> int:
-    """The bytes of a file in this state; 0 for anything else."""
-    return int(state.rpartition(b":size=")[2]) if FILE in state else 0
 
 
 def as_told(record: bytes) -> bytes:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from csync2lib import beneath, journal
 from csync2lib.csync2.names import encode
+from csync2lib.csync2.states import is_socket
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import MOST_TOLD, Group, GroupConfig
 from csync2lib.join.compare import compare, unlike
@@ -41,14 +41,9 @@ def admit(
             if problem:
                 raise CsyncsyncError(f"{host}: {problem}")
             with group.open_database() as database:  # what has changed meanwhile is for the next push
-                left = [path for path, _, _ in database.dirty([peer]) if path not in changed and not _is_socket(path)]
+                left = [path for path, _, _ in database.dirty([peer]) if path not in changed and not is_socket(path)]
         refused = as_text({path: beneath.is_directory(path) for path in left[:MOST_TOLD]})
         return {"group": group.name, "marked": marked, "left": len(left), "refused": refused}
-
-
-def _is_socket(path: bytes) -> bool:
-    """Tell whether csync2 carries to nobody what is there."""
-    return beneath.kind(path) == stat.S_IFSOCK
 
 
 def claims(group: Group, names: Iterable[str]) -> dict[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 
 from csync2lib import contents
 from csync2lib.csync2 import command
-from csync2lib.csync2.database import Database
-from csync2lib.csync2.output import Compared, read_comparison
+from csync2lib.csync2.output import Compared, compared, records
 from csync2lib.group import Group, GroupConfig
 from csync2lib.guard import is_empty_directory
 
@@ -18,14 +18,16 @@ def compare(group: Group, config: GroupConfig, peer: str) -> Compared:
     Compare csync2's records with those of a peer, given its address. An empty include root is no content, and never
     differs. Raises CsyncsyncError, sqlite3.Error.
 
-    In a copy of the database that ends with a path which no host has: csync2 does not tell of the next one that the
-    peer has behind the last one here (update.c, csync_insynctest()).
+    csync2's own comparison names paths between its other words, so it only fetches the peer's records here: it runs
+    with a database that has none.
     """
-    with group.copied_database() as (directory, path):
-        with Database(path, write=True) as copy:
-            ends = copy.record_ends(config.roots)
-        output = command.run(group.name, "-D", directory, "-T", config.address, peer, peer=peer, fine=(0, 2))
-    found = read_comparison(output, config.address, peer, ends)
+    with tempfile.TemporaryDirectory(f".tmp{os.getpid()}", "copy-", os.path.dirname(group.database)) as directory:
+        with group.open_database() as database:
+            database.copy(os.path.join(directory, os.path.basename(group.database)), ())
+        flags = ("-v", "-v", "-D", directory, "-T", config.address, peer)
+        messages = command.run(group.name, *flags, peer=peer, fine=(0, 2))
+    with group.open_database() as database:
+        found = compared(database.states(), records(messages), config.roots)
     empty = {os.fsencode(root) for root in config.include if is_empty_directory(root)}
     return found._replace(different=found.different - empty)
 

@@ -12,6 +12,7 @@ from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import lost_database
 from csync2lib.group import ONLY_HERE, Group
 from csync2lib.join import recovery
+from csync2lib.push import sockets
 
 
 def record(group: Group) -> None:
@@ -26,6 +27,7 @@ def record(group: Group) -> None:
         command.run(group.name, "-cr", "/")
         with group.open_database(write=True) as database:
             database.set_state(Database.RECORDED)
+        sockets.take_out(group, {}, None)
         storage.write(group.path("recorded"), "")
 
 

@@ -16,7 +16,7 @@ from csync2lib.csync2.command import run, run_paths
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import check_text, is_made_here
 from csync2lib.group import Group, GroupConfig
-from csync2lib.push import ledger
+from csync2lib.push import ledger, sockets
 
 #: In a group's directory while a check runs.
 CHECKING = "checking"
@@ -35,12 +35,13 @@ def check(group: Group, config: GroupConfig, full: bool) -> int:
     number, full = len(entries), full or whole
     with contextlib.suppress(sqlite3.OperationalError), group.open_database(write=True) as database:
         database.await_writer()  # csync2's server may not have committed yet what the last host to push has sent
-    paths, trees, same = _sort(group, config, entries)
+    paths, trees, same, unrecorded = _sort(group, config, entries)
     same = _without_sent(group, config, same, files)
     if not os.path.exists(group.path("recorded")):  # in the first check after a join records may never have been sent
         ledger.note_before(config.database, group.path("sent"), paths + same, trees)
     if os.path.exists(group.path(CHECKING)):
         _mark_half_marked(group, config, entries)
+    known_sockets = sockets.known(group)
     storage.write(group.path(CHECKING), "", durable=False)
     if full:
         if config.backup_directory:
@@ -51,6 +52,7 @@ def check(group: Group, config: GroupConfig, full: bool) -> int:
         run_paths(group.name, ["-cr"], trees)
     run_paths(group.name, ["-m"], same)
     _forget_unfinished(group)
+    sockets.take_out(group, known_sockets, unrecorded)
     journal.discharge(files)
     group.forget("recorded", CHECKING)
     if full:
@@ -67,12 +69,13 @@ class _Sorted(NamedTuple):
     state is the same as their record (``-m``).
 
     Such a file was rewritten within the second of its record, which a check cannot see. So it is made dirty without a
-    check, and csync2 compares its content with the peer's.
+    check, and csync2 compares its content with the peer's. Sockets without a record are not checked.
     """
 
     paths: list[bytes]
     trees: list[bytes]
     same: list[bytes]
+    sockets: list[bytes]
 
 
 def _sort(group: Group, config: GroupConfig, entries: Mapping[bytes, bool]) -> _Sorted:
@@ -81,7 +84,7 @@ def _sort(group: Group, config: GroupConfig, entries: Mapping[bytes, bool]) -> _
 
     A parent that csync2 has not recorded is checked too: csync2 does not send the parents of a path by itself.
     """
-    found, roots, seen = _Sorted([], [], []), config.roots, set()
+    found, roots, seen = _Sorted([], [], [], []), config.roots, set()
     with group.open_database() as database:
         for path, tree in sorted(entries.items()):
             for parent in _parents(path, roots):
@@ -94,7 +97,9 @@ def _sort(group: Group, config: GroupConfig, entries: Mapping[bytes, bool]) -> _
                 (found.trees if tree or database.has_below(path) else found.paths).append(path)
                 continue
             record = database.record(path)
-            if tree or (stat.S_ISDIR(status.st_mode) and record is None):
+            if stat.S_ISSOCK(status.st_mode) and record is None:
+                found.sockets.append(path)
+            elif tree or (stat.S_ISDIR(status.st_mode) and record is None):
                 found.trees.append(path)
             elif record is not None and record == check_text(path, status):
                 found.same.append(path)

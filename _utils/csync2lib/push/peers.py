@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from csync2lib import journal, pauses, storage, waits
 from csync2lib.csync2.command import STALLED
+from csync2lib.csync2.names import encode
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import transfer
 
-#: In a group's directory: ``{address: Failure}`` of the peers that something is left for.
-FAILURES = "peers.json"
+#: In a group's directory: ``{address: Failure}`` of the peers that something is left for; of those that large files
+#: could not be sent to; and ``{address: [path, …]}`` of the large files that were refused.
+FAILURES, LARGE_FAILURES, LARGE_REFUSED = "peers.json", "large.json", "large_refused.json"
 #: Paths that are named of what one host refused.
 MOST_REFUSED = 20
 
@@ -33,15 +35,16 @@ class Failure(NamedTuple):
     stalled: int = 0
 
 
-def failures(group: Group) -> dict[str, Failure]:
-    """``{address: Failure}`` of the peers that failed the last time."""
-    said = storage.read_json(group.path(FAILURES), {})
+def failures(group: Group, large: bool = False) -> dict[str, Failure]:
+    """``{address: Failure}`` of the peers that failed the last time; with ``large``, when large files were sent."""
+    said = storage.read_json(group.path(LARGE_FAILURES if large else FAILURES), {})
     return {peer: Failure(**entry) for peer, entry in said.items()}
 
 
-def due(group: Group, config: GroupConfig) -> list[str]:
-    """The addresses of the peers that something is to be sent to now."""
+def due(group: Group, config: GroupConfig, large: bool = False) -> list[str]:
+    """The addresses of the peers that something is to be sent to now; with ``large``, large files."""
     failed, now = failures(group), time.time()
+    failed.update(failures(group, large=True) if large else {})
     paused = {config.hosts[minion]["address"] for minion in pauses.pauses(group.directory) if minion in config.hosts}
 
     def waits_on(peer: str) -> bool:  # a clock that was set back delays nobody
@@ -50,18 +53,25 @@ def due(group: Group, config: GroupConfig) -> list[str]:
     return [peer for peer in sorted(group.left(config)) if peer not in paused and not waits_on(peer)]
 
 
-def send(group: Group, config: GroupConfig, peers: Collection[str], since: float) -> dict[str, int]:
+def send(
+    group: Group, config: GroupConfig, peers: Collection[str], since: float, large: bool = False
+) -> tuple[dict[str, int], set[bytes]]:
     """
     Send to peers what is dirty, after a check that began at ``since``; notes who failed, and when to try it again.
 
-    Returns ``{address: entries}`` that are left.
+    large
+        Send large files, and nothing else; else they are not sent.
+
+    Returns (``{address: entries}`` that are left, the large files that were not sent).
     """
-    before = failures(group)
+    before, apart = failures(group, large), set[bytes]()
     failed = dict(before)
     stalled = {peer: failure.stalled for peer, failure in before.items()}
-    notes, members = group.path("sent"), list(config.minions)
+    notes, members, lock = group.path("sent"), list(config.minions), group.path("lock") if large else None
     with journal.checked_again(group.journal) as changed:
-        problems = transfer.send_all(group.name, config.database, notes, peers, members, since, changed, stalled)
+        problems = transfer.send_all(
+            group.name, config.database, notes, peers, members, since, changed, stalled, apart, lock
+        )
     for peer, problem in problems.items():
         if problem:
             failed[peer] = _failed(before.get(peer), problem)
@@ -71,8 +81,23 @@ def send(group: Group, config: GroupConfig, peers: Collection[str], since: float
     failed = {peer: failure for peer, failure in failed.items() if peer in left}
     if failed != before:
         said = {peer: failure._asdict() for peer, failure in failed.items()}
-        storage.write_json(group.path(FAILURES), said, durable=False)
-    return left
+        storage.write_json(group.path(LARGE_FAILURES if large else FAILURES), said, durable=False)
+    if large:
+        answered = [peer for peer, problem in problems.items() if not problem]
+        refused = {peer: sorted(paths) for peer, paths in large_left(group, answered).items()}
+        refused = {**storage.read_json(group.path(LARGE_REFUSED), {}), **refused}
+        storage.write_json(group.path(LARGE_REFUSED), refused, durable=False)
+    return left, apart
+
+
+def large_left(group: Group, peers: Collection[str]) -> dict[str, dict[str, bytes | None]]:
+    """``{address: {path: record}}`` of the large files that are dirty for each of these peers."""
+    found: dict[str, dict[str, bytes | None]] = {peer: {} for peer in peers}
+    with group.open_database() as database:
+        for path, peer, _ in database.dirty(peers):
+            if transfer.file_size(encode(path))[0] > transfer.LARGE:
+                found[peer][path.decode("utf-8", "backslashreplace")] = database.record(path)
+    return found
 
 
 def _failed(before: Failure | None, problem: str) -> Failure:
@@ -89,10 +114,13 @@ def refused(group: Group, config: GroupConfig, before: dict[str, list[str]]) -> 
     What a host refused before stays refused while it does not answer.
     """
     silent, minions = failures(group), config.minions
+    large = storage.read_json(group.path(LARGE_REFUSED), {})
     found: dict[str, list[str]] = {}
     with group.open_database() as database:
         for raw, peer, _ in database.dirty(minions):
             path, paths = raw.decode("utf-8", "backslashreplace"), found.setdefault(minions[peer], [])
-            if len(paths) < MOST_REFUSED and (peer not in silent or path in before.get(minions[peer], ())):
+            if len(paths) >= MOST_REFUSED or (peer in silent and path not in before.get(minions[peer], ())):
+                continue
+            if transfer.file_size(encode(raw))[0] <= transfer.LARGE or path in large.get(peer, ()):
                 paths.append(path)
     return {minion: paths for minion, paths in found.items() if paths}

@@ -31,7 +31,8 @@ def preview(group: Group) -> dict[str, Any]:
                 return {**result, "comment": "this host has not joined the group yet"}
         run(group.name, "-D", directory, "-cr", "/")
         with Database(path) as copy:
-            for name, peer, _ in copy.dirty(minions):
+            sockets = copy.dirty_sockets()
+            for name, peer in ((name, peer) for name, peer, _ in copy.dirty(minions) if name not in sockets):
                 told = send.setdefault(minions[peer], {"entries": 0, "paths": []})
                 told["entries"] += 1
                 told["paths"] += [urllib.parse.quote_from_bytes(name)] if len(told["paths"]) < TOLD else []

@@ -19,7 +19,7 @@ from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group, GroupConfig
-from csync2lib.push import check, peers, transfer
+from csync2lib.push import check, large, peers, transfer
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,10 @@ class _Push:
             self._set(state="held", comment=held)
             return
         guard.let_through(vanished)
-        self._set(left=peers.send(group, config, due, since))
+        left, large_files = peers.send(group, config, due, since)
+        self._set(left=left)
+        if large_files:
+            large.start(group)
         self._set(refused=peers.refused(group, config, self.result.refused))
         keep_copy(group.directory, group.database)
 

@@ -10,13 +10,13 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from csync2lib import beneath, waits
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.output import UpdateOutput, cannot_write
-from csync2lib.csync2.states import PeerState, as_told, fields, is_file, time_of
+from csync2lib.csync2.states import GONE, PeerState, as_told, fields, is_file, time_of
 from csync2lib.errors import CommandError
 from csync2lib.push.ledger import PeerLedger
 from csync2lib.push.runs import PART, Peer
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Files for which a peer is asked why it does not take them, and paths for which it is asked what is above them.
 ASKED_WHY, ASKED_ABOVE = 3, 1000
+#: Deletions for which a peer is asked whether they are of directories that it cannot empty.
+ASKED_EMPTY = 100
 #: Seconds after an interruption for which a peer's file counts as half made, if it has the content of the one here, or
 #: the size of what was sent. Hosts boot for minutes.
 COMPLETED_WITHIN = 600.0
@@ -63,21 +65,25 @@ class Refusals:
         with self.peer.shared() as shared:
             part = shared.part(self.peer.address, b"", PART)
         some = {encode(path) for path in paths}
-        asked = [entry for entry in part if entry.name in some and is_file(entry.name)][:ASKED_WHY]
-        if not asked:
-            return
-        self.peer.copy(asked)
+        told = self._answers([entry for entry in part if entry.name in some and is_file(entry.name)][:ASKED_WHY])
+        if problem := cannot_write(told.messages):
+            raise CommandError(f"{self.peer.address} cannot write: {problem}")
+
+    def _answers(self, entries: list[DirtyEntry]) -> UpdateOutput:
+        """Send entries once more, and return what the peer answered."""
+        if not entries:
+            return UpdateOutput((), self.peer.address)
+        self.peer.copy(entries)
         why = None
-        self.ledger.begin(entry.name for entry in asked)  # it may take them now
+        self.ledger.begin(entry.name for entry in entries)  # it may take them now
         try:
             # With three -v csync2 tells what the peer answers; and the key, so this output goes nowhere.
-            output = self.peer.run("-v", "-v")
+            output: Sequence[bytes] = self.peer.run("-v", "-v")
         except CommandError as err:
             output, why = err.output, err
         told = UpdateOutput(output, self.peer.address)
         self.ledger.end((), told.sent if why or told.is_cut_off else ())
-        if problem := cannot_write(output):
-            raise CommandError(f"{self.peer.address} cannot write: {problem}")
+        return told
 
     # ---- Directories that the peer lacks
 
@@ -104,6 +110,25 @@ class Refusals:
             return set()
         states = self.peer.ask({top: entry._replace(name=top) for entry, top in tops.items()}.values())
         return {entry for entry, top in tops.items() if top in states and not states[top].is_directory}
+
+    def not_empty(self, entries: list[DirtyEntry]) -> set[DirtyEntry]:
+        """
+        Of these entries, the deletions of directories in which the peer has only what it was never sent, and will not
+        send, as a socket: csync2 cannot remove them. If it will send something, the directory comes back with it.
+        """
+        gone = [entry for entry in entries if not beneath.exists(decode(entry.name))]
+        if not gone:
+            return set()
+        with self.peer.shared() as shared:
+            names = [entry.name for entry in gone]
+            above = shared.above_dirty(self.peer.address, min(names), max(names))
+        found = self._answers([entry for entry in gone if entry.name not in above][:ASKED_EMPTY]).not_empty
+        return {entry for entry in gone if entry.name in found}
+
+    def nothing_at(self, entries: Collection[DirtyEntry]) -> set[DirtyEntry]:
+        """Of these entries, those of paths at which the peer has nothing."""
+        states = self.peer.ask(entries) if entries else {}
+        return {entry for entry in entries if entry.name in states and states[entry.name].text == GONE}
 
     # ---- What nobody has changed there
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from csync2lib import waits
+from csync2lib import storage, waits
 from csync2lib.csync2 import command
 from csync2lib.csync2.custody import RUN_DIR
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import TEMPDIR, decode
-from csync2lib.csync2.output import UpdateOutput, fetched_record
+from csync2lib.csync2.output import UpdateOutput, records
 from csync2lib.csync2.states import PeerState
 from csync2lib.errors import CommandError, Interrupted
 
@@ -28,9 +28,11 @@ PART = 5000
 class Peer:
     """What csync2 is run for: one peer of one group."""
 
-    def __init__(self, group: str, database: str, address: str) -> None:
+    def __init__(self, group: str, database: str, address: str, large: bool = False) -> None:
         self.group, self.database, self.address = group, database, address
-        self.directory = os.path.join(RUN_DIR, group, address)
+        self.directory = os.path.join(RUN_DIR, group, f"{address}-large" if large else address)
+        #: holds the encoded name of a large file, and is locked, while that is sent to the peer
+        self.sending = os.path.join(RUN_DIR, group, f"{address}-large.name")
         #: this host's own encoded address, as the entries of the last part have it
         self.own = b""
 
@@ -47,6 +49,13 @@ class Peer:
             yield
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def being_sent(self) -> bytes:
+        """The encoded name of the large file that is sent to the peer beside this push, empty if none is."""
+        if not storage.is_locked(self.sending):
+            return b""
+        with open(self.sending, "rb") as file:
+            return file.read()
 
     def shared(self, write: bool = False) -> Database:
         """The group's database."""
@@ -67,11 +76,11 @@ class Peer:
         hopeless: Callable[[], bool] | None = None,
         cwd: str = "/",
         largest: int | None = None,
-    ) -> bytes:
+    ) -> list[bytes]:
         """
         ``csync2 -u`` with the copy in a directory; the options are those of command.run().
 
-        Returns what csync2 printed. Raises CommandError, Interrupted.
+        Returns csync2's messages. Raises CommandError, Interrupted.
         """
         return command.run(
             self.group,
@@ -90,7 +99,7 @@ class Peer:
         os.makedirs(probe, exist_ok=True)
         self.copy([entry._replace(forced=0) for entry in entries], probe)
         try:
-            output = self.run("-v", "-d", directory=probe, hopeless=lambda: True)
+            output: Sequence[bytes] = self.run("-v", "-d", directory=probe, hopeless=lambda: True)
         except Interrupted as err:  # it takes its time, over a large file perhaps
             output = err.output
         except CommandError:
@@ -109,4 +118,4 @@ class Peer:
             output = command.run(self.group, *flags, path, peer=self.address, fine=(0, 2), hopeless=lambda: True)
         except CommandError:
             return b""
-        return fetched_record(output, path)
+        return next((state for found, state in records(output) if found == path), b"")

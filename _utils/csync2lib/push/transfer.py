@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import logging
+import math
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from csync2lib import beneath, waits
+from csync2lib import beneath, storage, waits
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode
 from csync2lib.csync2.output import UpdateOutput
-from csync2lib.csync2.states import DIRECTORY, FILE, check_text, size_of
+from csync2lib.csync2.states import DIRECTORY, FILE, check_text, is_socket
 from csync2lib.errors import CommandError, Interrupted
 from csync2lib.push.ledger import PeerLedger
 from csync2lib.push.refusals import Refusals
@@ -31,8 +33,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a peer that failed lately has to answer: a dead host costs the others next to nothing.
 DOUBTFUL_WITHIN = 1.0
-#: Bytes a second that a peer reads at least.
-READ_RATE = 10_000_000
+#: Bytes a second that a peer reads at least, from its disk and of holes; seconds that it may take at most.
+READ_RATE, HOLE_RATE, MOST_READING = 10_000_000, 30_000_000, 300.0
+#: Bytes from which on a file is sent beside the pushes (``large``): a second or two of csync2's.
+LARGE = 32 << 20
 #: Peers that are sent to at once.
 PEERS_AT_ONCE = 8
 #: If the largest file of a run has at most so many bytes, csync2's temporary files, copies of the files that it sends,
@@ -70,6 +74,8 @@ class Job(NamedTuple):
     since: float
     #: is filled with paths that are to be checked again, because the peer may hold another state than our record
     changed: set[bytes]
+    #: is filled with large files, which are not sent; None: they are sent as others are
+    apart: set[bytes] | None = None
 
 
 def send_all(
@@ -81,6 +87,8 @@ def send_all(
     since: float,
     changed: set[bytes],
     failed: Mapping[str, int] | None = None,
+    apart: set[bytes] | None = None,
+    large: str | None = None,
 ) -> dict[str, str]:
     """
     Send what is dirty in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
@@ -93,17 +101,20 @@ def send_all(
     failed
         ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
         answer, and get twice the time for each time that they stood still.
+    large
+        Given the group's lock, which the caller does not hold then: send large files alone, one after the other.
 
     Job explains the others.
     """
-    job, doubtful = Job(group, database, notes, members, since, changed), failed or {}
+    job, doubtful = Job(group, database, notes, members, since, changed, apart), failed or {}
     os.makedirs(notes, mode=0o700, exist_ok=True)
 
     def send(peer: str) -> str:
         if peer in doubtful and not command.answers(peer, DOUBTFUL_WITHIN):
             return f"Connection to {peer} failed: it does not answer"
         try:
-            Transfer(job, peer, doubtful.get(peer, 0)).all()
+            transfer = Transfer(job, peer, doubtful.get(peer, 0), bool(large))
+            transfer.large(large) if large else transfer.all()
         except CommandError as err:
             return str(err)
         return ""
@@ -135,10 +146,10 @@ class Run(NamedTuple):
 class Transfer:
     """What one peer is sent. Its methods raise CommandError when the peer cannot be reached. Names are encoded."""
 
-    def __init__(self, job: Job, peer: str, stalled: int = 0) -> None:
+    def __init__(self, job: Job, peer: str, stalled: int = 0, large: bool = False) -> None:
         """``stalled``: how often in a row the peer stood still."""
         self.job, self.stalled = job, stalled
-        self.peer = Peer(job.group, job.database, peer)
+        self.peer = Peer(job.group, job.database, peer, large)
         self.ledger = PeerLedger(job.notes, peer)
         self.refusals = Refusals(self.peer, self.ledger)
         #: what directory stood at each place when the last run began
@@ -160,6 +171,34 @@ class Transfer:
             if self._send_lacking():
                 left = self._parts().left
             self.refusals.ask_why(left)
+
+    def large(self, lock: str) -> None:
+        """
+        Send the large files that are dirty, the smallest first.
+
+        No push begins to send one, or its deletion, while it is sent here, as what arrives last would stay. No push is
+        under way when it begins.
+        """
+        sizes, after = {}, b""
+        with self.peer.prepared():
+            while part := self._part(after):
+                after, self.peer.own = part[-1].name, part[-1].own
+                sizes.update({entry: size for entry in part if (size := file_size(entry.name)[0]) > LARGE})
+            left: list[bytes] = []
+            for entry in sorted(sizes, key=lambda entry: sizes[entry]):
+                storage.write(self.peer.sending, entry.name, durable=False)
+                with contextlib.ExitStack() as stack:
+                    with storage.locked(lock, math.inf), self.peer.shared(write=True) as shared:
+                        claimed = shared.claim(entry)
+                        stack.enter_context(storage.locked(self.peer.sending))
+                    left += self._entries([claimed] if claimed else [])
+            self.lacking |= self.refusals.lacking(left)
+            self._send_lacking()  # the next push sends it
+            self.refusals.ask_why(left)
+
+    def _part(self, after: bytes) -> list[DirtyEntry]:
+        with self.peer.shared() as shared:
+            return shared.part(self.peer.address, after, PART)
 
     def _send_lacking(self) -> bool:
         """
@@ -188,13 +227,18 @@ class Transfer:
         peer, after, postponed = self.peer.address, b"", False
         left: list[bytes] = []
         while True:
+            part, being_sent = self._part(after), self.peer.being_sent()
+            if not part:
+                return Parts(left, postponed)
             with self.peer.shared() as shared:
-                part = shared.part(peer, after, PART)
-                if not part:
-                    return Parts(left, postponed)
                 above = shared.above_dirty(peer, part[0].name, part[-1].name)
             late = {entry for entry in part if entry.name in above and beneath.is_no_directory(decode(entry.name))}
             after, self.peer.own = part[-1].name, part[-1].own
+            apart = {entry for entry in part if being_sent and (entry.name + b"/").startswith(being_sent + b"/")}
+            if self.job.apart is not None:
+                apart |= {entry for entry in part if file_size(entry.name)[0] > LARGE}
+                self.job.apart.update(decode(entry.name) for entry in apart)
+            part, late = [entry for entry in part if entry not in apart], late - apart
             left += self._entries([entry for entry in part if entry not in late])
             if late:
                 with self.peer.shared() as shared:
@@ -203,9 +247,10 @@ class Transfer:
                 postponed = postponed or len(ready) < len(late)
                 left += self._entries(ready)
 
-    def _entries(self, entries: Iterable[DirtyEntry]) -> list[bytes]:
+    def _entries(self, entries: list[DirtyEntry]) -> list[bytes]:
         """Send some entries. Returns the paths that the peer did not take, without blocked ones."""
-        waiting = self._not_blocked(entries)
+        sockets = {entry for entry in entries if is_socket(decode(entry.name))}
+        waiting = self._not_blocked(entry for entry in entries if entry not in sockets)
         ended_at: collections.Counter[bytes | None] = collections.Counter()
         in_vain = 0
         for attempt in range(1, ATTEMPTS + 1):
@@ -223,6 +268,7 @@ class Transfer:
                 self.refusals.blocked.add([last])
             waiting = self._not_blocked(waiting)
         waiting = self._send_unchanged(self._without_gone(waiting))
+        waiting = self._without_kept(waiting) + self._send_sockets([*sockets])
         return [decode(entry.name) for entry in waiting]
 
     def _not_blocked(self, entries: Iterable[DirtyEntry]) -> list[DirtyEntry]:
@@ -233,6 +279,25 @@ class Transfer:
         gone = self.refusals.gone(entries)
         self._discharge(gone, {})
         return [entry for entry in entries if entry not in gone]
+
+    def _without_kept(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
+        """Discharge deletions of directories that the peer has to keep. Returns the other entries."""
+        kept = self.refusals.not_empty(entries)
+        if kept:
+            log.warning("csyncsync: %s keeps %d directories with what is only there", self.peer.address, len(kept))
+            self._discharge(kept, {})
+        return [entry for entry in entries if entry not in kept]
+
+    def _send_sockets(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
+        """Have the peer delete what sockets have replaced. Returns the entries of what it did not delete."""
+        for attempt in range(2):
+            nothing = self.refusals.nothing_at(entries)
+            with self.peer.shared(write=True) as shared:
+                shared.discharge(self.peer.address, nothing)
+            entries = [entry for entry in entries if entry not in nothing]
+            if entries and not attempt:
+                self._run(entries)
+        return entries
 
     def _send_unchanged(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
         """Send by force what the peer refuses though nobody has changed it there. Returns the other entries."""
@@ -260,7 +325,7 @@ class Transfer:
         noted = self.ledger.noted
         self.seen = {name: _identity(name) for name, state in noted.items() if state.endswith(DIRECTORY)}
         try:
-            output, why = self._csync2(copy, entries, largest=max(map(size_of, noted.values())))
+            output, why = self._csync2(copy, entries)
         except CommandError as err:
             self.ledger.end((), UpdateOutput(err.output, self.peer.address).sent)
             raise
@@ -280,14 +345,16 @@ class Transfer:
         self._discharge([entry for entry in entries if entry.name in done], told.deleted)
         return Run(kept, why, told.names[-1] if told.names else None)
 
-    def _csync2(self, copy: str, entries: list[DirtyEntry], largest: int) -> tuple[bytes, Interrupted | None]:
-        """Run csync2 with a copy of entries. Returns what it printed, and why it was interrupted, if it was."""
-        cwd, limit = "/", None
+    def _csync2(self, copy: str, entries: list[DirtyEntry]) -> tuple[Sequence[bytes], Interrupted | None]:
+        """Run csync2 with a copy of entries. Returns its messages, and why it was interrupted, if it was."""
+        cwd, limit, sizes = "/", None, [file_size(entry.name) for entry in entries]
+        largest = max(size for size, _ in sizes)
+        reading = max(there / READ_RATE + size / HOLE_RATE for size, there in sizes)
         if largest <= IN_MEMORY:  # csync2's temporary files are where it runs, beside the copy
             cwd, limit = self.peer.directory, MOST_IN_MEMORY + os.path.getsize(copy)
         try:
             output = self.peer.run(
-                patience=(waits.TRANSFER_STALLED_AFTER + largest / READ_RATE) * 2**self.stalled,
+                patience=(waits.TRANSFER_STALLED_AFTER + min(reading, MOST_READING)) * 2**self.stalled,
                 hopeless=lambda: self.refusals.both_wait(copy, entries),
                 cwd=cwd,
                 largest=limit,
@@ -333,6 +400,15 @@ class Transfer:
         else:
             changed = status.st_ctime >= self.job.since
         return changed or record != check_text(path, status)
+
+
+def file_size(name: bytes) -> tuple[int, int]:
+    """Given an encoded name, return (a regular file's bytes, those of its blocks): less in one with holes."""
+    try:
+        status = beneath.lstat(decode(name))
+    except OSError:
+        return 0, 0
+    return (status.st_size, min(status.st_size, status.st_blocks * 512)) if stat.S_ISREG(status.st_mode) else (0, 0)
 
 
 class _Identity(NamedTuple):

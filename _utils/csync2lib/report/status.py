@@ -81,6 +81,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
     if not config:
         return {}
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
+    failed = {**note("large.json"), **failed}
     result: dict[str, Any] = {"state": "unknown", "dirty": {}, "error": ""}
     try:
         with Database(path, timeout=2) as opened:
