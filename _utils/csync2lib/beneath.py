@@ -50,9 +50,13 @@ def open_parent(path: Path) -> tuple[int, bytes]:
         raise FileNotFoundError(errno.ENOENT, "is no path", path)
     handle = _libc.syscall(_OPENAT2, -1, b"/" + above, _HOW, len(_HOW))
     if handle < 0:
-        if ctypes.get_errno() == errno.ENOENT:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        handle = _step_by_step(above)  # which says what is wrong, or can do it
+        number = ctypes.get_errno()
+        try:
+            handle = -1 if number == errno.ENOENT else _step_by_step(above)  # which says what is wrong, or can do it
+        except OSError as err:
+            number = err.errno or errno.EIO
+        if handle < 0:
+            raise OSError(number, os.strerror(number), path)
     return handle, name or b"."
 
 

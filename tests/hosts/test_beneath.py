@@ -10,6 +10,8 @@ from places import HOSTS
 GROUP, TOP, BACKUPS = "wwwswapped", "/srv/swapped", "/var/backups/swapped"
 OPTIONS = {"members": "web*", "include": [TOP], "backup_directory": BACKUPS}
 FILE = f"{TOP}/u/d/file"
+#: What each side of the conflict has: of different sizes, so that no two states look the same.
+CHANGED = {"web1": "changed on web1\n", "web3": "changed on web3, too\n"}
 #: A directory of root's that looks like the one in the include, and what is in its file.
 SECRETS, SECRET = "/root/secrets", "root's own password, longer than the others\n"
 #: As the user that the directory belongs to.
@@ -32,14 +34,15 @@ def swapped(hosts):
     """
     with hosts.pillar({GROUP: OPTIONS}):
         hosts.apply(sls="csyncsync.groups")
-        hosts.settled(GROUP)
+        hosts.settled(GROUP, seconds=120)
         hosts.shell("web1", f"install -d -o 33 -g 33 {TOP}/u {TOP}/u/d")
         for content in ("first\n", "second\n"):
             hosts.write("web1", FILE, content)
             hosts.calm(GROUP, tops=[TOP])
         hosts.run("csyncsync.pause", GROUP)
-        for host in ("web1", "web3"):
-            hosts.write(host, FILE, f"changed on {host}\n")
+        for host, content in CHANGED.items():
+            hosts.write(host, FILE, content)
+            hosts.eventually(lambda host=host: hosts.status(host, GROUP)["journal"], 30, "the change is heard of")
         hosts.run("csyncsync.resume", GROUP)
         hosts.eventually(lambda: FILE in hosts.run("csyncsync.conflicts", GROUP)[GROUP], 60, "there is a conflict")
         hosts.run("csyncsync.pause", GROUP)
@@ -51,6 +54,7 @@ def swapped(hosts):
         hosts.shell("web2", f"mv {BACKUPS}{TOP}/u/d {BACKUPS}{TOP}/u/away && ln -s {SECRETS} {BACKUPS}{TOP}/u/d")
         before = {host: hosts.tree(host, SECRETS) for host in HOSTS}
         yield hosts
+        hosts.run("csyncsync.resume", GROUP)
         assert {host: hosts.tree(host, SECRETS) for host in HOSTS} == before
     for host in HOSTS:
         for path in (TOP, BACKUPS, SECRETS):
@@ -68,14 +72,14 @@ def hides(answer):
 def test_a_conflict_is_shown_without_what_is_elsewhere(swapped):
     shown = hides(swapped.run("csyncsync.conflicts", GROUP, "diff=True"))[GROUP][FILE]
     assert shown["web1"]["type"] == "nothing"
-    assert shown["web3"]["size"] == len("changed on web3\n")
+    assert shown["web3"]["size"] == len(CHANGED["web3"])
     there = hides(swapped.ask("web1", "csyncsync.versions", GROUP, [FILE, f"{TOP}/u/d"], True))
     assert there[FILE]["type"] == "nothing" and there[f"{TOP}/u/d"]["target"] == SECRETS
 
 
 def test_a_comparison_reads_nothing_elsewhere(swapped):
     # The include, u, away and what is in it, the symlink.
-    assert swapped.ask("web1", "csyncsync.contents", GROUP) == {"files": 5, "bytes": len("changed on web1\n")}
+    assert swapped.ask("web1", "csyncsync.contents", GROUP) == {"files": 5, "bytes": len(CHANGED["web1"])}
     digests = swapped.ask("web1", "csyncsync.contents", GROUP, f"slots={list(range(4096))}")
     assert sorted(digests) == sorted([TOP, *(f"{TOP}/u{name}" for name in ("", "/away", "/away/file", "/d"))])
     found = hides(swapped.run("csyncsync.verify", GROUP))
@@ -104,4 +108,4 @@ def test_nor_while_the_user_swaps_them_all_the_time(swapped):
             assert not [path for path in slots if path.endswith("file.1")]
     finally:
         swapped.shell("web1", "systemctl stop swaps")
-    assert seen <= {None, "changed on web1\n"}
+    assert seen <= {None, CHANGED["web1"]}

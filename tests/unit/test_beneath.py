@@ -337,6 +337,8 @@ def test_no_directory_outside_is_watched_or_walked(race):
                         watches.add(inotify.Node(b"", None), race / name, handle)
                     with open(f"/proc/self/fdinfo/{watches.fd}", encoding="ascii") as file:
                         seen |= {int(inode, 16) for inode in re.findall(r" ino:(\w+)", file.read())}
+        while walks.walking():
+            walks.walk_on(time.monotonic() + 0.1)
     finally:
         watches.close()
     inside = {path.lstat().st_ino for path in (race.include, race.include / "u", race.swapped, race.swapped / "sub")}

@@ -31,7 +31,7 @@ def join(
             return _joined(group, "established", unsent)
         if why := config.why_no_source(source or group.host.minion):
             raise CsyncsyncError(why)
-        if admitted and not beneath.exists(group.path(ONLY_HERE)):
+        if admitted and not os.path.exists(group.path(ONLY_HERE)):
             raise CsyncsyncError("this host lost its database while it joined")
         record(group)
         unsent = {} if config.receive_only or not (source or keep) else find_unsent(group)

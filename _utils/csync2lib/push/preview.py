@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import urllib.parse
 from typing import Any
 
-from csync2lib import beneath
 from csync2lib.csync2.command import run
 from csync2lib.csync2.database import Database
 from csync2lib.group import Group
@@ -23,7 +23,7 @@ def preview(group: Group) -> dict[str, Any]:
     minions = group.config.minions
     send: dict[str, dict[str, Any]] = {}
     result = {"group": group.name, "state": "test", "send": send, "comment": "; ".join(group.guard.root_problems())}
-    if not beneath.exists(group.database):
+    if not os.path.exists(group.database):
         return {**result, "comment": "this host has not joined the group yet"}
     with group.copied_database() as (directory, path):
         with Database(path) as copy:
