@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import threading
 import time
 
 import pytest
@@ -193,27 +192,3 @@ def test_a_host_has_not_joined_while_its_disk_is_full(hosts):
             hosts.equal(top)
         finally:
             hosts.shell("web3", f"umount {top}", check=False)
-
-
-def test_a_host_has_not_joined_when_its_source_is_killed_in_the_middle(hosts):
-    with group(hosts, "killed", members=["web1"]) as top:
-        hosts.shell("web1", f"mkdir {top}/many; cd {top}/many; touch $(seq 9000); chmod 600 *")
-        hosts.run("csyncsync.pause", "killed", "host=web3")
-        change(hosts, "killed", members=["web1", "web3"])
-        hosts.settled("killed", hosts=("web1",), seconds=60)
-        there = hosts.path("web3", f"{top}/many")
-        resume = threading.Thread(target=hosts.run, args=("csyncsync.resume", "killed", "host=web3"))
-        resume.start()
-        try:
-            hosts.eventually(there.is_dir, 60)
-            hosts.stop_minion("web1")
-            assert len(list(there.iterdir())) < 9000
-            resume.join()
-            assert state(hosts, "web3", "killed") == "recorded"
-            waits_for(hosts, "web3", "killed", "joining (recorded): w", 90)
-        finally:
-            hosts.exec("web1", "systemctl", "start", "salt-minion")
-        hosts.eventually(lambda: state(hosts, "web3", "killed") == "established", 90)
-        assert len(list(there.iterdir())) == 9000
-        hosts.settled("killed", hosts=("web1", "web3"), seconds=60)
-        hosts.equal(top, hosts=("web1", "web3"))
