@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from csync2lib.csync2 import output, states
+from csync2lib.csync2 import custody, output, states
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.states import check_text
 from csync2lib.push import ledger, refusals, transfer
@@ -89,7 +89,7 @@ def half_made(tmp_path):
 
 
 def test_what_csync2_has_just_made_is_half_made(half_made, tmp_path):
-    made = {"mode": 0o100600, "uid": 0, "gid": 0}
+    made = {"mode": 0o100600, "uid": custody.UID, "gid": custody.UID}
     assert half_made(**made)
     assert not half_made(**made, same=False), "somebody has written to it"
     assert not half_made(**{**made, "mode": 0o100644}), "somebody has set its mode"
@@ -111,15 +111,16 @@ def test_what_was_begun_of_something_that_is_here_no_more():
     def is_begun(text, wanted=sent):
         return states.PeerState(b"/x", text, False).is_begun(wanted)
 
-    assert is_begun(b"v1:mtime=0:mode=33152:uid=0:gid=0:type=reg:size=5")
+    assert is_begun(b"v1:mtime=0:mode=33152:uid=60865:gid=60865:type=reg:size=5")
     assert is_begun(b"v1:mtime=0:mode=33152:uid=33:gid=33:type=reg:size=5")
-    assert not is_begun(b"v1:mtime=0:mode=33152:uid=0:gid=0:type=reg:size=6"), "somebody has written to it"
-    assert not is_begun(b"v1:mtime=0:mode=33188:uid=0:gid=0:type=reg:size=5"), "somebody has set its mode"
+    assert not is_begun(b"v1:mtime=0:mode=33152:uid=60865:gid=60865:type=reg:size=6"), "somebody has written to it"
+    assert not is_begun(b"v1:mtime=0:mode=33188:uid=60865:gid=60865:type=reg:size=5"), "somebody has set its mode"
     assert not is_begun(b"v1:mtime=0:mode=33152:uid=1:gid=0:type=reg:size=5"), "somebody has given it away"
-    assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir")
+    assert not is_begun(b"v1:mtime=0:mode=33152:uid=0:gid=0:type=reg:size=5"), "it is a file of root's"
+    assert not is_begun(b"v1:mode=16832:uid=60865:gid=60865:type=dir")
     assert not is_begun(b"---")
     assert not is_begun(b"---", states.fields(b"---"))
-    assert not is_begun(b"v1:mode=16832:uid=0:gid=0:type=dir", states.fields(b"---"))
+    assert not is_begun(b"v1:mode=16832:uid=60865:gid=60865:type=dir", states.fields(b"---"))
 
 
 def test_what_was_begun_in_place_of_an_old_file():

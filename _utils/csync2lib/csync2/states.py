@@ -12,6 +12,7 @@ import stat
 from typing import NamedTuple
 
 from csync2lib import beneath
+from csync2lib.csync2.custody import UID
 from csync2lib.csync2.names import decode, encode
 
 #: The fields of a state: ``{b"type": b"reg", b"mode": b"33188", …}``.
@@ -188,7 +189,8 @@ class PeerState(NamedTuple):
         if not there or not kind or _what(there) != _what(wanted) or there.get(b"size") != wanted.get(b"size"):
             return False
         made = {b"lnk": 0o777, b"reg": 0o600}.get(kind, 0o700)
-        return _owner(there) in ((b"0", b"0"), _owner(wanted)) and int(there[b"mode"]) & 0o7777 == made
+        owned = there.get(b"uid") == b"%d" % UID or _owner(there) == _owner(wanted)
+        return owned and int(there[b"mode"]) & 0o7777 == made
 
     def is_replaced(self, wanted: Fields, old: Fields) -> bool:
         """

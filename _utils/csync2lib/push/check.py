@@ -129,16 +129,21 @@ def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: l
 def _forget_unfinished(group: Group) -> None:
     """
     Take what csync2 has not finished out of its database, where it was when the check came by: that is no change of
-    this host. csync2's daemon records it when it is finished.
+    this host. csync2's daemon records it when it is finished; what it has left, unseen by a watcher, is deleted.
     """
+    found: dict[bytes, os.stat_result] = {}
     with group.open_database(write=True) as database:
-        found = []
         for path in {path for path, _, _ in database.dirty()}:
             with contextlib.suppress(OSError):
-                if unfinished.is_unfinished(beneath.lstat(path)):
-                    found.append(path)
+                status = beneath.lstat(path)
+                if unfinished.is_unfinished(status):
+                    found[path] = status
         if found:
-            database.forget(found)
+            database.forget([*found])
+    opened = unfinished.opened() if found else set()  # rsync.c renames its temporary file before it closes it
+    for path, status in found.items():
+        if unfinished.is_left(path, status, opened):
+            unfinished.delete(path, status.st_ino)
 
 
 # --- A check that died -----------------------------------------------------------------------------------
