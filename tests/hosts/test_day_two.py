@@ -156,7 +156,7 @@ def test_reset_makes_one_hosts_content_win(hosts):
     assert told["web2"] == {"replaced": [f"{top}/changed"], "deleted": [f"{top}/hidden/other"]}
     assert set(told["web3"]) == {"replaced", "deleted", "made"}
     assert hosts.read("web2", f"{top}/changed") == "by web2\n"
-    assert "is to be a host that sends" in hosts.run("csyncsync.reset", "wwwshared", "source=web9")
+    assert "is to be a member that sends" in hosts.run("csyncsync.reset", "wwwshared", "source=web9")
     done = hosts.run("csyncsync.reset", "wwwshared", "source=web1")
     hosts.run("csyncsync.resume", "wwwshared")
     assert done["web1"] == "its content wins"
