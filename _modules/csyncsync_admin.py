@@ -264,7 +264,7 @@ def server_command():
 
         salt web1 csyncsync.server_command
     """
-    return [*server.command_line(), _host().system]
+    return [*actions.command_line("server"), _host().system]
 
 
 def user_number():

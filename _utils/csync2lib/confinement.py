@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from csync2lib import beneath, storage
+from csync2lib import beneath
 from csync2lib.csync2 import custody, namespace
 from csync2lib.csync2.namespace import READ_ONLY, USERS, WRITABLE, Shown
 from csync2lib.errors import CsyncsyncError
@@ -41,8 +41,7 @@ class Confinement(NamedTuple):
 def of_host(host: ThisHost) -> Confinement:
     """What the namespace is to show now; without what is not there, or is reached through a symlink."""
     users, alone = set(), {os.fsencode(host.databases), os.fsencode(custody.RUN_DIR)}
-    for name in host.installed():
-        said = storage.read_json(os.path.join(host.state, name, "config.json"), {})
+    for name, said in host.configs().items():
         rules = said.get("rules") or {}
         users |= {_place(os.fsencode(path)) for path in said.get("include", ())}
         if rules.get("backup_directory"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from csync2lib import storage
 
 
 class ThisHost(NamedTuple):
@@ -43,3 +45,7 @@ class ThisHost(NamedTuple):
         except FileNotFoundError:
             return []
         return [name for name in names if os.path.isdir(os.path.join(self.state, name))]
+
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """``{group: what its config.json says}``, {} of one that has none."""
+        return {name: storage.read_json(os.path.join(self.state, name, "config.json"), {}) for name in self.installed()}

@@ -104,7 +104,7 @@ def _put_back(top: bytes, kept: int, here: int, name: bytes, generation: int, ve
     if present is not None and not stat.S_ISREG(present.st_mode):
         kind = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symlink"}.get(stat.S_IFMT(present.st_mode), "no file")
         raise CsyncsyncError(f"{shown(name)} is {kind} by now, which would be lost: move it away first")
-    # Named as one of csync2's temporary files: if this is interrupted, a push deals with what is left.
+    # If this is interrupted it stays, and is sent as any file is: only what belongs to csync2's user is deleted.
     new = b".%s.rE%s" % (name.strip(b".")[: unfinished.UNCUT], os.urandom(2).hex().encode())
     saved = b".replaced-%d" % time.time_ns()
     with contextlib.ExitStack() as opened:

@@ -103,9 +103,7 @@ class Server:
     def look(self) -> None:
         """Look at the host's groups and mounts: who may come, where to listen, and what csync2 may see."""
         self.looked = time.monotonic()
-        configs = [
-            storage.read_json(os.path.join(self.host.state, name, "config.json"), {}) for name in self.host.installed()
-        ]
+        configs = [*self.host.configs().values()]
         self.members = {_plain(host["address"]) for config in configs for host in config.get("hosts", {}).values()}
         unheard = self._listen(_addresses(configs))
         self._confine()
@@ -379,12 +377,6 @@ def _log(text: str) -> None:
 
 
 # --- The program -----------------------------------------------------------------------------------------
-
-
-def command_line() -> list[str]:
-    """The command line that runs main(), without Salt."""
-    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-    return [sys.executable, "-I", program, "server"]
 
 
 def code() -> str:

@@ -97,7 +97,6 @@ OWN = {
     "csync2lib/guard.py: _has_records_below": "csync2's database",
     "csync2lib/guard.py: _stands_on": "/proc",
     "csync2lib/host.py": "the directories of groups",
-    "csync2lib/join/compare.py": "a database beside csync2's",
     "csync2lib/join/join.py: join": "a note in the group's directory",
     "csync2lib/join/record.py": "/proc",
     "csync2lib/journal.py": "the journal",
@@ -132,7 +131,7 @@ OWN = {
 PYTHONS = ("__name__", "__file__", "__doc__", "__slots__")
 
 #: Lines of all product files, with docstrings. It only goes down.
-TOTAL = 14_907
+TOTAL = 14_904
 #: Lines of a file, and of a function.
 FILE, FUNCTION = 450, 60
 #: What is longer still, with its lines. Whoever makes one shorter writes that down; the list only gets shorter.

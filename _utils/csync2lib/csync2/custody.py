@@ -44,7 +44,7 @@ class Notice(NamedTuple):
     pid
         The server's process.
     shows
-        What the namespace shows, as ``confinement.Shown.text()`` has it.
+        What the namespace shows, as ``confinement.Confinement.text`` has it.
     problem
         Why there is none, or why nobody can connect ("" if all is well).
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 
 from csync2lib import contents
@@ -21,9 +20,7 @@ def compare(group: Group, config: GroupConfig, peer: str) -> Compared:
     csync2's own comparison names paths between its other words, so it only fetches the peer's records here: it runs
     with a database that has none.
     """
-    with tempfile.TemporaryDirectory(f".tmp{os.getpid()}", "copy-", os.path.dirname(group.database)) as directory:
-        with group.open_database() as database:
-            database.copy(os.path.join(directory, os.path.basename(group.database)), ())
+    with group.copied_database(records=False) as (directory, _):
         flags = ("-v", "-v", "-D", directory, "-T", config.address, peer)
         messages = command.run(group.name, *flags, peer=peer, fine=(0, 2))
     with group.open_database() as database:

@@ -59,7 +59,7 @@ class Judge:
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = _commits(self.path)
         #: whether a peer sends
-        self.receiving = bool(self.path) and is_serving(self.path or "")
+        self.receiving = self.path is not None and is_serving(self.path)
         #: None with ``locked``: one is there that cannot be read now
         self.database: Database | None = None
         self.locked = False
