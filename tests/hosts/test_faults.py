@@ -413,7 +413,7 @@ database.execute(f"DELETE FROM dirty WHERE rowid = ({last})", (top + "/in/file",
 if told == "told":
     with open(state + "/journal/%020d-0.paths" % 1, "wb") as file:
         file.write(os.fsencode(top) + b"/\\0")
-open(state + "/known", "w").close()
+open(state + "/checking", "w").close()
 """
 
 

@@ -55,21 +55,27 @@ def test_a_group_whose_name_is_digits_is_found_by_its_number(tmp_path):
 
 def test_what_a_host_did_not_take_though_it_could_is_what_it_lacks(group, tree):
     """It may have changed it, too, or have a directory there, or no directory above it."""
-    for name in (b"changed", b"same", b"dir/file", b"a-file", b"link-target"):
+    for name in (b"changed", b"same", b"dir/file", b"kept/file", b"a-file", b"link-target"):
         tree.write(name)
     tree.check("-cIr", "/")
     with tree.database(write=True) as database:
-        database.make_dirty([tree / b"changed"], "10.0.0.1", "10.0.0.2")
+        changed = [tree / name for name in (b"changed", b"deleted", b"dir")]
+        database.make_dirty(changed, "10.0.0.1", "10.0.0.2")
 
     def path(name):
         return f"{os.fsdecode(tree.path)}/{name}"
 
-    asked = ["changed", "changed/", "same", "dir", "dir/", "dir/file", "a-file/below", "missing", "dir/missing/"]
+    asked = ["changed", "changed/", "same", "dir", "dir/file", "a-file/below", "missing", "dir/missing/"]
+    asked += ["deleted/", "deleted/file", "deleted/in/it", "deleted-not/file", "kept", "kept/"]
     found = claims(group, [path(name) for name in asked])
     assert found == {
         path("changed"): "changed",
         path("changed/"): "changed",
-        path("dir"): "place",
+        path("dir"): "changed",
+        path("deleted/"): "changed",
+        path("deleted/file"): "changed",
+        path("deleted/in/it"): "changed",
+        path("kept"): "place",
         path("a-file/below"): "place",
     }
     with pytest.raises(CsyncsyncError, match="is in no include of data"):

@@ -54,11 +54,17 @@ def claims(group: Group, names: Iterable[str]) -> dict[str, str]:
         dirty = {path for path, _, _ in database.dirty()}
     for name in names:
         path = paths[name.rstrip("/")]
-        if path in dirty:
+        if _is_changed(path, dirty):
             found[name] = "changed"
         elif (beneath.is_directory(path) and not name.endswith("/")) or no_directory_above(encode(path)):
             found[name] = "place"
     return found
+
+
+def _is_changed(path: bytes, dirty: Collection[bytes]) -> bool:
+    """Tell whether a path is dirty, or was deleted with a directory that is: what was in that is not recorded anew."""
+    above = [path[:at] for at, sign in enumerate(path) if at and sign == ord("/")]
+    return path in dirty or any(directory in dirty and not beneath.is_directory(directory) for directory in above)
 
 
 def _send(group: Group, config: GroupConfig, peer: str, since: float, changed: set[bytes]) -> str:
