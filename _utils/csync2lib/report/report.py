@@ -100,7 +100,8 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
         yield [f"last push failed: {status['last_push']['comment']}", f"salt {minion} csyncsync.push {group}"]
     for peer, why in status["unreachable"].items():
         if now - (status.get("waiting_since") or now) > waits.UNREACHABLE:
-            yield [f"{peer} unreachable: {why}", f"is {peer} up, and its csyncsync-server (port 30865)? salt {peer} test.ping"]
+            remedy = f"is {peer} up, and its csyncsync-server (port 30865)? salt {peer} test.ping"
+            yield [f"{peer} unreachable: {why}", remedy]
     days = (status.get("certificate_end", now + 10**9) - now) / 86400
     if days < CERTIFICATE_DAYS:
         yield [f"certificate ends in {days:.0f} days", f"salt-run csyncsync.rotate_certificate {minion}"]
