@@ -10,17 +10,23 @@ Nothing that this module returns, logs or sends as an event holds a key or a pri
 
 import asyncio
 import importlib.util
+import json
+import logging
+import os
 
 import salt.loader
 from csync2lib import pauses as pauses_module
-from csync2lib import waits
+from csync2lib import signature, waits
 from csync2lib.errors import raised_as
 from csync2lib.group import Group
 from csync2lib.host import ThisHost
 from csync2lib.join.record import record
 from csync2lib.push import push as push_module
 from csync2lib.push.preview import preview
+from csync2lib.report.words import printable
 from salt.exceptions import CommandExecutionError
+
+log = logging.getLogger(__name__)
 
 __virtualname__ = "csyncsync"
 
@@ -37,6 +43,45 @@ def _host():
 
 def _group(name):
     return Group(name, _host())
+
+
+# --- Questions of the master -----------------------------------------------------------------------------
+
+
+def answer(question, function, arguments=(), options=None):
+    """
+    Answer the runner, so that it knows who has answered what.
+
+    question
+        A text of the runner's, another one each time.
+    function
+        One of this module's, or saltutil.find_job; with its arguments and its options by name.
+
+    Returns ``{"answer": JSON of {"value": what the function returned} or {"error": why it could not}, "signature": of
+    this minion's Salt key}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.answer "$RANDOM" csyncsync.status '[wwwdata]'
+    """
+    told = json.dumps(_value(function, arguments, options or {}))
+    key_file = os.path.join(__opts__["pki_dir"], "minion.pem")
+    return signature.signed(key_file, __opts__["id"], str(question), str(function), told)
+
+
+def _value(function, arguments, options):
+    if function != "saltutil.find_job" and not str(function).startswith("csyncsync."):
+        return {"error": f"{function} is none of csyncsync's functions"}
+    try:
+        return {"value": __salt__[function](*arguments, **options)}
+    except CommandExecutionError as err:
+        return {"error": str(err)}
+    except Exception as err:  # pylint: disable=broad-except
+        # Salt would return a traceback, which nobody has signed.
+        log.error("csyncsync: %s failed: %s", function, printable(err), exc_info_on_loglevel=logging.DEBUG)
+        return {"error": f"{type(err).__name__}: {err}"}
 
 
 # --- Push ------------------------------------------------------------------------------------------------

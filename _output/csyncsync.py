@@ -7,6 +7,7 @@ other outputters, shows the same facts.
 
 import salt.utils.color
 from csync2lib.report.table import table
+from csync2lib.report.words import one_line
 
 __virtualname__ = "csyncsync"
 
@@ -32,9 +33,9 @@ def output(data, **kwargs):  # pylint: disable=unused-argument
         return f"{colors['LIGHT_RED' if problem else 'GREEN']}{text}{colors['ENDC']}"
 
     if isinstance(data, dict) and "problem" in data:
-        return color(data["problem"], True)
+        return color(one_line(str(data["problem"])), True)
     if not isinstance(data, dict) or "groups" not in data:
-        return str(data)
+        return one_line(str(data))
     if not data["groups"]:
         return "there is no group: salt '*' state.apply csyncsync"
     return "\n".join(table(data["groups"], color))

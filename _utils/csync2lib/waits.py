@@ -56,6 +56,8 @@ BEHIND_AGAIN = 30
 #: Of silence after which a minion is asked whether its job still runs, and to wait for the answer; while the job runs,
 #: the master goes on waiting. The same for the status: that is quick, and somebody is waiting for it.
 ANSWER, STATUS_ANSWER = 10, 5
+#: After which a host that says so is no longer believed, unless its job is one that may take hours.
+QUICK = 60
 #: Until paths that differ are looked at again.
 VERIFY_AGAIN = 10
 #: Until a version that wins a conflict is on all hosts.

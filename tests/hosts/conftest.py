@@ -36,6 +36,8 @@ ORDER = [
     "backups",
     "guards",
     "secrets",
+    "answers",
+    "forged",
 ]
 ORDER += ["actions", "chaos", "first_content", "calm", "hot", "day_two", "states", "monitoring", "mine", "tls", "flow"]
 #: The tests without hosts come after the file that keeps one testbed busy for long.

@@ -131,7 +131,7 @@ def test_a_name_that_is_no_text(kept):
     name = "odd %41 \\ \udcff "
     put(kept, "web1", name, "old\n")
     delete(kept, "web1", name)
-    shown = "odd %41 \\ \\xff\\x20"
+    shown = r"odd %41 \\ \xff\x20"
     assert list(listed(kept, shown)) == [shown]
     assert restore(kept, shown, "host=web2").endswith("is back on all hosts")
     kept.everywhere(f"{TOP}/{name}", "old\n", seconds=1)

@@ -100,7 +100,7 @@ def test_conflicts_of_all_kinds_are_resolved(hosts):
     def found():
         return sorted(hosts.run("csyncsync.conflicts", "wwwshared")["wwwshared"])
 
-    expected = [f"{top}/deleted", f"{top}/kind", f"{top}/odd \\ \\xff"]
+    expected = [f"{top}/deleted", f"{top}/kind", f"{top}/odd \\\\ \\xff"]
     hosts.eventually(lambda: found() == expected, 90, "all are shown")
     assert "winner=" in hosts.run("csyncsync.resolve", "wwwshared", "winner=nobody")
     assert "no conflict at" in hosts.run("csyncsync.resolve", "wwwshared", f"{top}/nothing", "winner=web1")

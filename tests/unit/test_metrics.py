@@ -11,8 +11,10 @@ import pytest
 import yaml
 from csync2lib.certificate import DAYS, end, make
 from csync2lib.journal import discharge, forget, take, write
+from csync2lib.master import shapes
 from csync2lib.report import metrics as metrics_module
 from csync2lib.report import status as host_status
+from csync2lib.report.words import one_line
 from prometheus_client.parser import text_string_to_metric_families
 from watching import on_loop
 
@@ -136,7 +138,7 @@ def test_a_clock_that_was_set_back_makes_no_lag():
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\\nb", "a\nb", "\\", "ä", '"} 1\n# '])
 def test_a_label_is_read_as_it_was_meant(name):
     found = parsed(text(data=status(hosts={"web1": "", name: ""}, dirty={name: 5})))
-    assert found["csyncsync_dirty_entries"] == {(("group", "data"), ("peer", name)): 5}
+    assert found["csyncsync_dirty_entries"] == {(("group", "data"), ("peer", one_line(name))): 5}
 
 
 # --- The status, from files
@@ -154,6 +156,18 @@ def group(tmp_path):
 
 def read(group):
     return host_status.read(str(group), str(group / "data.db3"), "web1")
+
+
+def test_the_master_takes_a_hosts_status_as_it_is(group):
+    """Nothing that the report needs is dropped, and nothing of it is called rubbish."""
+    (group / "push.json").write_text(json.dumps({"state": "pushed", "checked": 1, "time": 7.5, "refused": {}}))
+    (group / "watch.json").write_text(json.dumps({"ready": True, "watches": 3, "limit": 9, "error": None, "hot": []}))
+    found = {**read(group), "held": "", "paused": ""}
+    taken = shapes.check("csyncsync.status", {"data": found})["data"]
+    unknown = {"database_bytes", "hosts", "in_sync", "unpublished"}
+    assert {name: taken.get(name) for name in found if name not in {*unknown, "watch", "last_push", "error"}} == {
+        name: value for name, value in found.items() if name not in {*unknown, "watch", "last_push", "error"}
+    }
 
 
 def test_a_change_waits_from_its_journal_entry_until_a_push_left_nothing(group):

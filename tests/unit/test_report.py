@@ -1,5 +1,7 @@
 """What the status of hosts comes to: what needs somebody comes first, and says what to do."""
 
+import urllib.parse
+
 import pytest
 from csync2lib.report import report
 from csync2lib.report import table as table_module
@@ -36,7 +38,7 @@ def status(**changes):
 
 
 def rows(**answers):
-    return report.report("g", sorted(answers), answers, NOW)
+    return report.report("g", sorted(answers), answers, {}, NOW)
 
 
 def test_in_sync():
@@ -47,12 +49,11 @@ def test_in_sync():
 
 
 def test_a_name_makes_no_line_and_no_color_of_its_own():
-    name = "/d/x\nwww on web1: in sync\x1b[2J\u202e"
+    name = urllib.parse.quote("/d/x\nwww on web1: in sync\x1b[2J\u202e\\")
     found = rows(web1=status(refused={"web2": [name]}), web2=status(refused={"web1": [name]}))
     lines = table_module.table({"g": found})
-    assert lines[0] == "g on web1: CONFLICT with web2: /d/x\\x0awww on web1: in sync\\x1b[2J\\xe2\\x80\\xae"
+    assert lines[0] == "g on web1: CONFLICT with web2: /d/x\\x0awww on web1: in sync\\x1b[2J\\xe2\\x80\\xae\\\\"
     assert all(char.isprintable() for line in lines for char in line)
-    assert name in found["web1"]["problems"][0][0], "programs get it as it is"
 
 
 def test_what_waits_for_long_is_a_problem_if_nothing_says_why():
@@ -74,13 +75,7 @@ def test_a_disk_that_is_not_there_has_no_room():
     ("answer", "what", "remedy"),
     [
         (None, "no answer", "salt-run manage.down"),
-        ("'csyncsync.status' is not available.", "no status: 'csyncsync.status' is", "salt web1 state.apply csyncsync"),
-        (
-            "caused an exception: Traceback:\n  File …\nKeyError: 'x'\n",
-            "no status: KeyError: 'x'",
-            "salt web1 state.apply",
-        ),
-        ("Passed invalid arguments: why\n\n    A docstring", "no status: Passed invalid arguments: why", "state.apply"),
+        ("KeyError: 'x'", "no status: KeyError: 'x'", "salt web1 state.apply csyncsync"),
         ({}, "not set up", "salt web1 state.apply csyncsync"),
         (status(held="90 files vanished"), "HELD: 90 files", "salt-run csyncsync.release g host=web1"),
         (status(watching=False, watch={"error": "no room"}), "not watching: no room", "salt web1 state.apply"),
@@ -92,7 +87,10 @@ def test_a_disk_that_is_not_there_has_no_room():
     ],
 )
 def test_what_needs_somebody_says_what_to_do(answer, what, remedy):
-    found = report.report("g", ["web1", "web2"], {"web1": answer, "web2": status()}, NOW)["web1"]
+    answers, why = {"web2": status()}, {}
+    if answer is not None:
+        (why if isinstance(answer, str) else answers)["web1"] = answer
+    found = report.report("g", ["web1", "web2"], answers, why, NOW)["web1"]
     [[told, to_do]] = found["problems"]
     assert told.startswith(what) and remedy in to_do
     assert found["state"] == told
@@ -155,7 +153,7 @@ def test_a_host_that_cannot_join_says_why_and_is_a_problem_after_a_while():
     ):
         answers = {"web1": status(), "web2": status(state="recorded")}
         joining = {"web2": {"since": since, "why": why}, "web1": {"since": since, "why": "has joined since"}}
-        found = report.report("g", ["web1", "web2"], answers, NOW, joining)
+        found = report.report("g", ["web1", "web2"], answers, {}, NOW, joining)
         assert found["web2"]["state"] == f"joining (recorded): {why}"
         assert found["web2"]["problems"] == problems
         assert found["web1"]["state"] == "in sync"

@@ -10,6 +10,7 @@ from csync2lib.csync2.excludes import Excludes
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master import verify
 from csync2lib.master.cluster import Cluster
+from csync2lib.master.questions import Answers
 
 
 def no_pace(_):
@@ -110,9 +111,11 @@ class Hosts(Cluster):
     def members(self, options):
         return ["web1", "web2"]
 
-    def call(self, minions, function, arguments, *_, **__):
-        found = {"files": 0, "bytes": 0} if arguments == ["g"] else {}
-        return {minion: found for minion in minions if minion in self.answering}
+    def call(self, minions, function, arguments, *_, **options):
+        found = {} if options else {"files": 0, "bytes": 0}
+        answers = Answers()
+        answers.update({minion: found for minion in minions if minion in self.answering})
+        return answers
 
 
 def test_what_a_reset_would_do_is_not_known_without_the_host_whose_content_is_to_win():

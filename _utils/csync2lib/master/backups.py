@@ -9,9 +9,10 @@ from typing import Any
 from csync2lib import waits
 from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master.cluster import Cluster, mappings
+from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import UNKNOWN, progress, with_exit_code
-from csync2lib.master.listing import encoded, readable, versions
+from csync2lib.master.listing import versions
+from csync2lib.report.words import encoded, one_line, readable
 
 #: Files whose old versions are listed.
 SHOWN = 50
@@ -42,7 +43,7 @@ def backups(cluster: Cluster, group: str, paths: Sequence[object]) -> dict[str, 
         told["… and more"] = others
     if failed:
         told[UNKNOWN] = failed
-    return told or f"{group}: no host has an old version of {', '.join(map(str, paths)) or 'any file'}"
+    return told or f"{group}: no host has an old version of {one_line(', '.join(map(str, paths))) or 'any file'}"
 
 
 def restore(cluster: Cluster, group: str, path: object, host: str | None, generation: Any) -> dict[str, Any]:
@@ -79,8 +80,8 @@ def _find(
 ) -> tuple[Found, dict[str, str]]:
     """(what hosts found, ``{minion id: why nothing}``)."""
     answers = cluster.call(members, "csyncsync.backups", [group, names, content, SHOWN])
-    found = mappings(answers)
-    return found, {minion: str(answers.get(minion, "did not answer")) for minion in members if minion not in found}
+    why = {minion: answers.why.get(minion, "did not answer") for minion in members if minion not in answers}
+    return answers, why
 
 
 def _newest(found: Found) -> Callable[[str], tuple[float, str]]:
@@ -106,7 +107,7 @@ def _await_version(cluster: Cluster, group: str, members: list[str], name: str, 
     until, late = time.monotonic() + waits.RESOLVE_WAIT, set(members)
     while late and time.monotonic() < until:
         time.sleep(1)
-        there = versions(cluster, group, sorted(late), [name])[name]
+        there = versions(cluster, group, sorted(late), [name])[0][name]
         late -= {minion for minion, version in there.items() if version.get("sha256") == digest}
         progress(f"{group}: {len(members) - len(late)} of {len(members)} hosts have it")
     return late

@@ -23,6 +23,8 @@ from csync2lib.config import membership, schema
 from csync2lib.csync2.names import is_group_name
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master import record as records
+from csync2lib.master.questions import Answers, Question
+from csync2lib.master.shapes import Shape
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +37,8 @@ REFUSED_TOLD = 60
 
 #: A group's validated options, without its key.
 Options = Mapping[str, Any]
-#: ``{minion id: what it returned}``
-Answers = dict[str, Any]
+#: The one function of others that hosts are asked for.
+FIND_JOB = "saltutil.find_job"
 
 # For as long as the process lives, and for all threads of it: a Cluster is made for each call.
 _groups_of: dict[str, tuple[float, dict[str, Options]]] = {}
@@ -158,32 +160,48 @@ class Cluster:
         return _local.client
 
     def call(
-        self, minions: list[str], function: str, arguments: list[Any], seconds: float = waits.ANSWER, **kwarg: Any
+        self,
+        minions: list[str],
+        function: str,
+        arguments: list[Any],
+        seconds: float = waits.ANSWER,
+        shape: Shape | None = None,
+        **options: Any,
     ) -> Answers:
-        """What minions return; whoever is silent, and does not say either that the job still runs, is left out."""
-        answers: Answers = {}
-        options = {"timeout": seconds, "gather_job_timeout": seconds, "kwarg": kwarg or None}
-        for part in self.client().cmd_iter(minions, function, arguments, tgt_type="list", **options):
-            for minion, answer in part.items():
-                answers[minion] = answer.get("ret")
-        return answers
+        """
+        What minions return, checked; whoever is silent, and does not say either that the job still runs, is left out.
 
-    def step(self, minion: str, function: str, arguments: list[Any], kind: type = dict) -> Any:
-        """What one minion returns. Raises CsyncsyncError if it is of another kind, a text that says why not."""
-        answer = self.call([minion], function, arguments).get(minion)
-        if not isinstance(answer, kind):
-            raise CsyncsyncError(f"{minion}: {answer or 'did not answer'}")
-        return answer
+        shape
+            What they return, if that is not what the function returns as a rule (see shapes.py).
+        """
+        question = Question(self.opts, function, arguments, options, shape)
+        if minions:
+            question.ask(self.client(), minions, seconds, self._running if function != FIND_JOB else _nobody)
+        return question.answers
+
+    def _running(self, minions: list[str], jid: str) -> list[str]:
+        """Who of these still works on a job."""
+        return [minion for minion, runs in self.call(minions, FIND_JOB, [jid]).items() if runs]
+
+    def is_running(self, minion: str, jid: str) -> bool:
+        """Tell whether a minion still works on a job. Waits for its answer."""
+        return bool(self.call([minion], FIND_JOB, [jid], waits.LEASE_ANSWER).get(minion))
+
+    def step(self, minion: str, function: str, arguments: list[Any], **options: Any) -> Any:
+        """What one minion returns, checked. Raises CsyncsyncError, with its own words, if it could not."""
+        answers = self.call([minion], function, arguments, **options)
+        if minion not in answers:
+            raise CsyncsyncError(f"{minion}: {answers.why.get(minion, 'did not answer')}")
+        return answers[minion]
 
     def statuses(self, group: str, minions: list[str]) -> dict[str, dict[str, Any]]:
         """``{minion id: what csyncsync.status says of the group}`` of those that answer."""
-        answers = self.call(minions, "csyncsync.status", [group]) if minions else {}
-        return {minion: answer.get(group) or {} for minion, answer in mappings(answers).items()}
+        answers = self.call(minions, "csyncsync.status", [group])
+        return {minion: answer.get(group) or {} for minion, answer in answers.items()}
 
 
-def mappings(answers: Answers) -> dict[str, dict[str, Any]]:
-    """The answers of hosts that could do what they were asked; the others said why not."""
-    return {minion: answer for minion, answer in answers.items() if isinstance(answer, dict)}
+def _nobody(minions: list[str], jid: str) -> list[str]:
+    return []
 
 
 def aside(function: Callable[..., object], *arguments: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 from csync2lib.errors import CsyncsyncError
+from csync2lib.report.words import one_line
 
 #: What is said of a host that did not answer.
 SILENT = "did not answer: is its minion up? (salt-run manage.down)"
@@ -35,7 +36,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
                 given.arguments["group"] = str(given.arguments["group"])
             return function(*given.args, **given.kwargs)
         except (CsyncsyncError, CommandExecutionError) as err:
-            return {"outputter": "csyncsync", "data": {"problem": str(err), "retcode": 1}}
+            return {"outputter": "csyncsync", "data": {"problem": one_line(str(err)), "retcode": 1}}
 
     return wrapped
 
@@ -47,4 +48,4 @@ def with_exit_code(result: dict[str, Any], failed: object) -> dict[str, Any]:
 
 def progress(text: str) -> None:
     """Tell whoever waits at the command line. Not as an event: salt-run would print it among what is returned."""
-    print(text, file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)

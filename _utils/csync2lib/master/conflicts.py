@@ -10,10 +10,12 @@ from typing import Any
 from csync2lib import waits
 from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master.cluster import Cluster, mappings
+from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import SILENT, UNKNOWN, progress, with_exit_code
 from csync2lib.master.lease import ask
-from csync2lib.master.listing import readable, shown, versions
+from csync2lib.master.listing import shown, versions
+from csync2lib.master.questions import Answers
+from csync2lib.report.words import one_line, readable
 
 #: csync2's own words for a policy (its config's ``auto``) that can be applied to one path: what the winner has most of.
 POLICIES: dict[str, Callable[[Mapping[str, Any]], float]] = {
@@ -65,7 +67,7 @@ def difference(there: Mapping[str, Mapping[str, Any]]) -> str:
     for host, text in texts[1:]:
         first, before = texts[0]
         lines += difflib.unified_diff(before.splitlines(), text.splitlines(), first, host, lineterm="")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 # --- On the hosts ----------------------------------------------------------------------------------------
@@ -78,13 +80,14 @@ def conflicts(cluster: Cluster, group: str | None, diff: bool) -> dict[str, Any]
         members = cluster.members(options)
         dirty = _dirty(cluster, name, members)
         found = find(dirty)
-        seen = versions(cluster, name, sorted(dirty), found, diff) if found else {}
+        seen, unknown = versions(cluster, name, sorted(dirty), found, diff) if found else ({}, {})
         result[name] = {
             readable(path): {**shown(seen[path]), **({"diff": difference(seen[path])} if diff else {})}
             for path in found
         }
-        if silent := [minion for minion in members if minion not in dirty]:
-            result[name][UNKNOWN] = dict.fromkeys(silent, SILENT)
+        unknown.update({minion: dirty.why.get(minion, SILENT) for minion in members if minion not in dirty})
+        if unknown:
+            result[name][UNKNOWN] = unknown
     return with_exit_code(result, any(UNKNOWN in found for found in result.values()))
 
 
@@ -105,7 +108,7 @@ def resolve(cluster: Cluster, group: str, paths: Iterable[str], wins: Any) -> di
     found = find(dirty)
     silent = {minion for minion in members if minion not in dirty}
     chosen = _chosen(group, found, {*paths}, silent)
-    seen = versions(cluster, group, sorted(dirty), chosen) if wins not in members else {}
+    seen = versions(cluster, group, sorted(dirty), chosen)[0] if wins not in members else {}
     winners: dict[str, set[str]] = {}
     result, failed = {}, False
     for path in chosen:
@@ -143,9 +146,9 @@ def _chosen(group: str, found: Iterable[str], paths: set[str], silent: set[str])
     return chosen
 
 
-def _dirty(cluster: Cluster, group: str, members: list[str]) -> dict[str, dict[str, list[str]]]:
+def _dirty(cluster: Cluster, group: str, members: list[str]) -> Answers:
     """What each host that answers is to send, to whom; percent-encoded."""
-    return mappings(cluster.call(members, "csyncsync.marked", [group]) if members else {})
+    return cluster.call(members, "csyncsync.marked", [group])
 
 
 def _have_win(cluster: Cluster, group: str, host: str, names: set[str], silent: set[str]) -> set[str]:
@@ -156,7 +159,7 @@ def _have_win(cluster: Cluster, group: str, host: str, names: set[str], silent: 
     until, unsent, told = time.monotonic() + waits.RESOLVE_WAIT, set(names), None
     while unsent and time.monotonic() < until:
         # Again and again: csync2 forgets that a path is forced when the other host tries to send its own version.
-        cluster.step(host, "csyncsync.win", [group, sorted(unsent)], kind=int)
+        cluster.step(host, "csyncsync.win", [group, sorted(unsent)])
         ask(cluster, group, host)
         for _ in range(SENT_AGAIN):
             time.sleep(1)

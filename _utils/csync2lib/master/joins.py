@@ -1,9 +1,12 @@
 """
 A host that has recorded its files is admitted to its group.
 
-The first host of a new group, one that sends, is established at once (the ``seed``, if the pillar names one). A host
-that was there when the group was made keeps its files: what differs becomes a conflict. Any other receives what the
-group has, and pushes only after that. All of it under the group's lease, in a process of its own: it waits for hosts.
+The first host of a new group, one that sends, is established at once (the ``seed``, if the pillar names one; else the
+first by name of those that have recorded their files). A host that was a member then, by pillar and accepted keys,
+keeps its files: what differs becomes a conflict. Any other receives what the group has, and pushes only after that. All
+of it in a process of its own, because it waits for hosts; under the group's lease, and under a lock, because two
+decisions at once would each find nobody established. What is decided here comes from the hosts' answers, and from no
+event.
 """
 
 from __future__ import annotations
@@ -25,8 +28,7 @@ from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master import facts, lease, record
 from csync2lib.master.cluster import Cluster, Options, aside
-from csync2lib.master.listing import readable
-from csync2lib.report.words import one_line
+from csync2lib.report.words import one_line, readable
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,21 @@ def start(cluster: Cluster, group: str, host: str, jid: str) -> int:
     return process.pid
 
 
+@contextlib.contextmanager
+def alone(cluster: Cluster, group: str) -> Iterator[None]:
+    """
+    One process at a time decides who of a group is the first host, and who has joined. Raises CsyncsyncError.
+
+    Two joins at once would each find no host that is established, and take theirs for the first one.
+    """
+    directory = record.directory(cluster.opts)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    with storage.locked(os.path.join(directory, f"{group}.join.lock"), waits.JOIN_WAIT) as mine:
+        if not mine:
+            raise CsyncsyncError(f"another host joins {group}")
+        yield
+
+
 def join(cluster: Cluster, group: str, host: str, jid: str | None = None) -> str:
     """
     Have a host admitted. Returns what was done, in words. Raises CsyncsyncError.
@@ -67,7 +84,6 @@ def join(cluster: Cluster, group: str, host: str, jid: str | None = None) -> str
         raise CsyncsyncError(f"{host} is no member of {group}: salt-run csyncsync.status tells who is")
     done = "failed"
     with contextlib.ExitStack() as stack:
-        # Two joins of a group at once would each find no host that is established, and take theirs for the first one.
         if jid is None:
             stack.enter_context(lease.leased(cluster, group, host))
         elif lease.keep(cluster, group, jid):
@@ -75,12 +91,12 @@ def join(cluster: Cluster, group: str, host: str, jid: str | None = None) -> str
         else:
             return f"its turn is over; {host} asks again"
         try:
-            with _turn(cluster):
+            with alone(cluster, group), _turn(cluster):
                 done = _join(cluster, group, host, options)
         except (CsyncsyncError, SaltException) as err:
             done = f"not yet: {err}"
         finally:
-            log.info("csyncsync: %s joins %s: %s", host, group, done)
+            log.info("csyncsync: %s joins %s: %s", host, group, one_line(done))
             with cluster.record(group) as notes:
                 since = notes.joining.pop(host, {}).get("since", time.time())
                 if done != "joined":
@@ -119,11 +135,14 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
     statuses = cluster.statuses(group, members)
     states = {minion: status.get("state") for minion, status in statuses.items()}
     with cluster.record(group) as notes:
-        # An empty list says that all founders have joined; only None that nobody has asked yet.
+        # An empty list says that all founders have joined; None that nobody has joined yet, as far as is known here.
         founders = list(members if notes.founders is None else notes.founders)
         admitted = list(notes.admitted)
     if states.get(host) == "established":
+        note_established(cluster, group, host)
         return "joined"
+    if not states.get(host):
+        raise CsyncsyncError(f"{host} does not answer, or does not have the group")
     # What a host has that only receives may be older than the others', and they would not take it from there.
     senders = [minion for minion in members if not membership.receives_only(options, minion)]
     established = [minion for minion in senders if states.get(minion) == "established"]
@@ -132,20 +151,42 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
         keep = host in founders and not options["seed"]
         source = _most_up_to_date(established, statuses, options["seed"])
         _receive(cluster, group, host, source, established, keep, silent if host in admitted else None)
-    else:
-        founders = members  # of a group that begins anew, too
-        receivers = [minion for minion in members if states.get(minion) == "established"]
+        note_established(cluster, group, host, founders)
+        return "joined"
+    if silent:
+        raise CsyncsyncError(f"waits for {', '.join(silent)}: no established host that sends answers")
+    receivers = [minion for minion in members if states.get(minion) == "established"]
+    recorded = [minion for minion in senders if states.get(minion) == "recorded"]
+    if receivers or not recorded:
         membership.require_sender(group, options, members, host, "the first host to join")
-        if silent:
-            raise CsyncsyncError(f"waits for {', '.join(silent)}: no established host that sends answers")
-        if receivers and host not in admitted:
-            _raise_no_source(group, host, receivers, [minion for minion in admitted if minion in senders])
-        _found(cluster, group, host, members, options["seed"], bool(receivers))
+    if receivers and host not in admitted:
+        _raise_no_source(group, host, receivers, [minion for minion in admitted if minion in senders])
+    seed = options["seed"] if options["seed"] in members else None
+    first = _found(cluster, group, [host] if receivers else recorded, seed, bool(receivers))
+    note_established(cluster, group, first, members)  # of a group that begins anew, too
+    if first != host:
+        with cluster.record(group) as notes:
+            notes.waiting = [first, host, *(minion for minion in notes.waiting if minion not in (first, host))]
+        raise CsyncsyncError(f"{first} is the first host, and {host} asks again")
+    return "joined"
+
+
+def note_established(cluster: Cluster, group: str, host: str, founders: list[str] | None = None) -> None:
+    """
+    Note that a host has said that it is established, or has just joined.
+
+    founders
+        It has just joined, and these are the hosts whose files count.
+    """
     with cluster.record(group) as notes:
         notes.admitted = sorted({*notes.admitted, host})
-        notes.founders = [minion for minion in founders if minion != host]
-        notes.missed = [minion for minion in notes.missed if minion != host]
-    return "joined"
+        notes.returning.pop(host, None)
+        notes.joining.pop(host, None)
+        if founders is not None:  # only then: one that is to join anew says that it is established, too
+            notes.founders = founders
+            notes.missed = [minion for minion in notes.missed if minion != host]
+        if notes.founders is not None:
+            notes.founders = [minion for minion in notes.founders if minion != host]
 
 
 def _raise_no_source(group: str, host: str, receivers: list[str], admitted: list[str]) -> None:
@@ -158,13 +199,33 @@ def _raise_no_source(group: str, host: str, receivers: list[str], admitted: list
     )
 
 
-def _found(cluster: Cluster, group: str, host: str, members: list[str], seed: str | None, send: bool) -> None:
-    """Establish a host as the first one of its group that sends; ``send``: others are there, and are to get its all."""
-    if seed in members and host != seed:
+def _found(cluster: Cluster, group: str, recorded: list[str], seed: str | None, send: bool) -> str:
+    """
+    Establish the first host of a group that sends: the seed, or the first by name that can be, whichever has asked.
+
+    send
+        Others are established, and are to get all that it has.
+
+    Returns the host. Raises CsyncsyncError.
+    """
+    if seed and seed not in recorded:
         raise CsyncsyncError(f"waits for the seed, {seed}")
-    with cluster.record(group) as notes:  # its answer may get lost: nobody else is to be the first one, too
-        notes.admitted = sorted({*notes.admitted, host})
-    cluster.step(host, "csyncsync.join", [group, None, send])
+    problem: Exception = CsyncsyncError("no host has recorded its files")
+    for first in [seed] if seed else recorded:
+        with cluster.record(group) as notes:  # its answer may get lost: nobody else is to be the first one, too
+            before = notes.admitted
+            notes.admitted = sorted({*before, first})
+        try:
+            cluster.step(first, "csyncsync.join", [group, None, send])
+            return first
+        except CsyncsyncError as err:
+            status = cluster.statuses(group, [first]).get(first, {})
+            if status.get("state") != "recorded":
+                raise
+            problem = err
+        with cluster.record(group) as notes:
+            notes.admitted = before
+    raise problem
 
 
 def _receive(
@@ -194,7 +255,7 @@ def _receive(
     late = _hand_over(cluster, group, host, established)
     if silent is not None:
         _have_patience(cluster, group, host, late)
-    cluster.step(host, "csyncsync.join", [group, f"source={source}", f"keep={keep}", "admitted=True"])
+    cluster.step(host, "csyncsync.join", [group], source=source, keep=keep, admitted=True)
 
 
 def admit(
@@ -217,7 +278,7 @@ def admit(
     claims = cluster.step(host, "csyncsync.claims", [group, done["refused"]])
     missing = [path for path in done["refused"] if path not in claims]
     if missing or (done["left"] > len(done["refused"]) and not keep):
-        path = readable((missing or done["refused"])[0])
+        path = readable([*missing, *done["refused"], "…"][0])
         raise CsyncsyncError(
             f"{host} does not take {done['left']} entries from {source}, as {path}: can it write there?"
         )

@@ -17,7 +17,7 @@ from typing import Any
 from csync2lib import waits
 from csync2lib.csync2.names import is_group_name
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master.cluster import Cluster, aside, mappings
+from csync2lib.master.cluster import Cluster, aside
 from csync2lib.master.commands import progress
 from csync2lib.master.record import Lease, Record
 
@@ -42,8 +42,6 @@ def ask(cluster: Cluster, group: Any, host: Any) -> bool:
         return False
     stale = None
     with cluster.record(group) as record:
-        if record.founders is None:
-            record.founders = cluster.members(record.options or {})
         impatient = _impatient(record, host)
         if host not in record.waiting:
             record.waiting.append(host)
@@ -110,7 +108,7 @@ def _impatient(record: Record, host: str) -> list[str]:
 
 def _call_next(cluster: Cluster, group: str, record: Record) -> None:
     """If nobody pushes, and no process here waits for the lease, call the host that has waited longest."""
-    if record.lease or not record.waiting or _is_runner(record.next):
+    if record.lease or not record.waiting or is_runner(record.next):
         return
     host = record.waiting.pop(0)
     kwarg: dict[str, Any] = {} if record.paused is None else {"paused": record.paused}
@@ -126,9 +124,16 @@ def _call_next(cluster: Cluster, group: str, record: Record) -> None:
 
 
 def release(cluster: Cluster, group: str, jid: Any, host: str | None = None) -> None:
-    """End a lease and call the next host. Given a host, end its own lease only: an event may say anything."""
+    """
+    End a lease and call the next host.
+
+    host
+        An event says that this host has ended its push. Anybody can send it, so it ends no lease but one of a push: two
+        of these at once are slower, and no more.
+    """
     with cluster.record(group) as record:
-        if record.lease and record.lease.jid == jid and host in (None, record.lease.host):
+        held = record.lease
+        if held and held.jid == jid and (host is None or (host == held.host and held.pid is None)):
             record.lease = None
         if record.next == os.getpid():
             record.next = None
@@ -144,15 +149,11 @@ def _free_if_left(cluster: Cluster, group: str, lease: Lease) -> None:
 def _is_at_work(cluster: Cluster, lease: Lease) -> bool:
     """Ask the holder of an old lease whether it is still at work."""
     if lease.pid:  # a process here, of a join for example
-        return _is_runner(lease.pid)
-    running = cluster.client().cmd(
-        [lease.host], "saltutil.find_job", [lease.jid], tgt_type="list", timeout=waits.LEASE_ANSWER
-    )
-    # Of a dead minion Salt returns a text that says so.
-    return bool(mappings(running).get(lease.host))
+        return is_runner(lease.pid)
+    return cluster.is_running(lease.host, lease.jid)
 
 
-def _is_runner(pid: int | None) -> bool:
+def is_runner(pid: int | None) -> bool:
     """Tell whether a process still runs, and is not another one that was given the same number."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
         return b"csyncsync." in file.read()

@@ -1,57 +1,105 @@
-"""What a push tells when it has ended: the next host is called, a join begins, a conflict comes to light."""
+"""
+What happens when a push has ended: the next host is called, a join begins, a conflict comes to light.
+
+The event that says so is a hint, and nothing of it is written down: whether a host has joined, and what others refused,
+it is asked.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import logging
+import secrets
+import threading
 import time
 from typing import Any
 
 import salt.utils.event
+from salt.exceptions import SaltException
 
 from csync2lib.master import joins, lease
-from csync2lib.master.cluster import Cluster
+from csync2lib.master.cluster import Cluster, aside
+from csync2lib.master.record import Lease, Record
+from csync2lib.report.words import one_line, readable
 
 log = logging.getLogger(__name__)
+
+#: Group and host that are asked just now, and the pushes for which they are to be asked once more (None: whichever):
+#: once at a time is enough for any number of events.
+_asked: dict[tuple[str, str], set[str | None]] = {}
+_lock = threading.Lock()
 
 
 def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refused: Any) -> bool:
     """
-    Take in that a host has ended its push, and call the next; all of it as an event says it.
-
-    refused
-        ``{minion id: [path, …]}``: what other hosts did not take. A file that two hosts refuse from each other is a
-        conflict.
+    Given what an event says of a push that has ended, call the next host, and ask this one what is worth knowing.
 
     Returns whether the host is a member of the group.
     """
     if not lease.was_member(cluster, group, host) and not lease.renew(cluster, group, host):
         return False
     with cluster.record(group) as record:
-        ours = record.lease if record.lease and (record.lease.jid, record.lease.host) == (jid, host) else None
-        if ours and state == "joining":
-            # The join goes on under this lease, as a process of its own: it waits for hosts.
-            pid = joins.start(cluster, group, host, ours.jid)
-            record.lease = dataclasses.replace(ours, checked=time.time(), pid=pid)
-            return True
-        if ours and state == "pushed":  # only then: whose files count at first is not for any event to say
-            record.admitted = sorted({*record.admitted, host})
-            record.returning.pop(host, None)
-            record.joining.pop(host, None)
-            if record.founders is not None:
-                record.founders = [minion for minion in record.founders if minion != host]
-    lease.release(cluster, group, jid, host)
-    lease.call_behind(cluster, group)
-    if state == "pushed" and refused is not None:
-        _tell_conflicts(cluster, group, host, refused)
+        joining = state == "joining"
+        new = state == "pushed" and _may_be_new(record, host, refused)
+    if not joining:
+        lease.release(cluster, group, jid, host)
+        lease.call_behind(cluster, group)
+    if joining or new:
+        with _lock:
+            begins = (group, host) not in _asked
+            _asked.setdefault((group, host), set()).add(str(jid) if joining else None)
+        if begins:
+            aside(_ask_all, cluster, group, host)
     return True
 
 
-def _tell_conflicts(cluster: Cluster, group: str, host: str, refused: Any) -> None:
-    """Note what a host says that others refused, and fire an event for each conflict that this brings to light."""
+def _may_be_new(record: Record, host: str, refused: object) -> bool:
+    """Tell whether the host may have something to say that is not noted yet."""
+    known = {minion: sorted(paths) for minion, paths in record.refused.get(host, {}).items()}
+    try:
+        said = {minion: sorted(paths) for minion, paths in refused.items()} if isinstance(refused, dict) else {}
+    except TypeError:
+        said = None
+    return host not in record.admitted or host in record.returning or said != known
+
+
+def _ask_all(cluster: Cluster, group: str, host: str) -> None:
+    """Ask a host how far it is, as often as events came meanwhile."""
+    while True:
+        with _lock:
+            if not _asked[group, host]:
+                del _asked[group, host]
+                return
+            jid = _asked[group, host].pop()
+        try:
+            _ask(cluster, group, host, jid)
+        except SaltException as err:
+            log.warning("csyncsync: %s cannot be asked how far it is in %s: %s", host, group, one_line(str(err)))
+
+
+def _ask(cluster: Cluster, group: str, host: str, jid: str | None) -> None:
+    """jid: of a push that is said to have the host wait for a join, None for any other."""
+    status = cluster.statuses(group, [host]).get(host, {})
+    state = status.get("state")
+    if state == "established":
+        joins.note_established(cluster, group, host)
+        _tell_conflicts(cluster, group, host, status["refused"])
+    elif jid and state:
+        with cluster.record(group) as record:
+            held, now = record.lease, time.time()
+            if not (held and held.pid and lease.is_runner(held.pid)):
+                # As a process of its own, because it waits for hosts; it takes the lease. An event may have ended this
+                # host's, and a push that goes on beside a join does no harm.
+                name = f"join {secrets.token_hex(8)}"
+                record.lease = Lease(host, name, now, now, joins.start(cluster, group, host, name))
+                return
+    if jid:
+        lease.release(cluster, group, jid, host)
+
+
+def _tell_conflicts(cluster: Cluster, group: str, host: str, refused: dict[str, list[str]]) -> None:
+    """Note what a host has answered that others refused, and fire an event for each conflict that comes to light."""
     with cluster.record(group) as record:
-        said = {**record.refused, host: _checked(refused)}
+        said = {**record.refused, host: {minion: sorted(paths) for minion, paths in refused.items()}}
         if said[host] == record.refused.get(host, {}):
             return
         found = sorted(
@@ -64,19 +112,8 @@ def _tell_conflicts(cluster: Cluster, group: str, host: str, refused: Any) -> No
         new = [conflict for conflict in found if conflict not in record.conflicts]
         record.refused = {minion: theirs for minion, theirs in said.items() if theirs}
         record.conflicts = found
-    for path, one, other in new:
+    for name, one, other in new:
+        path, opts = readable(name), cluster.opts
         log.warning("csyncsync: conflict in group %s: %s and %s have changed %s", group, one, other, path)
-        opts = cluster.opts
         with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=False) as event:
             event.fire_event({"group": group, "path": path, "hosts": [one, other]}, f"csyncsync/{group}/conflict")
-
-
-def _checked(refused: Any) -> dict[str, list[str]]:
-    """What an event says that hosts refused, if it has the shape of it; any minion can send any event."""
-    if not isinstance(refused, dict) or not all(isinstance(paths, list) for paths in refused.values()):
-        return {}
-    return {
-        str(minion)[:255]: sorted({str(path)[:4096] for path in paths[:20]})
-        for minion, paths in itertools.islice(refused.items(), 100)
-        if paths
-    }

@@ -57,7 +57,12 @@ def _set(cluster: Cluster, group: str | None, host: str | None, new: Pause | Non
             paused.pop(host or ALL_HOSTS, None)
             record.paused = paused = {**paused, **({host or ALL_HOSTS: new} if new else {})}
         answers = cluster.call(chosen[name], "csyncsync.paused", [name, paused], waits.STATUS_ANSWER)
-        return {minion: _told(minion, answers.get(minion)) for minion in chosen[name]}
+        return {
+            minion: _told(minion, answers[minion])
+            if minion in answers
+            else f"{answers.why.get(minion, 'did not answer')}{LATER}"
+            for minion in chosen[name]
+        }
 
     # Side by side: a host that is silent would be waited for once for each group.
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
@@ -68,10 +73,8 @@ def _lasts(one: Pause) -> bool:
     return one["until"] is None or one["until"] > time.time()
 
 
-def _told(minion: str, answer: Any) -> str:
+def _told(minion: str, answer: dict[str, Pause]) -> str:
     """What a member's answer, all that is paused of the group, says of itself."""
-    if not isinstance(answer, dict):
-        return f"{answer or 'did not answer'}{LATER}"
     found = answer.get(ALL_HOSTS) or answer.get(minion)
     if not found:
         others = ", ".join(sorted(answer))

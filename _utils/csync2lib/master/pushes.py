@@ -8,7 +8,7 @@ from typing import Any
 
 from csync2lib import waits
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master.cluster import Cluster, mappings
+from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import SILENT, progress, with_exit_code
 from csync2lib.master.lease import leased
 from csync2lib.master.record import Record
@@ -22,8 +22,8 @@ def sync(cluster: Cluster, group: str | None, test: bool) -> dict[str, Any]:
         result[name], members = {}, cluster.members(options)
         for number, minion in enumerate(members, 1):
             with contextlib.nullcontext() if test else leased(cluster, name, minion):
-                answer = cluster.call([minion], "csyncsync.push", [name, "test=True" if test else "full=True"])
-            result[name][minion] = answer.get(minion, SILENT)
+                answers = cluster.call([minion], "csyncsync.push", [name], full=not test, test=test)
+            result[name][minion] = answers.told(minion, SILENT)
             progress(f"{name} {minion} ({number} of {len(members)}): {_short(result[name][minion])}")
     return with_exit_code(result, not all(_is_done(answer) for hosts in result.values() for answer in hosts.values()))
 
@@ -37,7 +37,7 @@ def _short(answer: Any) -> str:
     if not isinstance(answer, dict):
         return str(answer)
     if answer["state"] == "test":
-        send = [f"{told['entries']} to {other}" for other, told in sorted(answer["send"].items())]
+        send = [f"{told['entries']} to {other}" for other, told in sorted(answer.get("send", {}).items())]
         return f"would send {', '.join(send) or 'nothing'}" + (f"; {answer['comment']}" if answer["comment"] else "")
     left = sum(answer.get("left", {}).values())
     comment = f": {answer['comment']}" if answer["comment"] else ""
@@ -48,12 +48,11 @@ def let_through(cluster: Cluster, group: str, host: str | None) -> dict[str, Any
     """Have those members push, or this one, whose guard has stopped a push. Raises CsyncsyncError if there is none."""
     members = cluster.chosen(group, host)
     answers = cluster.call(members, "csyncsync.status", [group])
-    stopped = [minion for minion, answer in mappings(answers).items() if (answer.get(group) or {}).get("held")]
+    stopped = [minion for minion, answer in answers.items() if answer.get(group, {}).get("held")]
     if not stopped:
-        silent = [minion for minion in members if minion not in answers]
-        problem = f"no push of {group} is held" + (f"; {', '.join(silent)} did not answer" if silent else "")
-        raise CsyncsyncError(problem)
-    result = {m: cluster.call([m], "csyncsync.push", [group, "release=True"]).get(m, SILENT) for m in sorted(stopped)}
+        silent = [f"; {minion} {answers.told(minion, 'did not answer')}" for minion in members if minion not in answers]
+        raise CsyncsyncError(f"no push of {group} is held{''.join(silent)}")
+    result = {m: cluster.call([m], "csyncsync.push", [group], release=True).told(m, SILENT) for m in sorted(stopped)}
     return with_exit_code(result, not all(isinstance(it, dict) and it["state"] == "pushed" for it in result.values()))
 
 
@@ -61,10 +60,10 @@ def status(cluster: Cluster, group: str | None) -> dict[str, Any]:
     """What csync2lib.report makes of all hosts' answers, for its outputter. Raises CsyncsyncError."""
     members = {name: cluster.members(options) for name, options in sorted(cluster.groups(group).items())}
     minions = sorted({minion for hosts in members.values() for minion in hosts})
-    answers = cluster.call(minions, "csyncsync.status", ["size=True"], waits.STATUS_ANSWER) if minions else {}
+    answers = cluster.call(minions, "csyncsync.status", [], waits.STATUS_ANSWER, size=True)
     recorded, rows = {*cluster.recorded()}, {}
     for name, hosts in members.items():
         with cluster.record(name) if name in recorded else contextlib.nullcontext(Record()) as record:
-            rows[name] = report.report(name, hosts, answers, time.time(), record.joining)
+            rows[name] = report.report(name, hosts, answers, answers.why, time.time(), record.joining)
     retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
     return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 
 from csync2lib import keys, waits
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master.cluster import Answers, Cluster, mappings
+from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import progress
 from csync2lib.master.lease import ask, leased
+from csync2lib.master.questions import Answers
 
 #: ``{GROUP: [minion id, …]}``
 Members = dict[str, list[str]]
@@ -62,20 +63,19 @@ def rotate_certificate(cluster: Cluster, host: str) -> dict[str, str]:
     members = {group: cluster.members(options) for group, options in groups.items()}
     present = cluster.call(_all_of(members), "csyncsync.certificate", [])
     if host not in present:
-        raise CsyncsyncError(f"{host} does not answer; nothing was changed")
+        raise CsyncsyncError(f"{host} {present.why.get(host, 'does not answer')}; nothing was changed")
     with _undisturbed(cluster, members):
-        new = cluster.call([host], "csyncsync.renew_certificate", []).get(host)
-        if not isinstance(new, dict):
-            raise CsyncsyncError(
-                f"{host}: {new or 'did not answer'}; to try again: salt-run csyncsync.rotate_certificate {host}"
-            )
+        try:
+            new = cluster.step(host, "csyncsync.renew_certificate", [])
+        except CsyncsyncError as err:
+            again = f"to try again: salt-run csyncsync.rotate_certificate {host}"
+            raise CsyncsyncError(f"{err}; {again}") from err
 
         def have_it(minions: list[str]) -> set[str]:
             lack: set[str] = set()
             for group, inside in members.items():
                 asked = [minion for minion in minions if minion in inside and minion != host]
-                found = cluster.call(asked, "csyncsync.pinned", [group]) if asked else {}
-                pins = mappings(found)
+                pins = cluster.call(asked, "csyncsync.pinned", [group])
                 lack.update(minion for minion in asked if pins.get(minion, {}).get(host) != new["fingerprint"])
             return {*minions} - lack
 
@@ -116,15 +116,17 @@ def _have_read_anew(
         What has changed, in words.
     """
     told = dict.fromkeys(_all_of(members), f"did not answer: gets {what} when it is back")
-    waiting, until = [minion for minion in told if minion in present], time.monotonic() + waits.ROTATE_WAIT
+    waiting, until = [minion for minion in told if minion in present.heard()], time.monotonic() + waits.ROTATE_WAIT
     while waiting and time.monotonic() < until:
         answers = cluster.call(waiting, "csyncsync.refresh", [], accepted=members)
-        done = have_it(sorted(answers)) if answers else set()
-        told.update({minion: f"lacks {what}: {answer}" for minion, answer in answers.items()})
+        heard = sorted(answers.heard())
+        done = have_it(heard)
+        told.update({minion: f"lacks {what}: {answers.told(minion, '')}" for minion in heard})
         told.update(dict.fromkeys(done, f"has {what}"))
-        progress("\n".join(f"{minion} {told[minion]}" for minion in waiting))
-        # A text says that another call is under way there; a list, which states have failed.
-        waiting = [minion for minion in sorted(answers) if minion not in done and isinstance(answers[minion], str)]
+        for minion in waiting:
+            progress(f"{minion} {told[minion]}")
+        # A text says that another call is under way there, or what went wrong; a list, which states have failed.
+        waiting = [minion for minion in heard if minion not in done and isinstance(answers.told(minion, ""), str)]
         time.sleep(1 if waiting else 0)
     have = [minion for minion, text in told.items() if text.startswith("has ")]
     for group, minions in members.items():

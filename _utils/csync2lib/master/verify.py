@@ -12,11 +12,12 @@ from typing import Any
 from csync2lib import contents, waits
 from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master import joins
-from csync2lib.master.cluster import Cluster, mappings
+from csync2lib.master import joins, shapes
+from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import SILENT, progress, with_exit_code
 from csync2lib.master.lease import leased
-from csync2lib.master.listing import readable, shown, versions
+from csync2lib.master.listing import shown, versions
+from csync2lib.report.words import readable
 
 #: Megabytes that each host reads in a second.
 RATE = 50
@@ -37,55 +38,61 @@ def verify(cluster: Cluster, group: str, members: list[str], rate: Any = RATE) -
         Megabytes a second; 0: as many as can be.
 
     Returns ``{"group", "hosts": {minion id: {"files", "bytes"}}, "silent": [minion id, …], "differences": {path:
-    {minion id: version}}, "more": differences that are not shown, "seconds", "retcode"}``.
+    {minion id: version}}, "more": differences that are not shown, "seconds", "retcode"}``; and ``"unknown": {minion id:
+    why}`` if hosts answered that they could not, or what cannot be used.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0:
         raise CsyncsyncError(f"rate={rate!r} is no number of megabytes in a second")
     began = time.monotonic()
-    sizes: Sizes = mappings(cluster.call(members, "csyncsync.contents", [group]))
-    hosts = sorted(sizes)
-    found = _differing(cluster, group, hosts, sizes, int(rate * 1_000_000))
+    asked = cluster.call(members, "csyncsync.contents", [group])
+    sizes, unknown = dict(asked), asked.why
+    silent = [minion for minion in members if minion not in asked.heard()]
+    found = _differing(cluster, group, sizes, int(rate * 1_000_000), unknown)
     if found:
         progress(f"{group}: {len(found)} paths differ; looking again in {waits.VERIFY_AGAIN} s")
         time.sleep(waits.VERIFY_AGAIN)
-    seen = versions(cluster, group, hosts, found[:SHOWN]) if found else {}
+    seen, lost = versions(cluster, group, sorted(sizes), found[:SHOWN]) if found else ({}, {})
+    unknown.update(lost)
     differences = {
         readable(path): shown(there)
         for path, there in seen.items()
         if len({json.dumps(contents.compared(version), sort_keys=True) for version in there.values()}) > 1
     }
-    silent = [minion for minion in members if minion not in hosts]
     return {
         "group": group,
-        "hosts": sizes,
+        "hosts": {minion: size for minion, size in sizes.items() if minion not in unknown},
         "silent": silent,
+        **({"unknown": unknown} if unknown else {}),
         "differences": differences,
         "more": max(0, len(found) - SHOWN),
         "seconds": round(time.monotonic() - began, 1),
-        "retcode": int(bool(differences or silent or len(found) > SHOWN)),
+        "retcode": int(bool(differences or silent or unknown or len(found) > SHOWN)),
     }
 
 
-def _differing(cluster: Cluster, group: str, hosts: list[str], sizes: Sizes, rate: int) -> list[str]:
-    """The percent-encoded paths that hosts have differently: first the slots of digests, then the paths in them."""
+def _differing(cluster: Cluster, group: str, sizes: Sizes, rate: int, unknown: dict[str, str]) -> list[str]:
+    """
+    The percent-encoded paths that hosts have differently: first the slots of digests, then the paths in them.
+
+    unknown
+        Hosts that could no longer tell, and why, are added to it. What the others have is compared without them.
+    """
     most = max((size["bytes"] for size in sizes.values()), default=0)
     parts = min(100, 1 + (most // (rate * STEP) if rate else 0))
+
+    def compared(shape: shapes.Shape, **options: Any) -> list[str]:
+        hosts = [minion for minion in sorted(sizes) if minion not in unknown]
+        answers = cluster.call(hosts, "csyncsync.contents", [group], shape=shape, rate=rate, **options)
+        unknown.update(
+            {minion: answers.why.get(minion, "no longer answers") for minion in hosts if minion not in answers}
+        )
+        return contents.unlike(answers)
+
     slots: list[str] = []
     for part in range(parts):
-        slots += contents.unlike(_asked(cluster, group, hosts, part=part, parts=parts, rate=rate))
+        slots += compared(shapes.SLOTS, part=part, parts=parts)
         progress(f"{group}: {part + 1} of {parts} parts read, {len(slots)} differences so far")
-    if not slots:
-        return []
-    return contents.unlike(_asked(cluster, group, hosts, slots=[int(slot) for slot in slots], rate=rate))
-
-
-def _asked(cluster: Cluster, group: str, hosts: list[str], **options: Any) -> dict[str, dict[str, str]]:
-    """``{minion id: what csyncsync.contents returned}``; all have to answer. Raises CsyncsyncError."""
-    arguments = [group, *(f"{name}={value}" for name, value in options.items())]
-    answers = mappings(cluster.call(hosts, "csyncsync.contents", arguments))
-    if set(answers) != set(hosts):
-        raise CsyncsyncError(f"{', '.join(sorted(set(hosts) - set(answers)))} no longer answers; try again")
-    return answers
+    return compared(shapes.PATHS, slots=[int(slot) for slot in slots]) if slots else []
 
 
 # --- One host's content wins ------------------------------------------------------------------------------
@@ -102,13 +109,11 @@ def reset(cluster: Cluster, group: str, source: str, test: bool) -> dict[str, An
     membership.require_sender(group, options, members, source, "source=")
     if test:
         return _would_reset(cluster, group, members, source)
-    answers = cluster.statuses(group, members)
-    silent = [minion for minion in members if minion not in answers]
+    answers = cluster.call(members, "csyncsync.status", [group])
+    silent = [f"{minion} {answers.why.get(minion, 'did not answer')}" for minion in members if minion not in answers]
     if silent:
-        raise CsyncsyncError(
-            f"{', '.join(silent)} did not answer; start it, or take it out of csyncsync:groups:{group}:members"
-        )
-    with leased(cluster, group, source):
+        raise CsyncsyncError(f"{'; '.join(silent)}; start it, or take it out of csyncsync:groups:{group}:members")
+    with leased(cluster, group, source), joins.alone(cluster, group):
         return _reset(cluster, group, [source, *(minion for minion in members if minion != source)])
 
 
@@ -122,7 +127,7 @@ def _reset(cluster: Cluster, group: str, hosts: list[str]) -> dict[str, Any]:
     for number, host in enumerate(hosts):
         progress(f"{group}: {number + 1} of {len(hosts)} databases, {host}")
         try:
-            cluster.step(host, "csyncsync.reset", [group], kind=bool)
+            cluster.step(host, "csyncsync.reset", [group])
             result[host] = "its content wins" if host == source else _take_content(cluster, group, source, host)
             if host == source:
                 cluster.step(host, "csyncsync.join", [group])
@@ -141,17 +146,16 @@ def _take_content(cluster: Cluster, group: str, source: str, host: str) -> str:
     cluster.step(host, "csyncsync.join", [group, source])
     digests = cluster.step(host, "csyncsync.digests", [group])["digests"]
     taken = joins.admit(cluster, group, source, host, digests, [], remove=True)
-    cluster.step(host, "csyncsync.join", [group, f"source={source}", "admitted=True"])
+    cluster.step(host, "csyncsync.join", [group], source=source, admitted=True)
     return f"got {taken} entries from {source}"
 
 
 def _would_reset(cluster: Cluster, group: str, members: list[str], source: str) -> dict[str, Any]:
     found = verify(cluster, group, members)
-    silent = {*found["silent"]}.union(*({*found["hosts"]} - {*seen} for seen in found["differences"].values()))
-    if source in silent:
-        raise CsyncsyncError(f"{source}, whose content is to win, {SILENT}")
-    result: dict[str, Any] = dict.fromkeys(sorted(silent), SILENT)
-    for minion in sorted({*found["hosts"]} - silent):
+    result: dict[str, Any] = {**dict.fromkeys(found["silent"], SILENT), **found.get("unknown", {})}
+    if source in result:
+        raise CsyncsyncError(f"{source}, whose content is to win, {result[source]}")
+    for minion in found["hosts"]:
         told: dict[str, list[str]] = {"replaced": [], "deleted": [], "made": []}
         for path, seen in found["differences"].items():
             there, wanted = seen[minion], seen[source]
@@ -159,4 +163,4 @@ def _would_reset(cluster: Cluster, group: str, members: list[str], source: str) 
                 kind = {"nothing": "deleted"}.get(wanted["type"], "made" if there["type"] == "nothing" else "replaced")
                 told[kind].append(path)
         result[minion] = "its content wins" if minion == source else {k: v for k, v in told.items() if v} or "the same"
-    return with_exit_code(result, silent)
+    return with_exit_code(result, found["silent"] or "unknown" in found)

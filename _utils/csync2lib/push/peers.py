@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.parse
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -91,12 +92,12 @@ def send(
 
 
 def large_left(group: Group, peers: Collection[str]) -> dict[str, dict[str, bytes | None]]:
-    """``{address: {path: record}}`` of the large files that are dirty for each of these peers."""
+    """``{address: {percent-encoded path: record}}`` of the large files that are dirty for each of these peers."""
     found: dict[str, dict[str, bytes | None]] = {peer: {} for peer in peers}
     with group.open_database() as database:
         for path, peer, _ in database.dirty(peers):
             if transfer.file_size(encode(path))[0] > transfer.LARGE:
-                found[peer][path.decode("utf-8", "backslashreplace")] = database.record(path)
+                found[peer][urllib.parse.quote_from_bytes(path)] = database.record(path)
     return found
 
 
@@ -109,7 +110,7 @@ def _failed(before: Failure | None, problem: str) -> Failure:
 
 def refused(group: Group, config: GroupConfig, before: dict[str, list[str]]) -> dict[str, list[str]]:
     """
-    ``{minion id: [path, …]}`` of what hosts that answered did not take: conflicts, in the main.
+    ``{minion id: [percent-encoded path, …]}`` of what hosts that answered did not take: conflicts, in the main.
 
     What a host refused before stays refused while it does not answer.
     """
@@ -118,7 +119,7 @@ def refused(group: Group, config: GroupConfig, before: dict[str, list[str]]) -> 
     found: dict[str, list[str]] = {}
     with group.open_database() as database:
         for raw, peer, _ in database.dirty(minions):
-            path, paths = raw.decode("utf-8", "backslashreplace"), found.setdefault(minions[peer], [])
+            path, paths = urllib.parse.quote_from_bytes(raw), found.setdefault(minions[peer], [])
             if len(paths) >= MOST_REFUSED or (peer in silent and path not in before.get(minions[peer], ())):
                 continue
             if transfer.file_size(encode(raw))[0] <= transfer.LARGE or path in large.get(peer, ()):

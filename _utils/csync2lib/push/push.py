@@ -75,7 +75,7 @@ class PushResult(NamedTuple):
     left
         ``{address: entries}`` that the other hosts are still to get.
     refused
-        ``{minion id: [path, …]}`` of the first paths that each host did not take though it answered.
+        ``{minion id: [percent-encoded path, …]}`` of the first paths that each host did not take though it answered.
     comment
         Why nothing, or not all, was sent.
     """
@@ -111,7 +111,7 @@ def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
     if result.state in ("held", "error") and result.state != before.get("state"):
         around.tell(f"csyncsync/{group.name}/{result.state}", {"group": group.name, "comment": _ascii(result.comment)})
     told = {key: value for key, value in result.as_dict().items() if key != "comment"}
-    around.tell(f"csyncsync/{group.name}/pushed", {**told, "refused": _plain(result.refused), "jid": asked.job})
+    around.tell(f"csyncsync/{group.name}/pushed", {**told, "jid": asked.job})
     return result
 
 
@@ -217,11 +217,6 @@ def _note(group: Group, result: PushResult) -> None:
         storage.write_json(group.path(LAST), said, durable=False)
     except OSError as err:
         log.error("csyncsync: cannot note the push of group %s: %s", group.name, err)
-
-
-def _plain(refused: dict[str, list[str]]) -> dict[str, list[str]]:
-    """What others refused, for an event."""
-    return {minion: [_ascii(path) for path in paths] for minion, paths in refused.items()}
 
 
 def _ascii(text: str) -> str:

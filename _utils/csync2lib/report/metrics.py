@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from csync2lib import actions, storage
+from csync2lib.report.words import one_line
 
 #: The states of a host in a group.
 STATES = ("new", "recorded", "established", "unknown")
@@ -115,7 +116,7 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return one_line(value).replace("\\", r"\\").replace('"', r"\"")
 
 
 def _number(value: float) -> str:

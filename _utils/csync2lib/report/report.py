@@ -7,11 +7,12 @@ Given what ``csyncsync.status`` returned on the hosts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from csync2lib import actions, waits
-from csync2lib.report.words import duration, size
+from csync2lib.report.words import duration, readable, size
 
 #: Of one host and group: what ``csyncsync.status`` returned, and what report() makes of it. Both go over Salt's bus.
 Status = Mapping[str, Any]
@@ -28,13 +29,15 @@ SMALLEST = 0.95
 def report(
     group: str,
     members: Sequence[str],
-    answers: Mapping[str, Any],
+    answers: Mapping[str, Mapping[str, Status]],
+    why: Mapping[str, str],
     now: float,
     joining: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Row]:
     """
-    Given the ids of a group's members, ``{minion id: what csyncsync.status returned}``, the time, and ``{minion id:
-    {"since": time, "why": text}}`` of hosts that could not join yet, return ``{minion id: row}``.
+    Given the ids of a group's members, ``{minion id: what csyncsync.status returned}``, ``{minion id: why}`` of those
+    that could not tell, the time, and ``{minion id: {"since": time, "why": text}}`` of hosts that could not join yet,
+    return ``{minion id: row}``. The answers are checked (``master/shapes.py``).
 
     A row is ``{"state": text, "problems": [[what, what to do], …]}``; ``state`` is "in sync", what is under way, or the
     first problem. Of a host that answers and has the group there is more: ``{"notes": [text, …], "files", "bytes" (of
@@ -42,28 +45,27 @@ def report(
     "oldest": seconds since the oldest of them was changed, "last_push", "watches", "limit", "database": bytes,
     "versions"}``.
     """
-    found = {minion: answer.get(group) for minion, answer in answers.items() if isinstance(answer, dict)}
+    found = {minion: answer.get(group) for minion, answer in answers.items()}
     waiting = joining or {}
-    rows = {minion: _row(group, minion, answers.get(minion), found, now, waiting.get(minion)) for minion in members}
+    rows = {minion: _row(group, minion, why.get(minion), found, now, waiting.get(minion)) for minion in members}
     free = {minion: row["free"] for minion, row in rows.items() if row.get("free") is not None}
     for minion, space in free.items():
         rows[minion]["smallest_disk"] = space == min(free.values()) < SMALLEST * max(free.values())
     return rows
 
 
-def _why(text: str) -> str:
-    """The line of an error of Salt's that says what is wrong: the last one of a traceback, else the first one."""
-    lines = text.strip().splitlines() or [""]
-    return lines[-1 if "Traceback" in text else 0]
-
-
 def _row(
-    group: str, minion: str, answer: Any, found: Mapping[str, Any], now: float, joining: Mapping[str, Any] | None
+    group: str,
+    minion: str,
+    why: str | None,
+    found: Mapping[str, Status | None],
+    now: float,
+    joining: Mapping[str, Any] | None,
 ) -> Row:
-    if not isinstance(answer, dict):
+    if minion not in found:
         problem = ["no answer", f"is salt-minion up on {minion}? salt-run manage.down"]
-        if answer:
-            why, remedy = _why(str(answer)), f"does it have this version? salt {minion} state.apply csyncsync"
+        if why is not None:
+            remedy = f"does it have this version? salt {minion} state.apply csyncsync"
             problem = [f"no status: {why}", remedy]
         return {"state": problem[0], "problems": [problem]}
     status = found.get(minion)
@@ -89,7 +91,7 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
     conflicts = sorted(_conflicts(minion, found).items())
     resolve = f"salt-run csyncsync.conflicts {group} diff=True"
     for path, other in conflicts[:SHOWN]:
-        yield [f"CONFLICT with {other}: {path}", resolve]
+        yield [f"CONFLICT with {other}: {readable(path)}", resolve]
     if len(conflicts) > SHOWN:
         yield [f"{len(conflicts) - SHOWN} more CONFLICTS", resolve]
     watch = status["watch"]
@@ -97,12 +99,13 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
         why = watch.get("error")
         yield [f"not watching{': ' + why if why else ''}", f"salt {minion} state.apply csyncsync"]
     if status["last_push"].get("state") == "error":
-        yield [f"last push failed: {status['last_push']['comment']}", f"salt {minion} csyncsync.push {group}"]
+        yield [f"last push failed: {status['last_push'].get('comment', '')}", f"salt {minion} csyncsync.push {group}"]
     for peer, why in status["unreachable"].items():
         if now - (status.get("waiting_since") or now) > waits.UNREACHABLE:
             remedy = f"is {peer} up, and its csyncsync-server (port 30865)? salt {peer} test.ping"
             yield [f"{peer} unreachable: {why}", remedy]
-    days = (status.get("certificate_end", now + 10**9) - now) / 86400
+    end = status.get("certificate_end")
+    days = math.inf if end is None else (end - now) / 86400
     if days < CERTIFICATE_DAYS:
         yield [f"certificate ends in {days:.0f} days", f"salt-run csyncsync.rotate_certificate {minion}"]
     for action in status.get("actions", ()):

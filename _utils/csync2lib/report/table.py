@@ -34,7 +34,7 @@ def table(
     lines += [
         f"note: {group} on {minion}: {one_line(note)}" for group, minion, row in rows for note in row.get("notes", ())
     ]
-    lines += [f"note: {told}" for told in versions(groups)]
+    lines += [f"note: {one_line(told)}" for told in versions(groups)]
     cells = [HEADER, *(_cells(*item) for item in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
     shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]

@@ -1,0 +1,207 @@
+"""
+What the master asks minions, and who has answered what.
+
+The master's bus tells neither who has sent an event nor that it is the answer to anything: any minion can send the
+return of any job, in the name of any other one. So a question is a job ``csyncsync.answer``, whose return the minion
+has signed; here it is verified with the key that the master has accepted, and read field by field (``shapes``). An
+event that is no such answer changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import salt.cache
+from salt.exceptions import SaltException
+
+from csync2lib import signature, storage, waits
+from csync2lib.master.shapes import Shape, Unusable, check
+from csync2lib.report.words import printable
+
+# Salt's, one for each thread: to make one takes longer than to ask it.
+_local = threading.local()
+
+#: What may take hours, as long as the host says that it works on it. Nobody waits for anything else that long: a host
+#: may say so for ever.
+LONG = frozenset(f"csyncsync.{name}" for name in ("admit", "contents", "digests", "join", "push", "refresh", "reset"))
+
+#: Characters of what a host says why it has no answer.
+WHY = 1000
+
+
+class Answers(dict[str, Any]):
+    """
+    ``{minion id: what it returned}``, checked, of those that could do what they were asked.
+
+    ``why`` says of others, that answered, why not; printable. Who is in neither is silent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.why: dict[str, str] = {}
+
+    def heard(self) -> set[str]:
+        """Who has answered, whatever it was."""
+        return {*self, *self.why}
+
+    def told(self, minion: str, silent: str) -> Any:
+        """What a host returned, or why it could not, or what is said of one that is silent."""
+        return self.get(minion, self.why.get(minion, silent))
+
+
+class Question:
+    """
+    One question, and the answers to it as they come.
+
+    opts
+        The master's config.
+    arguments, options
+        Of the function.
+    shape
+        What is expected to be returned, if that is not what the function returns as a rule.
+    """
+
+    def __init__(
+        self,
+        opts: Mapping[str, Any],
+        function: str,
+        arguments: list[Any],
+        options: Mapping[str, Any],
+        shape: Shape | None,
+    ) -> None:
+        self.function, self.arguments, self.options, self.shape = function, arguments, options, shape
+        self.key_of = _keys(opts)
+        #: Not all of it digits: Salt reads arguments as YAML.
+        self.name = f"question-{secrets.token_hex(16)}"
+        self.answers = Answers()
+        self.silent: set[str] = set()
+        #: Who has returned a text that is not signed: by Salt, which does not know the function, or by somebody else,
+        #: who may be quicker than the host. So it ends no waiting.
+        self.unsigned: dict[str, str] = {}
+
+    def ask(self, client: Any, minions: list[str], seconds: float, still_running: StillRunning) -> None:
+        """
+        Publish the question, and wait for the answers. Raises salt.exceptions.SaltException.
+
+        seconds
+            Of silence after which minions are asked whether they still work on it.
+        still_running
+            Given minions and the job's id, returns those that do.
+        """
+        arguments = [self.name, self.function, self.arguments, dict(self.options)]
+        listened = client.event.cpub
+        try:
+            job = client.run_job(minions, "csyncsync.answer", arguments, tgt_type="list", ret="", listen=True)
+            if not job:
+                return
+            self.silent = {*job["minions"]} & {*minions}
+            try:
+                self._wait(client, job["jid"], seconds, still_running)
+            finally:
+                client.event.unsubscribe(f"salt/job/{job['jid']}")
+        finally:
+            if not listened:
+                client.event.close_pub()
+        for minion, text in [*self.unsigned.items()]:
+            self._refused(minion, text)
+
+    def _wait(self, client: Any, jid: str, seconds: float, still_running: StillRunning) -> None:
+        until = time.monotonic() + seconds
+        end = math.inf if self.function in LONG else until + waits.QUICK
+        while self.silent:
+            event = client.event.get_event(
+                wait=0.2, tag=f"salt/job/{jid}/ret/", full=True, match_type="startswith", auto_reconnect=True
+            )
+            if event:
+                self.take(event.get("data"))
+            if self.silent and time.monotonic() > until:
+                running = still_running(sorted(self.silent), jid)
+                with contextlib.suppress(SaltException):  # the bus loses what comes too fast
+                    for minion, found in client.get_cache_returns(jid).items():
+                        self.take({"id": minion, "return": found.get("ret")})
+                if not running or time.monotonic() > end:
+                    return
+                until = time.monotonic() + seconds
+
+    def take(self, event: object) -> None:
+        """Take in what may be the answer of a minion, from any hand."""
+        minion = event.get("id") if isinstance(event, dict) else None
+        if not isinstance(event, dict) or not isinstance(minion, str) or minion not in self.silent:
+            return
+        said = event.get("return")
+        if isinstance(said, dict) and self._is_from(minion, said):
+            self.silent.discard(minion)
+            self.unsigned.pop(minion, None)
+            try:
+                self.answers[minion] = self._read(said["answer"])
+            except Unusable as err:
+                self._refused(minion, str(err), what="gave an answer that cannot be used: ")
+            except _No as no:
+                self._refused(minion, str(no))
+        elif minion not in self.unsigned:
+            text = _line(said) if isinstance(said, str) else "gave an answer that it has not signed"
+            self.unsigned[minion] = text
+
+    def _is_from(self, minion: str, said: signature.Signed) -> bool:
+        if not isinstance(said.get("answer"), str) or not isinstance(said.get("signature"), str):
+            return False
+        try:
+            is_signed = signature.verifier(self.key_of(minion))
+        except (ValueError, SaltException, OSError):
+            return False
+        return is_signed(said, minion, self.name, self.function)
+
+    def _read(self, text: str) -> Any:
+        """What the function returned. Raises Unusable; and _No with the host's own words if it could not."""
+        try:
+            told = json.loads(text)
+        except (ValueError, RecursionError):
+            raise Unusable("it is no JSON") from None
+        if isinstance(told, dict) and isinstance(told.get("error"), str):
+            raise _No(_line(told["error"]))
+        if not isinstance(told, dict) or "value" not in told:
+            raise Unusable("value is missing")
+        return check(self.function, told["value"], self.shape)
+
+    def _refused(self, minion: str, why: str, what: str = "") -> None:
+        self.silent.discard(minion)
+        self.unsigned.pop(minion, None)
+        self.answers.why[minion] = what + (why if what else printable(why))[:WHY]
+
+
+class _No(Exception):
+    """A host could not do what it was asked."""
+
+
+StillRunning = Callable[[list[str], str], Iterable[str]]
+
+
+def _line(text: str) -> str:
+    """The line of an error of Salt's that says what is wrong: the last one of a traceback, else the first one."""
+    lines = text.strip().splitlines() or [""]
+    return lines[-1 if "Traceback" in text else 0] or "returned nothing"
+
+
+def _keys(opts: Mapping[str, Any]) -> Callable[[str], str]:
+    """A function that returns the accepted key of a minion, as PEM. It raises ValueError or OSError without one."""
+    driver = opts.get("keys.cache_driver")
+    if not driver:  # before Salt 3007
+        return lambda minion: storage.read(os.path.join(opts["pki_dir"], "minions", minion)) or ""
+    if not hasattr(_local, "cache"):
+        _local.cache = salt.cache.Cache(opts, driver=driver)
+
+    def key_of(minion: str) -> str:
+        found = _local.cache.fetch("keys", minion)
+        if not isinstance(found, dict) or found.get("state") != "accepted":
+            raise ValueError(f"the key of {minion} is not accepted")
+        return str(found["pub"])
+
+    return key_of
