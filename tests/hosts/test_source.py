@@ -192,3 +192,23 @@ def test_a_host_has_not_joined_while_its_disk_is_full(hosts):
             hosts.equal(top)
         finally:
             hosts.shell("web3", f"umount {top}", check=False)
+
+
+def test_a_host_has_not_joined_when_its_source_is_killed_in_the_middle(hosts):
+    """It waits for it, and goes on when it is back. csync2 is slow here: it creates each of many files."""
+    with group(hosts, "killed", members=["web1"]) as top:
+        hosts.shell("web1", f"mkdir {top}/many; cd {top}/many; touch $(seq 9000); chmod 600 *")
+        hosts.settled("killed", hosts=("web1",), seconds=60)
+        change(hosts, "killed", members=["web1", "web3"])
+        there = hosts.path("web3", f"{top}/many")
+        try:
+            hosts.eventually(there.is_dir, 60)
+            hosts.stop_minion("web1")
+            assert len(list(there.iterdir())) < 9000
+            waits_for(hosts, "web3", "killed", "joining (recorded): w", 90)
+        finally:
+            hosts.exec("web1", "systemctl", "start", "salt-minion")
+        hosts.eventually(lambda: state(hosts, "web3", "killed") == "established", 90)
+        assert len(list(there.iterdir())) == 9000
+        hosts.settled("killed", hosts=("web1", "web3"), seconds=60)
+        hosts.equal(top, hosts=("web1", "web3"))
