@@ -532,11 +532,11 @@ def hosts(_bed):
     hosts = Hosts(_bed, ["web1", "web2", "web3"])
 
     def installed():
-        lagging = not_in_sync(_bed, hosts.names, hosts.call(hosts.names, "csyncsync.status"))
+        lagging = not_in_sync(_bed, hosts.names, {host: hosts.statuses(host) for host in hosts.names})
         assert not lagging, "; ".join(lagging)
 
     hosts.apply()
-    hosts.eventually(installed, 120)
+    hosts.eventually(installed, 120, pause=lambda: time.sleep(0.5))
     hosts.write("web1", f"{SHARED}/stays", "An include that is emptied looks like a lost disk.\n")
     yield hosts
     hosts.close()
