@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from csync2lib import beneath
+from csync2lib import beneath, storage
 from csync2lib.csync2 import custody, namespace
 from csync2lib.csync2.namespace import READ_ONLY, USERS, WRITABLE, Shown
 from csync2lib.errors import CsyncsyncError
@@ -31,7 +31,8 @@ class Confinement(NamedTuple):
     What the namespace is to show.
 
     text
-        Stands for all of it: another one if something else is to be shown, or stands there by now.
+        Stands for all of it, and for where csync2 is to listen: another one if something else is to be shown, or
+        stands there by now.
     """
 
     shown: list[Shown]
@@ -52,7 +53,8 @@ def of_host(host: ThisHost) -> Confinement:
     wanted = [Shown(path, USERS) for path in users] + [Shown(path, WRITABLE) for path in alone]
     there = {one: identity for one in wanted + _own(host) if (identity := _identity(one))}
     below = [mount for mount in namespace.mounts() if any(namespace.is_below(mount.point, path) for path in users)]
-    text = repr([sorted(there.items()), [(*mount[:4], sorted(mount.options)) for mount in below]])
+    listens = sorted((name, said.get("address"), said.get("address_wanted")) for name, said in host.configs().items())
+    text = repr([sorted(there.items()), [(*mount[:4], sorted(mount.options)) for mount in below], listens])
     return Confinement([*there], hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -99,6 +101,8 @@ def await_current(host: ThisHost) -> None:
     a mount has changed. Raises CsyncsyncError if csync2 is to be confined, and cannot be.
     """
     if os.path.exists(custody.UNCONFINED):
+        if said := custody.notice():
+            _ask(said.pid)
         return
     wanted, until, asked = of_host(host).text, time.monotonic() + MADE_WITHIN, False
     while True:
@@ -116,9 +120,12 @@ def await_current(host: ThisHost) -> None:
 
 
 def _ask(server: int) -> bool:
-    """Have the server look again. Tells whether it is there."""
+    """Have the server look again. Tells whether it is there: its process may have ended, and its number be another's."""
     try:
+        command = storage.read(f"/proc/{server}/cmdline") or ""
+        if "/__main__.py\0server\0" not in command:
+            return False
         os.kill(server, signal.SIGHUP)
-    except ProcessLookupError:
+    except (ProcessLookupError, UnicodeDecodeError):
         return False
     return True

@@ -28,7 +28,7 @@ from csync2lib.guard import is_empty_directory
 from csync2lib.host import ThisHost
 
 #: Seconds until the watcher has seen that a group's config is gone.
-WATCHER_LETS_GO = 3.0
+LET_GO_WITHIN = 3.0
 #: What checks a group now and then, and what sees that commands are due.
 UNITS = {"timer": "csyncsync-full@{}.timer", "actions": "csyncsync-action@{}.path"}
 #: The directory of the units that the states bring.
@@ -192,10 +192,11 @@ def remove(group: Group, salt: Functions, test: bool = False) -> list[str]:
                 storage.remove(path)  # unless another state run just did
     if os.path.isdir(group.directory):
         removed.append(group.directory)
-        until = time.monotonic() + WATCHER_LETS_GO
-        while not test and os.path.isdir(group.directory) and time.monotonic() < until:
-            shutil.rmtree(group.directory, ignore_errors=True)
-            time.sleep(0.1)  # the watcher may just have written into it
+    until = time.monotonic() + LET_GO_WITHIN
+    while not test and any(map(os.path.lexists, removed)) and time.monotonic() < until:
+        shutil.rmtree(group.directory, ignore_errors=True)
+        storage.remove(group.database)
+        time.sleep(0.1)  # the watcher, or a push that is under way, may just have made it anew
     return removed
 
 

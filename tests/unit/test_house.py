@@ -453,3 +453,9 @@ def test_one_that_got_shorter_has_to_be_written_down(monkeypatch, written, size)
     monkeypatch.setitem(LONG, "csync2lib/keys.py", written)
     [problem] = nothing_is_long(File("csync2lib/keys.py", "a = 1\n" * size))
     assert "is shorter" in problem
+
+
+def test_test_files_have_names_of_their_own():
+    """Two modules of one name cannot be collected together."""
+    names = [path.name for path in (REPOSITORY / "tests").glob("*/test_*.py")]
+    assert [name for name in names if names.count(name) > 1] == []

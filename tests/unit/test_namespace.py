@@ -215,7 +215,7 @@ def test_what_is_reached_through_a_symlink_is_not_shown(host, include, tmp_path)
     assert of_users(host) == []
 
 
-@pytest.mark.parametrize("what", ["group", "include replaced", "include gone", "key", "mounted"])
+@pytest.mark.parametrize("what", ["group", "include replaced", "include gone", "key", "address", "mounted"])
 def test_its_text_is_another_one_when_something_else_is_to_be_shown(host, include, tmp_path, what):
     with open(os.path.join(host.system, "csync2_data.key"), "w") as file:
         file.write("one")
@@ -229,6 +229,12 @@ def test_its_text_is_another_one_when_something_else_is_to_be_shown(host, includ
         include.rename(tmp_path / "away")
         if what.endswith("replaced"):
             include.mkdir()
+    elif what == "address":
+        path = os.path.join(host.state, "data", "config.json")
+        with open(path) as file:
+            said = json.load(file)
+        with open(path, "w") as file:
+            json.dump({**said, "address": "10.0.0.1", "address_wanted": "10.0.0.0/24"}, file)
     elif what == "key":
         new = os.path.join(host.system, "new")
         with open(new, "w") as file:

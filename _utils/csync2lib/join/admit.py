@@ -28,7 +28,8 @@ def admit(
     """What ``csyncsync.admit`` does, and returns. Raises CsyncsyncError, sqlite3.Error."""
     peer = group.config.address_of(host)
     with group.exclusive(established="this host is not established itself") as config:
-        if why := group.why_paused() or config.why_no_source(group.host.minion):
+        # What has one host's content win (``remove``) goes on in a pause.
+        if why := ("" if remove else group.why_paused()) or config.why_no_source(group.host.minion):
             raise CsyncsyncError(why)
         since = transfer.now()
         with _dirty_meanwhile(group, peer, keep) as before:
