@@ -203,6 +203,11 @@ def remove(group: Group, salt: Functions, test: bool = False) -> list[str]:
 # --- Refresh ---------------------------------------------------------------------------------------------
 
 
+def _environment(host: ThisHost) -> str:
+    """The environment of the master's file server that csyncsync's states come from, as they have noted it."""
+    return (storage.read(os.path.join(host.state, "saltenv")) or "base").strip()
+
+
 def refresh(
     host: ThisHost,
     accepted: dict[str, list[str]] | None,
@@ -225,7 +230,9 @@ def refresh(
                 return "another call takes too long"
             pillar = {"csyncsync": {"accepted": accepted}} if accepted else None
             with watched:
-                states = salt["state.apply"]("csyncsync.service,csyncsync.groups", concurrent=True, pillar=pillar)
+                states = salt["state.apply"](
+                    "csyncsync.service,csyncsync.groups", concurrent=True, pillar=pillar, saltenv=_environment(host)
+                )
     if not isinstance(states, dict):
         raise CsyncsyncError("; ".join(str(line) for line in states))
     return sorted(state["__id__"] for state in states.values() if state["result"] is False)

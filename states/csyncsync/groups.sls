@@ -23,8 +23,18 @@ The groups of the pillar can be read:
     - require:
       - csyncsync: The other hosts know this host
 {%- endfor %}
-{%- if 'groups' in csyncsync and 'csyncsync.installed' in salt %}
-{%- for group in salt['csyncsync.installed']() if group not in groups and group not in broken %}
+{%- set installed = salt['csyncsync.installed']() if 'csyncsync.installed' in salt else [] %}
+{%- if installed and 'groups' not in csyncsync %}
+{#- The master has lost its copy of the key provider, or its config: nobody has taken the groups out of the pillar. #}
+
+The pillar has the groups of this host:
+  test.fail_without_changes:
+    - name: {{ ('The pillar has no csyncsync:groups; this host has ' ~ installed | join(', ') ~ ', and keeps that as it is. On the master:'
+        ' salt-run saltutil.sync_all && systemctl restart salt-master. For a host that is to leave: salt ' ~ grains['id']
+        ~ ' state.apply csyncsync.absent') | tojson }}
+{%- endif %}
+{%- if 'groups' in csyncsync %}
+{%- for group in installed if group not in groups and group not in broken %}
 
 The group {{ group }} is no longer on this host:
   csyncsync.group_absent:

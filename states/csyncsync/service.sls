@@ -25,6 +25,14 @@ What is known of the groups is for root alone:
     - group: root
     - mode: '0700'
 
+The environment of these states is known:
+  file.managed:
+    - name: /var/lib/csyncsync/saltenv
+    - contents: {{ saltenv | tojson }}
+    - mode: '0600'
+    - require:
+      - file: What is known of the groups is for root alone
+
 {%- set confine = (pillar.get('csyncsync') or {}).get('confine', True) if pillar.get('csyncsync') is mapping else True %}
 {%- if confine is not boolean %}
 

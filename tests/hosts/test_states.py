@@ -205,6 +205,62 @@ def test_a_pillar_that_is_no_yaml_takes_nothing_away(hosts):
         hosts.apply()
 
 
+def test_a_master_that_lost_its_cache_takes_nothing_away_and_the_state_says_how_to_heal_it(hosts):
+    """Without its copy of the ext_pillar it gives out no groups."""
+    before = {host: hosts.config(host, "wwwshared") for host in HOSTS}
+    hosts.close()
+    hosts.shell("master", "rm -rf /var/cache/salt/master; systemctl restart salt-master")
+    answering(hosts)
+    applied = hosts.apply(may_fail=True)
+    for host in HOSTS:
+        told = applied[host]["The pillar has the groups of this host"]
+        assert told["result"] is False
+        assert "this host has wwwdata, wwwshared" in told["name"]
+    assert {host: hosts.config(host, "wwwshared") for host in HOSTS} == before
+    _, _, advice = told["name"].partition("On the master: ")
+    hosts.close()
+    hosts.shell("master", advice.partition(". ")[0])
+    answering(hosts)
+    hosts.apply()
+    hosts.calm()
+
+
+def test_a_formula_that_only_another_environment_has_stays_on_the_minions(hosts):
+    """Also when a host reads pillar and mine again by itself; what base has for minions stays as well."""
+    roots = hosts.path("master", "/etc/salt/master.d/roots.conf")
+    text = roots.read_text(encoding="utf-8")
+    hosts.write("master", "/srv/other/_modules/of_base.py", "def there():\n    return True\n")
+    hosts.write("master", "/etc/salt/master.d/roots.conf", text.replace("base:", "base: [/srv/other]\n  prod:"))
+    try:
+        restart_master(hosts)
+        for _ in range(2):
+            answers = hosts.call(HOSTS, "state.apply", "csyncsync", "saltenv=prod", "queue=True", seconds=180)
+            for host in HOSTS:
+                failed = [state["comment"] for state in answers[host].values() if not state["result"]]
+                assert not failed, failed
+        for host in HOSTS:
+            changed = [state["__id__"] for state in answers[host].values() if state["changes"]]
+            assert not changed, "the second run changes nothing"
+            assert hosts.ask(host, "csyncsync.refresh") == []
+            assert hosts.ask(host, "of_base.there") is True
+        hosts.write("web1", "/var/www/shared/of-prod", "x\n")
+        hosts.everywhere("/var/www/shared/of-prod", "x\n")
+    finally:
+        hosts.write("master", "/etc/salt/master.d/roots.conf", text)
+        restart_master(hosts)
+        hosts.apply()
+
+
+def restart_master(hosts):
+    hosts.close()
+    hosts.exec("master", "systemctl", "restart", "salt-master")
+    answering(hosts)
+
+
+def answering(hosts):
+    hosts.eventually(lambda: set(hosts.call(HOSTS, "test.ping", seconds=5)) == set(HOSTS), 60, "the minions answer")
+
+
 def test_absent_takes_everything_off_a_host_but_the_files(hosts):
     """And a state.apply brings the host back."""
     tree = hosts.equal()
