@@ -120,7 +120,7 @@ def await_current(host: ThisHost) -> None:
 
 
 def _ask(server: int) -> bool:
-    """Have the server look again. Tells whether it is there: its process may have ended, and its number be another's."""
+    """Have the server look again. Tells whether it is there: its process number may be another one's by now."""
     try:
         command = storage.read(f"/proc/{server}/cmdline") or ""
         if "/__main__.py\0server\0" not in command:
