@@ -10,7 +10,7 @@ import pytest
 from csync2lib import contents
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import ENCODED, database_path, decode, encode
-from csync2lib.csync2.states import check_text
+from csync2lib.csync2.states import UNKNOWN, check_text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +76,18 @@ def test_a_state_has_csync2s_text(given_status, text):
 def test_two_writes_within_a_second_have_one_text():
     one, two = (status(0o100644, st_mtime_ns=1_700_000_000_000_000_000 + n) for n in (1, 2))
     assert check_text(b"/x", one) == check_text(b"/x", two)
+
+
+@pytest.mark.parametrize("swapped", ["directory", "nothing"])
+def test_a_link_that_is_swapped_while_it_is_looked_at_has_no_known_state(tmp_path, swapped):
+    """A user may do that all the time: no check may end with an error because of it."""
+    path = tmp_path / "link"
+    path.symlink_to("target")
+    status = os.lstat(path)
+    path.unlink()
+    if swapped == "directory":
+        path.mkdir()
+    assert check_text(os.fsencode(path), status) == UNKNOWN
 
 
 def test_a_database_is_named_after_the_host_and_the_group():

@@ -36,7 +36,8 @@ def check_text(path: bytes, status: os.stat_result) -> bytes:
     """
     Given a path and its lstat, return the state that csync2 would record (checktxt.c, version 1).
 
-    Two states of one file that differ only within a second, at the same size, have the same text.
+    Two states of one file that differ only within a second, at the same size, have the same text. UNKNOWN if there was
+    a link, and something else is there by now.
     """
     mode = status.st_mode
     text = "v1"
@@ -57,7 +58,10 @@ def check_text(path: bytes, status: os.stat_result) -> bytes:
         text += ":type=sock"
     raw = text.encode()
     if stat.S_ISLNK(mode):
-        raw += b":type=lnk:target=" + encode(beneath.readlink(path)[:4095])
+        try:
+            raw += b":type=lnk:target=" + encode(beneath.readlink(path)[:4095])
+        except OSError:
+            return UNKNOWN
     return raw
 
 
