@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from csync2lib import beneath, storage
+from csync2lib import beneath
 from csync2lib.csync2 import custody, namespace
 from csync2lib.csync2.namespace import READ_ONLY, USERS, WRITABLE, Shown
 from csync2lib.errors import CsyncsyncError
@@ -42,7 +43,8 @@ class Confinement(NamedTuple):
 def of_host(host: ThisHost) -> Confinement:
     """What the namespace is to show now; without what is not there, or is reached through a symlink."""
     users, alone = set(), {os.fsencode(host.databases), os.fsencode(custody.RUN_DIR)}
-    for name, said in host.configs().items():
+    configs = host.configs()
+    for name, said in configs.items():
         rules = said.get("rules") or {}
         users |= {_place(os.fsencode(path)) for path in said.get("include", ())}
         if rules.get("backup_directory"):
@@ -53,7 +55,7 @@ def of_host(host: ThisHost) -> Confinement:
     wanted = [Shown(path, USERS) for path in users] + [Shown(path, WRITABLE) for path in alone]
     there = {one: identity for one in wanted + _own(host) if (identity := _identity(one))}
     below = [mount for mount in namespace.mounts() if any(namespace.is_below(mount.point, path) for path in users)]
-    listens = sorted((name, said.get("address"), said.get("address_wanted")) for name, said in host.configs().items())
+    listens = sorted((name, said.get("address"), said.get("address_wanted")) for name, said in configs.items())
     text = repr([sorted(there.items()), [(*mount[:4], sorted(mount.options)) for mount in below], listens])
     return Confinement([*there], hashlib.sha256(text.encode()).hexdigest())
 
@@ -121,11 +123,8 @@ def await_current(host: ThisHost) -> None:
 
 def _ask(server: int) -> bool:
     """Have the server look again. Tells whether it is there: its process number may be another one's by now."""
-    try:
-        command = storage.read(f"/proc/{server}/cmdline") or ""
-        if "/__main__.py\0server\0" not in command:
-            return False
-        os.kill(server, signal.SIGHUP)
-    except (ProcessLookupError, UnicodeDecodeError):
-        return False
-    return True
+    with contextlib.suppress(OSError), open(f"/proc/{server}/cmdline", "rb") as file:
+        if b"/__main__.py\0server\0" in file.read():
+            os.kill(server, signal.SIGHUP)
+            return True
+    return False

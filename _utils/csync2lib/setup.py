@@ -27,7 +27,7 @@ from csync2lib.group import Group, GroupConfig
 from csync2lib.guard import is_empty_directory
 from csync2lib.host import ThisHost
 
-#: Seconds until the watcher has seen that a group's config is gone.
+#: Seconds until the watcher, and a push that is under way, have seen that a group's config is gone.
 LET_GO_WITHIN = 3.0
 #: What checks a group now and then, and what sees that commands are due.
 UNITS = {"timer": "csyncsync-full@{}.timer", "actions": "csyncsync-action@{}.path"}
@@ -193,7 +193,7 @@ def remove(group: Group, salt: Functions, test: bool = False) -> list[str]:
     if os.path.isdir(group.directory):
         removed.append(group.directory)
     until = time.monotonic() + LET_GO_WITHIN
-    while not test and any(map(os.path.lexists, removed)) and time.monotonic() < until:
+    while not test and any(map(os.path.lexists, (group.database, group.directory))) and time.monotonic() < until:
         shutil.rmtree(group.directory, ignore_errors=True)
         storage.remove(group.database)
         time.sleep(0.1)  # the watcher, or a push that is under way, may just have made it anew

@@ -80,8 +80,7 @@ def _find(
 ) -> tuple[Found, dict[str, str]]:
     """(what hosts found, ``{minion id: why nothing}``)."""
     answers = cluster.call(members, "csyncsync.backups", [group, names, content, SHOWN])
-    why = {minion: answers.why.get(minion, "did not answer") for minion in members if minion not in answers}
-    return answers, why
+    return answers, answers.missing(members, "did not answer")
 
 
 def _newest(found: Found) -> Callable[[str], tuple[float, str]]:

@@ -85,7 +85,7 @@ def conflicts(cluster: Cluster, group: str | None, diff: bool) -> dict[str, Any]
             readable(path): {**shown(seen[path]), **({"diff": difference(seen[path])} if diff else {})}
             for path in found
         }
-        unknown.update({minion: dirty.why.get(minion, SILENT) for minion in members if minion not in dirty})
+        unknown.update(dirty.missing(members, SILENT))
         if unknown:
             result[name][UNKNOWN] = unknown
     return with_exit_code(result, any(UNKNOWN in found for found in result.values()))

@@ -21,7 +21,7 @@ def versions(
     shape = shapes.record(dict.fromkeys(wanted, shapes.VERSION))
     answers = cluster.call(members, "csyncsync.versions", [group, wanted, text], shape=shape)
     seen = {path: {minion: answer[path] for minion, answer in answers.items()} for path in wanted}
-    return seen, {minion: answers.why.get(minion, SILENT) for minion in members if minion not in answers}
+    return seen, answers.missing(members, SILENT)
 
 
 def shown(there: Versions) -> Versions:

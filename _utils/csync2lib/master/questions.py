@@ -52,6 +52,10 @@ class Answers(dict[str, Any]):
         """Who has answered, whatever it was."""
         return {*self, *self.why}
 
+    def missing(self, minions: Iterable[str], silent: str) -> dict[str, str]:
+        """``{minion id: why}`` of those of these minions that there is no answer of."""
+        return {minion: self.why.get(minion, silent) for minion in minions if minion not in self}
+
     def told(self, minion: str, silent: str) -> Any:
         """What a host returned, or why it could not, or what is said of one that is silent."""
         return self.get(minion, self.why.get(minion, silent))

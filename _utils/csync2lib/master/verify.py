@@ -83,9 +83,7 @@ def _differing(cluster: Cluster, group: str, sizes: Sizes, rate: int, unknown: d
     def compared(shape: shapes.Shape, **options: Any) -> list[str]:
         hosts = [minion for minion in sorted(sizes) if minion not in unknown]
         answers = cluster.call(hosts, "csyncsync.contents", [group], shape=shape, rate=rate, **options)
-        unknown.update(
-            {minion: answers.why.get(minion, "no longer answers") for minion in hosts if minion not in answers}
-        )
+        unknown.update(answers.missing(hosts, "no longer answers"))
         return contents.unlike(answers)
 
     slots: list[str] = []
@@ -110,9 +108,9 @@ def reset(cluster: Cluster, group: str, source: str, test: bool) -> dict[str, An
     if test:
         return _would_reset(cluster, group, members, source)
     answers = cluster.call(members, "csyncsync.status", [group])
-    silent = [f"{minion} {answers.why.get(minion, 'did not answer')}" for minion in members if minion not in answers]
-    if silent:
-        raise CsyncsyncError(f"{'; '.join(silent)}; start it, or take it out of csyncsync:groups:{group}:members")
+    if silent := answers.missing(members, "did not answer"):
+        said = "; ".join(f"{minion} {why}" for minion, why in silent.items())
+        raise CsyncsyncError(f"{said}; start it, or take it out of csyncsync:groups:{group}:members")
     with leased(cluster, group, source), joins.alone(cluster, group):
         return _reset(cluster, group, [source, *(minion for minion in members if minion != source)])
 
