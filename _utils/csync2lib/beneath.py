@@ -99,11 +99,16 @@ def opened(path: Path) -> Iterator[int]:
 def directory(path: Path) -> Iterator[int]:
     """Yield the descriptor of a directory, which can be listed and synchronized, too."""
     with parent(path) as (above, name):
-        handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        handle = open_directory(above, name)
     try:
         yield handle
     finally:
         os.close(handle)
+
+
+def open_directory(above: int, name: bytes) -> int:
+    """Open a directory in an open directory. Returns its descriptor, which is to be closed."""
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
 
 
 def scan(handle: int) -> Entries:
@@ -134,6 +139,11 @@ def lstat(path: Path) -> os.stat_result:
         return os.lstat(name, dir_fd=handle)
     finally:
         os.close(handle)
+
+
+def lstat_in(handle: int, name: bytes) -> os.stat_result:
+    """Of what is in an open directory."""
+    return os.lstat(name, dir_fd=handle)
 
 
 def kind(path: Path) -> int:

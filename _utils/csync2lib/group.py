@@ -177,19 +177,16 @@ class Group:
         return Database(self.database, timeout=DATABASE_WAIT, write=write)
 
     @contextlib.contextmanager
-    def copied_database(self, records: bool = True) -> Iterator[tuple[str, str]]:
+    def copied_database(self) -> Iterator[str]:
         """
-        Yields (a directory for csync2 -D, the path of a copy of the database in it), beside the database, where csync2
-        may write. The watcher removes what a crash leaves of it.
+        Yields a directory for csync2 -D, with a database that has the pinned certificates, and no records nor anything
+        dirty, beside the group's database, where csync2 may write. The watcher removes what a crash leaves of it.
         """
         with tempfile.TemporaryDirectory(f".tmp{os.getpid()}", "copy-", os.path.dirname(self.database)) as directory:
             path = os.path.join(directory, os.path.basename(self.database))
             with self.open_database() as database:
-                if records:
-                    database.backup(path, durable=False)
-                else:  # nor anything dirty: the pinned certificates alone
-                    database.copy(path, ())
-            yield directory, path
+                database.copy(path, ())
+            yield directory
 
     def state(self) -> int:
         """

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from csync2lib.csync2 import kept
 from csync2lib.join import recovery
-from csync2lib.push import check
 
 NOW = 1_700_000_000_500_000_000
 
@@ -142,45 +141,3 @@ def test_nothing_is_known_of_a_database_that_was_not_kept(tree, tmp_path):
     assert host.lost() is None
     kept.keep_link(host.state, host.path)
     assert host.lost() is None, "the database itself is not lost"
-
-
-def half_marked(tree, entries):
-    with tree.database() as database:
-        return check.half_marked(database, entries, list(tree.peers.values()))
-
-
-def unmark(tree, path, peers):
-    with tree.database(write=True) as database:
-        database.keep_dirty(lambda marked, peer: marked != path or peer not in peers)
-
-
-@pytest.mark.parametrize("missing", [["web3"], ["web2", "web3"]])
-@pytest.mark.parametrize("received", [0, 3])
-def test_what_a_check_recorded_last_is_half_marked(tree, missing, received):
-    for name in (b"before", b"last"):
-        path = tree.write(name)
-        tree.check()
-    for number in range(received):
-        later = tree.write(b"received%d" % number)
-        os.utime(later, (1, 1))
-        tree.check()
-        unmark(tree, later, tree.peers.values())
-    unmark(tree, path, {tree.peers[host] for host in missing})
-    assert half_marked(tree, {}) == path
-
-
-def test_what_events_have_told_of_may_be_anything(tree):
-    path = os.path.join(tree.path, b"directory")
-    os.mkdir(path)
-    tree.check()
-    unmark(tree, path, {tree.peers["web3"]})
-    assert half_marked(tree, {}) is None
-    assert half_marked(tree, {path: False}) == half_marked(tree, {tree.path: True}) == path
-
-
-def test_nothing_is_half_marked_where_all_is_marked_or_received(tree):
-    tree.write(b"marked")
-    os.utime(received := tree.write(b"received"), (1, 1))
-    tree.check()
-    unmark(tree, received, tree.peers.values())
-    assert half_marked(tree, {}) is None

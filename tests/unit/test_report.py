@@ -81,6 +81,11 @@ def test_a_disk_that_is_not_there_has_no_room():
         (status(watching=False, watch={"error": "no room"}), "not watching: no room", "salt web1 state.apply"),
         (status(watching=False, watch={}), "not watching", "salt web1 state.apply"),
         (status(last_push=FAILED), "last push failed: why", "csyncsync.push g"),
+        (
+            status(unread={"/a%0a": "Input/output error"}),
+            r"left out, and as it was elsewhere: /a\x0a: Input",
+            "full=True",
+        ),
         (status(unreachable={"web2": "refused"}, waiting_since=NOW - 100), "web2 unreachable: refused", "port 30865"),
         (status(certificate_end=NOW + 86400), "certificate ends in 1 days", "rotate_certificate web1"),
         (status(disks=[FULL]), "disk of /srv is nearly full: 1.0 GiB", "web1"),

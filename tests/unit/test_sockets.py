@@ -23,7 +23,6 @@ def make_socket(path):
 def push(pair):
     """Has changed paths checked and sent; {path: whether it is a directory} of what the other host has then."""
     pair.forget()
-    pair.group.forget("sockets")
     top = os.fsencode(pair.include)
 
     def run(full, *paths):

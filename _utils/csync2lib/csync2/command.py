@@ -1,5 +1,5 @@
 """
-Run csync2, with many paths or towards one peer, and end a run whose peer no longer answers.
+Run csync2, towards a peer perhaps, and end a run whose peer no longer answers.
 
 Paths are bytes: no shell, no decoding. May be called in threads.
 """
@@ -15,7 +15,7 @@ import ssl
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 from csync2lib import waits, watchdog
 from csync2lib.csync2.custody import Entrance
@@ -31,8 +31,6 @@ PORT = 30865
 STALLED = "it stands still"
 #: Seconds without a sign of life after which ``hopeless`` is asked: the two sides may wait for each other forever.
 STANDS_STILL = 3.0
-#: Bytes of paths on one command line; Linux allows 2 MiB in all and 128 KiB for each (execve(2)).
-COMMAND_BYTES = 100_000
 #: Bytes of a message at most; and characters of the last messages in an error.
 MESSAGE, TOLD = 65_536, 400
 #: How messages begin in which csync2 shows, with three -v, what it sends and gets (conn.c): all data of all files.
@@ -99,20 +97,6 @@ def run(
             raise Interrupted(why, output, by_peer=process.returncode == -signal.SIGPIPE)
         raise CommandError(why, output)
     return output
-
-
-def run_paths(group: str, flags: Iterable[str], paths: Iterable[bytes]) -> None:
-    """``csync2 -C group FLAGS PATH …`` with as many commands as the length of the paths asks for."""
-    batch: list[bytes] = []
-    size = 0
-    for path in paths:
-        if batch and size + len(path) > COMMAND_BYTES:
-            run(group, *flags, *batch)
-            batch, size = [], 0
-        batch.append(path)
-        size += len(path) + 1
-    if batch:
-        run(group, *flags, *batch)
 
 
 def _wait(

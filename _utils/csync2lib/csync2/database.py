@@ -144,10 +144,6 @@ class Database:
         )
         return [decode(row) for (row,) in rows]
 
-    def latest(self, most: int) -> list[bytes]:
-        """The paths, in bytes, that were recorded last: the latest first, so many at most."""
-        return [decode(name) for (name,) in self._rows("SELECT filename FROM file ORDER BY rowid DESC LIMIT ?", most)]
-
     def is_dirty(self, path: bytes) -> bool:
         """Tell whether a path in bytes is dirty for any peer."""
         return bool(self._rows("SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT) LIMIT 1", encode(path)))
@@ -228,14 +224,6 @@ class Database:
         """The encoded names of all that is dirty, as a set."""
         return {name for (name,) in self._rows("SELECT filename FROM dirty")}
 
-    def dirty_sockets(self) -> set[bytes]:
-        """The paths, in bytes, of what is dirty for any peer, and recorded as a socket."""
-        rows = self._rows(
-            "SELECT DISTINCT dirty.filename FROM dirty JOIN file ON file.filename = dirty.filename"
-            " WHERE file.checktxt LIKE '%!%3Atype=sock' ESCAPE '!'"
-        )
-        return {decode(name) for (name,) in rows}
-
     def forget(self, paths: Sequence[bytes], dirty: bool = True) -> None:
         """Delete the records of paths, and the dirty entries: the next check finds these paths as new ones."""
         with self._transaction():
@@ -280,6 +268,78 @@ class Database:
     def states(self, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         """``(path in bytes, its recorded state)`` of all files, in the order of their names; read in portions."""
         return self._portions("1", most)
+
+    def states_below(self, path: bytes, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
+        """``(encoded name, recorded state)`` of all below a directory, in the order of names; read in portions."""
+        after, end = encode(path) + b"/", encode(path) + b"0"
+        while rows := self._rows(
+            "SELECT filename, checktxt FROM file WHERE filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT)"
+            " ORDER BY filename LIMIT ?",
+            after,
+            end,
+            most,
+        ):
+            yield from ((name, decode(text)) for name, text in rows)
+            after = rows[-1][0]
+
+    def take_in(
+        self,
+        found: Sequence[tuple[bytes, bytes | None, bytes | None]],
+        own: str,
+        peers: Iterable[str],
+        commands: Iterable[tuple[bytes, bytes]] = (),
+    ) -> list[bytes]:
+        """
+        Record paths in their states, and make them dirty for all these peers, in one transaction.
+
+        found
+            ``(path, state or None if nothing is there, state that was recorded)``, some hundred. What has another
+            record by now, because csync2 has received it meanwhile, is left as it is, and returned.
+        own
+            This host's address.
+        commands
+            ``(path, command)`` that csync2 is to run at the end of its next run.
+        """
+        hosts = [(encode(own.encode()), encode(peer.encode())) for peer in peers]
+        with self._transaction():
+            records, _ = self.records([path for path, _, _ in found])
+            late = [path for path, _, before in found if records.get(path) != before]
+            paths = {encode(path): now for path, now, before in found if records.get(path) == before}
+            self._db.executemany("DELETE FROM file WHERE filename = CAST(? AS TEXT)", [(name,) for name in paths])
+            self._db.executemany(
+                "INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))",
+                [(name, encode(now)) for name, now in paths.items() if now is not None],
+            )
+            self._mark(paths, hosts)
+            self._schedule((path, command) for path, command in commands if encode(path) in paths)
+        return late
+
+    def mark(
+        self, paths: Iterable[bytes], own: str, peers: Iterable[str], commands: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Make paths dirty for peers, as entries of their own: what sends the old ones does not discharge these."""
+        with self._transaction():
+            names = [encode(path) for path in paths]
+            self._mark(names, [(encode(own.encode()), encode(peer.encode())) for peer in peers])
+            self._schedule(commands)
+
+    def _schedule(self, commands: Iterable[tuple[bytes, bytes]]) -> None:
+        self._db.executemany(
+            "INSERT INTO action (filename, command, logfile) VALUES (CAST(? AS TEXT), CAST(? AS TEXT), '/dev/null')",
+            [(encode(path), encode(command)) for path, command in commands],
+        )
+
+    def _mark(self, names: Iterable[bytes], hosts: Sequence[tuple[bytes, bytes]]) -> None:
+        for own, peer in hosts:
+            self._db.executemany(
+                "DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
+                [(name, peer) for name in names],
+            )
+            self._db.executemany(
+                "INSERT INTO dirty (filename, forced, myname, peername)"
+                " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
+                [(name, own, peer) for name in names],
+            )
 
     def _portions(self, wanted: str, most: int) -> Iterator[tuple[bytes, bytes]]:
         after = b""

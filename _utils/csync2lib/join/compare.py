@@ -20,7 +20,7 @@ def compare(group: Group, config: GroupConfig, peer: str) -> Compared:
     csync2's own comparison names paths between its other words, so it only fetches the peer's records here: it runs
     with a database that has none.
     """
-    with group.copied_database(records=False) as (directory, _):
+    with group.copied_database() as directory:
         flags = ("-v", "-v", "-D", directory, "-T", config.address, peer)
         messages = command.run(group.name, *flags, peer=peer, fine=(0, 2))
     with group.open_database() as database:

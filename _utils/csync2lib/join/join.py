@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from csync2lib import beneath, journal, storage
-from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import ONLY_HERE, Group, GroupConfig
@@ -68,7 +67,7 @@ def _keep_dirty(
     """
     # What the source is not told of: it is to bring nothing back that was deleted here.
     untold = list(unsent)[:-MOST_UNSENT]
-    command.run_paths(group.name, ["-m"], [path for path in untold if not beneath.exists(path)])
+    _mark(group, config, [path for path in untold if not beneath.exists(path)])
     found = compare(group, config, peer)
     storage.write_json(group.path(ONLY_HERE), {"paths": sorted(map(os.fsdecode, found.only_here))})
     kept: Collection[bytes] = found.only_here if keep else ()
@@ -89,12 +88,17 @@ def _finish(group: Group, config: GroupConfig, peer: str, unsent: Mapping[bytes,
     there, silent = _only_elsewhere(group, config, peer, unsent)
     there |= found.only_there
     deleted = {path for path in there if journal.is_among(unsent, path)}
-    command.run_paths(group.name, ["-m"], sorted(only_here | deleted))
+    _mark(group, config, sorted(only_here | deleted))
     gone = _mark_deleted(group, config, silent, unsent) if silent else set()
     gone |= {path for path in found.only_here if not beneath.exists(path)}
     # What is on no other host has passed the guard once, or was made and deleted here since the database was lost.
     group.guard.let_through(gone - there)
     _establish(group, lambda path, to: path in deleted or to in silent or beneath.exists(path))
+
+
+def _mark(group: Group, config: GroupConfig, paths: list[bytes]) -> None:
+    with group.open_database(write=True) as database:
+        database.mark(paths, config.address, config.peers)
 
 
 def _only_elsewhere(

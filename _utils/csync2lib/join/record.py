@@ -7,12 +7,11 @@ import os
 import sqlite3
 
 from csync2lib import journal, storage
-from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import lost_database
 from csync2lib.group import ONLY_HERE, Group
 from csync2lib.join import recovery
-from csync2lib.push import sockets
+from csync2lib.push.check import recording
 
 
 def record(group: Group) -> None:
@@ -24,10 +23,10 @@ def record(group: Group) -> None:
     if group.state() == Database.NEW:
         group.forget(ONLY_HERE)
         _note_unwatched_changes(group)
-        command.run(group.name, "-cr", "/")
+        with recording(group, group.config) as recorder:
+            recorder.everything()
         with group.open_database(write=True) as database:
             database.set_state(Database.RECORDED)
-        sockets.take_out(group, {}, None)
         storage.write(group.path("recorded"), "")
 
 

@@ -198,6 +198,7 @@ _status = record(
         "disks": list_of(_disk),
         "versions": map_of(text, text),
         "certificate_end": maybe(moment),
+        "unread": map_of(path, text),
         "actions": list_of(_action),
     },
 )

@@ -22,8 +22,8 @@ from csync2lib.csync2.states import GONE, UNKNOWN, is_made_here, stands
 MOST = 1_500_000
 #: Seconds for which an entry counts: a host that loses power may be off for hours.
 KEPT = 86400.0
-#: The log of states before changes; paths of one check that it takes, and rows that are read at once.
-BEFORE, NOTED, ROWS = "before", 5000, 200
+#: The log of states before changes; and paths of one check that it takes.
+BEFORE, NOTED = "before", 5000
 
 _NUMBER = re.compile(rb"[0-9]+(\.[0-9]*)?\Z")
 _BEGUN, _TAKEN, _NOT_SENT = b"+", b"=", b"-"
@@ -171,29 +171,29 @@ class PeerLedger:
 # --- What stood here, and what all have taken ------------------------------------------------------------
 
 
-def note_before(database: str, notes: str, paths: Iterable[bytes], trees: Iterable[bytes]) -> None:
+class Base:
     """
-    Before a check of these paths and trees: note the records that it may replace. All hosts have these states, unless
-    the path is dirty already. A path without a record may have come from another host, if csync2 died before it could
-    record it: then the state before is unknown.
+    Takes the records that a check is about to replace: all hosts have these states, unless the path is dirty already. A
+    path without a record may have come from another host, if csync2 died before it could record it: then the state
+    before is unknown.
 
     Not for the first check of a host that has joined: its records may be of changes that it made after it lost its
     database, and that no other host has.
     """
-    names = [*paths]
-    records: dict[bytes, bytes] = {}
-    dirty: set[bytes] = set()
-    with Database(database, timeout=20) as shared:
-        for tree in trees:
-            names += {tree, *shared.below(tree)}
-        for start in range(0, min(len(names), NOTED), ROWS):
-            found, also_dirty = shared.records(names[start : start + ROWS])
-            records.update(found)
-            dirty |= also_dirty
-    clean = [path for path in names[:NOTED] if path not in dirty]
-    base = {encode(path): records.get(path) or _unrecorded(path) for path in clean}
-    os.makedirs(notes, mode=0o700, exist_ok=True)
-    Log(os.path.join(notes, BEFORE)).take(base)
+
+    def __init__(self, notes: str) -> None:
+        self.notes, self.left = notes, NOTED
+
+    def note(self, database: Database, records: Mapping[bytes, bytes | None]) -> None:
+        """Note ``{path: record}``, some hundred."""
+        names = list(records)[: self.left]
+        if not names:
+            return
+        self.left -= len(names)
+        _, dirty = database.records(names)
+        states = {encode(path): records[path] or _unrecorded(path) for path in names if path not in dirty}
+        os.makedirs(self.notes, mode=0o700, exist_ok=True)
+        Log(os.path.join(self.notes, BEFORE)).take(states)
 
 
 def _unrecorded(path: bytes) -> bytes:
@@ -201,7 +201,7 @@ def _unrecorded(path: bytes) -> bytes:
 
 
 def noted_before(notes: str) -> set[bytes]:
-    """The paths of what note_before() noted lately: of what was deleted with its directory, too."""
+    """The paths of Base noted lately: of what was deleted with its directory, too."""
     return {decode(name) for name in Log(os.path.join(notes, BEFORE)).names()}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from csync2lib import beneath, storage
-from csync2lib.csync2.command import run_paths
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group
+from csync2lib.push.check import recording
 
 
 def win(group: Group, names: Iterable[str]) -> int:
@@ -20,7 +20,8 @@ def win(group: Group, names: Iterable[str]) -> int:
     if why := config.why_no_source(group.host.minion):
         raise CsyncsyncError(why)
     with group.exclusive():
-        run_paths(group.name, ["-cr"], sorted(filter(beneath.exists, paths)))
+        with recording(group, config) as recorder:
+            recorder.named({path: True for path in paths if beneath.exists(path)})
         with group.open_database(write=True) as database:
             paths.update(path for top in tuple(paths) for path in database.below(top))
             for peer in config.peers:

@@ -94,6 +94,11 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
         yield [f"CONFLICT with {other}: {readable(path)}", resolve]
     if len(conflicts) > SHOWN:
         yield [f"{len(conflicts) - SHOWN} more CONFLICTS", resolve]
+    for path, why in sorted(status.get("unread", {}).items())[:SHOWN]:
+        yield [
+            f"left out, and as it was elsewhere: {readable(path)}: {why}",
+            f"mend it on {minion}; then: {_full(minion, group)}",
+        ]
     watch = status["watch"]
     if not status["watching"]:
         why = watch.get("error")
@@ -114,6 +119,10 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
     for disk in status.get("disks", ()):
         if disk["free"] < DISK_FREE * disk["total"]:
             yield [f"disk of {disk['path']} is nearly full: {size(disk['free'])} free", f"make room on {minion}"]
+
+
+def _full(minion: str, group: str) -> str:
+    return f"salt {minion} csyncsync.push {group} full=True"
 
 
 def _late(group: str, status: Status, now: float) -> Iterator[list[str]]:

@@ -19,6 +19,9 @@ from csync2lib.host import ThisHost
 from csync2lib.journal import count, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
 
+#: Paths that could not be looked at, of which a status tells.
+UNREAD_TOLD = 20
+
 
 def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] | None = None) -> dict[str, Any]:
     """
@@ -103,6 +106,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "last_push": last,
         "watching": bool(watch.get("ready")) and not watch.get("error"),
         "watch": watch,
+        "unread": dict(sorted(note("unread.json").items())[:UNREAD_TOLD]),
         "unpublished": config["unpublished"],
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
         "database_bytes": _bytes(path),
