@@ -198,16 +198,16 @@ def status(group=None, size=False):
 
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
     "unreachable": {minion id: why}, "held": why, "paused": why, "waiting_since": time,
-    "last_push": {…}, "watching": bool, "watch": {…}, "unread": {percent-encoded path: why}, "unpublished": [minion id, …],
-    "hosts": {minion id: name@address},
+    "last_push": {…}, "watching": bool, "watch": {…}, "unread": {percent-encoded path: why},
+    "unpublished": [minion id, …], "hosts": {minion id: name@address},
     "database_bytes": bytes, "actions": [{"exec", "exit", "why", "time", "seconds", "log", "running", "waiting"}],
     "in_sync": bool, "error": text}}``.
     ``state`` is new, recorded or established (see ``push``); ``waiting_since`` is when the oldest change was seen that
     others may lack, in seconds since the epoch, None if there is none; ``last_push`` is what ``push`` returned last,
     with the numbers of ``pushes`` and ``errors`` so far; ``actions`` says of each command of the group's actions how it
     ended last (``why`` is empty if it did well), and for how many seconds it has been running or waiting; ``in_sync``
-    says that nothing of this host waits to be sent; ``unread`` are paths, twenty at most, that could not be looked at, or
-    that csync2 does not carry: they stay on the other hosts as they were.
+    says that nothing of this host waits to be sent; ``unread`` are paths, twenty at most, that could not be looked
+    at, or that csync2 does not carry: they stay on the other hosts as they were.
 
     CLI Example:
 
