@@ -163,7 +163,7 @@ def _set_up(name, group, where, key):
     if group["unpublished"]:
         comments = ["Without facts in the mine, kept as known last: " + ", ".join(group["unpublished"]) + "."]
     if done["problems"]:
-        comments.append("No push before this is mended: " + "; ".join(done["problems"]) + ".")
+        comments.append("To be mended: " + "; ".join(done["problems"]) + ".")
         return _result(name, False, " ".join(comments), changes)
     others = len(group["hosts"]) - 1
     comments.insert(0, f"The group is shared with {others} other host{'s' if others != 1 else ''}.")

@@ -4,14 +4,19 @@ What holds a push back: an include root that is not the one it was, and deletion
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
 import stat
+from collections.abc import Collection
+from itertools import islice
 from typing import Any
 
 from csync2lib import beneath, storage
 from csync2lib.csync2.database import Database
+from csync2lib.csync2.names import decode
+from csync2lib.csync2.namespace import is_below, mounts
 from csync2lib.errors import CsyncsyncError
 
 log = logging.getLogger(__name__)
@@ -20,8 +25,13 @@ log = logging.getLogger(__name__)
 EMPTIED = 10
 #: In a group's directory: the deletions that are let through, and not sent to all others yet.
 LET_THROUGH = "let_through"
+#: Records below a root that tell whether it is the one that it was.
+LOOKED_FOR = 100
+#: Links that udev makes, named by UUIDs.
+UUIDS = "/dev/disk/by-uuid"
 
-#: What an include root stands on: ``{"mount": [point, type, source, root], "device", "inode", "boot": its id}``
+#: What an include root stands on: ``{"mount": [point, type, source, root], "uuid", "device", "inode", "boot": its id,
+#: "below": see _mounts_below()}``, and ``"deleted"`` if an administrator said that a missing one is.
 Root = dict[str, Any]
 
 
@@ -65,41 +75,93 @@ class Guard:
         problems = self._problems(now)
         if now != noted and not test:
             storage.write_json(self.roots, now)
-        return made, problems
+        return made, [*problems.values()]
 
     def root_problems(self) -> list[str]:
+        """What is wrong with the include roots, in words. Raises CsyncsyncError if the database cannot be read."""
+        return [*self.problems().values()]
+
+    def problems(self) -> dict[str, str]:
         """
-        What is wrong with the include roots, in words; nothing is pushed while there is anything. Raises
+        ``{include root: what is wrong with it}``: what is below such a one is neither checked nor sent. Raises
         CsyncsyncError if the database cannot be read.
         """
         return self._problems(storage.read_json(self.roots, {}))
 
-    def renew_roots(self) -> None:
+    def renew_roots(self, release: bool = False) -> None:
         """
-        Note what the roots stand on today: after a reboot device numbers may differ, and a release accepts the rest.
+        Note what the roots stand on today, but for those with a problem: after a reboot device numbers may differ.
 
-        Raises CsyncsyncError if a root is missing, or reached through a symlink.
+        release
+            What is wrong is accepted: a root that is missing was deleted.
         """
         noted = storage.read_json(self.roots, {})
-        now = {root: _stands_on(root) for root in noted}
+        wrong = {} if release else self._problems(noted)
+        now = {root: identity if root in wrong else _accepted(root, identity) for root, identity in noted.items()}
         if now != noted:
             storage.write_json(self.roots, now)
 
-    def _problems(self, noted: dict[str, Root]) -> list[str]:
-        problems = [self._problem(root, identity) for root, identity in sorted(noted.items())]
-        return [problem for problem in problems if problem]
+    # ---- Mounts below them
+
+    def moved_mounts(self) -> dict[bytes, str]:
+        """
+        ``{mount point below an include: what happened}`` of those where something else is mounted than when all below
+        was checked last: what is gone there was not deleted.
+        """
+        noted = storage.read_json(self.roots, {})
+        found = {}
+        for root, identity in noted.items():
+            before, now = identity.get("below"), _mounts_below(root)
+            for point in sorted({*(now if before is None else before), *now}):
+                if before is not None and before.get(point) != now.get(point):
+                    what = "another file system is mounted there" if point in now else "what was mounted there is gone"
+                    found[os.fsencode(point)] = what
+        return found
+
+    def note_mounts(self, but: Collection[bytes]) -> None:
+        """Note what is mounted below the includes now, but for these mount points, which stay as they are noted."""
+        noted, kept = storage.read_json(self.roots, {}), {os.fsdecode(point) for point in but}
+        changed = {}
+        for root, identity in noted.items():
+            before, now = identity.get("below") or {}, _mounts_below(root)
+            below = {point: now[point] for point in now if point not in kept}
+            below.update({point: before[point] for point in before if point in kept})
+            changed[root] = {**identity, "below": below}
+        if changed != noted:
+            storage.write_json(self.roots, changed)
+
+    def _problems(self, noted: dict[str, Root]) -> dict[str, str]:
+        problems = {root: self._problem(root, identity) for root, identity in sorted(noted.items())}
+        advice = (
+            "Nothing below it is sent meanwhile. Put it back; or, to have what is missing here deleted on all hosts:"
+            f" salt-run csyncsync.release {self.group}"
+        )
+        return {root: f"{problem} {advice}" for root, problem in problems.items() if problem}
 
     def _problem(self, root: str, noted: Root) -> str:
         """Why an include root is not the one that was noted ("" if it is)."""
         try:
             now = _stands_on(root)
         except CsyncsyncError as err:
-            return str(err)
-        if noted["mount"] != now["mount"] or (noted["boot"] == now["boot"] and noted["device"] != now["device"]):
+            return "" if noted.get("deleted") and beneath.kind(root) in (0, stat.S_IFLNK) else str(err)
+        if noted.get("deleted"):
+            return ""
+        same_disk = noted.get("uuid") and (noted["uuid"], noted["mount"][3]) == (now.get("uuid"), now["mount"][3])
+        moved = noted["boot"] == now["boot"] and noted["device"] != now["device"]
+        # An overlay or a network file system has another device when it is mounted anew; a stranger has other files.
+        if not same_disk and (noted["mount"] != now["mount"] or (moved and not self._is_familiar(root))):
             return f"include root {root} is on another file system than before: is its disk unmounted?"
         if noted.get("inode") != now["inode"] and is_empty_directory(root) and self._has_records_below(root):
             return f"include root {root} was replaced by an empty directory: was its content moved away?"
         return ""
+
+    def _is_familiar(self, root: str) -> bool:
+        """Tell whether any of the first records below a root is of something that is there."""
+        if not os.path.exists(self.database):
+            return False
+        with self._open() as database:
+            names = islice(database.states_below(os.fsencode(root)), LOOKED_FOR)
+            return any(beneath.exists(decode(name)) for name, _ in names)
 
     def _has_records_below(self, root: str) -> bool:
         """A database that cannot be read says nothing: then nothing is pushed either."""
@@ -119,7 +181,9 @@ class Guard:
             paths = {path for path, _, _ in database.dirty(peers)}
         return {path for path in paths if not beneath.exists(path)}
 
-    def looks_lost(self, vanished: set[bytes], includes: list[str], hold: dict[str, float]) -> str:
+    def looks_lost(
+        self, vanished: set[bytes], includes: list[str], hold: dict[str, float], recorded: Collection[bytes] = ()
+    ) -> str:
         """
         Why what has vanished since the last push looks like a lost disk ("" if it does not). Raises sqlite3.Error.
 
@@ -127,12 +191,14 @@ class Guard:
 
         hold
             ``{"number": of files, "share": of all}``: more than both hold the push.
+        recorded
+            Those of them that are still recorded.
         """
         new = vanished - storage.read_names(self.passed)
         if not new:
             return ""
         with self._open() as database:
-            total = database.count() + len(new)
+            total = database.count() + len(new.difference(recorded))
         roots = [os.fsencode(root) + b"/" for root in includes if is_empty_directory(root)]
         emptied = any(sum(path.startswith(root) for path in new) > EMPTIED for root in roots)
         if not emptied and (len(new) <= hold["number"] or len(new) <= hold["share"] * total):
@@ -155,31 +221,57 @@ class Guard:
         return Database(self.database, timeout=20)
 
 
+def _accepted(root: str, noted: Root) -> Root:
+    """What a root stands on now; one that is not there was deleted."""
+    below = {"below": noted["below"]} if "below" in noted else {}
+    try:
+        return {**_stands_on(root), **below}
+    except CsyncsyncError:
+        return {**noted, "deleted": True}
+
+
 def _stands_on(path: str) -> Root:
     """
-    What an include root stands on: the mount it is in, and its device while this boot lasts.
+    What an include root stands on: the mount it is in, its file system's UUID, and its device while this boot lasts.
 
-    Device numbers of many file systems differ from boot to boot, the mount point and its source do not.
-    Raises CsyncsyncError if the root is missing or reached through a symlink.
+    Device numbers of many file systems, and the names of disks, differ from boot to boot; UUIDs do not. Raises
+    CsyncsyncError if the root is missing or reached through a symlink.
     """
     try:
         status: os.stat_result | None = beneath.lstat(path)
     except OSError:
         status = None
     if (status is None or stat.S_ISLNK(status.st_mode)) and (real := os.path.realpath(path)) != path:
-        raise CsyncsyncError(f"include root {path} is, or lies below, a symlink to {real}: csync2 would ignore it")
+        raise CsyncsyncError(f"include root {path} is, or lies below, a symlink to {real}, which csync2 ignores.")
     if status is None:
         raise CsyncsyncError(f"include root {path} is missing: is its disk unmounted?")
-    best = ("", "", "", "")
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            left, _, right = line.partition(" - ")
-            fields, (kind, source) = left.split(), right.split()[:2]
-            point = fields[4].encode().decode("unicode_escape", "replace") if "\\" in fields[4] else fields[4]
-            if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
-                best = (point, kind, source, fields[3])
+    over = [mount for mount in mounts() if is_below(os.fsencode(path), mount.point)]
+    point, root, kind, source, _ = max(over, key=lambda mount: len(mount.point))
     boot = (storage.read("/proc/sys/kernel/random/boot_id") or "").strip()
-    return {"mount": list(best), "device": status.st_dev, "inode": status.st_ino, "boot": boot}
+    mount = [os.fsdecode(field) for field in (point, kind, source, root)]
+    identity: Root = {"mount": mount, "device": status.st_dev, "inode": status.st_ino, "boot": boot}
+    return {**identity, **({"uuid": uuid} if (uuid := _uuid(mount[2])) else {})}
+
+
+def _uuid(source: str) -> str | None:
+    """The UUID of the file system on a disk, if udev knows it."""
+    with contextlib.suppress(OSError):
+        disk = os.path.realpath(source)
+        for name in sorted(os.listdir(UUIDS)):
+            if os.path.realpath(os.path.join(UUIDS, name)) == disk:
+                return name
+    return None
+
+
+def _mounts_below(root: str) -> dict[str, list[str]]:
+    """``{mount point: [type, source or UUID, root in it]}`` of what is mounted below an include root."""
+    top = os.fsencode(root)
+    found = {}
+    for mount in mounts():
+        if mount.point != top and is_below(mount.point, top):
+            point, inner, kind, source = map(os.fsdecode, mount[:4])
+            found[point] = [kind, _uuid(source) or source, inner]
+    return found
 
 
 def is_empty_directory(path: str) -> bool:

@@ -1,6 +1,7 @@
 """What the check records, beside what csync2's own would: real trees, a real csync2."""
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -45,8 +46,6 @@ def tree(pair):
 @pytest.fixture
 def excludes(pair):
     """``excludes(patterns)``: the group leaves these out from now on, for csync2 as for the check."""
-    import json
-
     path = pair.group.path("config.json")
     config = pair.hosts[HERE].directory / "csync2_data.cfg"
     before = {file: open(file, encoding="utf-8").read() for file in (path, config)}
@@ -249,3 +248,157 @@ def test_a_socket_is_nothing(tree):
     tree.check()
     assert path not in records(tree.group.database)[0]
     assert {name for name, peer, _ in records(tree.group.database)[1] if peer == THERE} >= {path}
+
+
+# --- What looks like a lost disk --------------------------------------------------------------------------
+
+
+def keep_clean(tree):
+    with tree.group.open_database(write=True) as database:
+        database.keep_dirty(lambda path, peer: False)
+
+
+def dirty(tree):
+    return {path for path, _, _ in records(tree.group.database)[1]}
+
+
+def look(tree, **options):
+    return check_module.check(tree.group, tree.group.config, options.pop("full", True), **options)
+
+
+@pytest.fixture
+def two(tree, tmp_path):
+    """The group has another include, with files in both."""
+    path = tree.group.path("config.json")
+    before = open(path, encoding="utf-8").read()
+    other = tmp_path / "other"
+    other.mkdir()
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({**json.loads(before), "include": [str(tree.include), str(other)]}, file)
+    tree.group.guard.note_roots([str(tree.include), str(other)])
+    for number in range(20):
+        tree.write(b"d/%d" % number)
+        (other / f"{number}").write_text("x")
+    tree.check()
+    keep_clean(tree)
+    yield other
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(before)
+    tree.group.guard.note_roots([])
+
+
+def replaced(other):
+    other.rename(f"{other}.away")
+    other.mkdir()
+
+
+def linked(other):
+    other.rename(f"{other}.away")
+    other.symlink_to(f"{other}.away")
+
+
+@pytest.mark.parametrize(
+    "lose", [lambda other: other.rename(f"{other}.away"), linked, replaced], ids=["missing", "link", "new"]
+)
+@pytest.mark.parametrize("back", [True, False])
+def test_an_include_that_is_lost_stops_no_other_one(tree, two, lose, back):
+    lose(two)
+    new = tree.write(b"new")
+    told = look(tree)
+    assert dirty(tree) == {new}
+    assert str(two) in told.held
+    assert "salt-run csyncsync.release data" in told.held
+    assert look(tree, full=False).held == told.held
+    if back:
+        shutil.rmtree(two) if two.is_dir() and not two.is_symlink() else two.unlink(missing_ok=True)
+        os.rename(f"{two}.away", two)
+        (two / "0").unlink()
+        assert look(tree, full=False).held == ""
+        assert dirty(tree) == {new, os.fsencode(two / "0")}, "what was not looked at is"
+    else:
+        tree.group.guard.renew_roots(release=True)
+        assert look(tree, release=True).held == ""
+        assert dirty(tree) == {new, *(os.fsencode(two / str(number)) for number in range(20))}, "not the include itself"
+        tree.group.guard.let_through(dirty(tree) - {new})  # as the push does
+        assert look(tree).held == ""
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_most_of_a_group_is_not_deleted_before_an_administrator_says_so(tree, two, full):
+    """And nothing else waits for that."""
+    for number in range(20):
+        os.unlink(below(tree, b"d/%d" % number))
+    new = two / "new"
+    new.write_text("x")
+    journal.write(tree.group.journal, [below(tree, b"d") + b"/", os.fsencode(new)], False, "n")
+    config = tree.group.config._replace(hold={"number": 3, "share": 0.1})
+    told = check_module.check(tree.group, config, full)
+    assert told.held.startswith("20 of 44 files have vanished here")
+    assert dirty(tree) == {os.fsencode(new)}
+    assert check_module.check(tree.group, config, False).held == told.held
+    assert check_module.check(tree.group, config, False, release=True).held == ""
+    assert len(dirty(tree)) == 21
+
+
+def mount(path):
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
+
+
+def umount(path):
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+@pytest.mark.parametrize("release", [True, False])
+def test_what_lay_on_a_file_system_that_is_away_is_not_deleted(tree, release):
+    tree.group.guard.note_roots([str(tree.include)])
+    place = below(tree, b"m n")
+    os.mkdir(place)
+    mount(place)
+    try:
+        paths = [tree.write(b"m n/%d" % number) for number in range(5)]
+        other = tree.write(b"other")
+        assert look(tree).held == "", "a new one is no fault"
+        assert {*paths} <= dirty(tree)
+    finally:
+        umount(place)
+    keep_clean(tree)
+    os.unlink(other)
+    told = look(tree, full=False)
+    assert told.held.startswith(f"5 paths of {os.fsdecode(place)} are missing, and what was mounted there is gone")
+    journal.write(tree.group.journal, [other], False, "n")
+    assert look(tree, full=False).held == told.held
+    assert dirty(tree) == {other}
+    if release:
+        assert look(tree, full=False, release=True).held == ""
+        assert dirty(tree) - {place} == {other, *paths}
+    else:
+        mount(place)
+        try:
+            for path in paths[1:]:
+                tree.write(os.path.relpath(path, os.fsencode(tree.include)))
+            assert look(tree, full=False).held == ""
+            assert paths[0] in dirty(tree), "what is missing on the same file system was deleted"
+        finally:
+            umount(place)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_what_is_hidden_by_a_file_system_is_not_deleted(tree):
+    tree.group.guard.note_roots([str(tree.include)])
+    paths = [tree.write(b"d/%d" % number) for number in range(5)]
+    look(tree)
+    keep_clean(tree)
+    place = below(tree, b"d")
+    mount(place)
+    try:
+        new = tree.write(b"d/new")
+        assert "another file system is mounted there" in look(tree, full=False).held
+        assert new in dirty(tree)
+        assert not dirty(tree) & {*paths}
+    finally:
+        umount(place)
+    assert look(tree, full=False).held == ""
+    assert not dirty(tree) & {*paths}
+    look(tree)
+    assert not dirty(tree) & {*paths}

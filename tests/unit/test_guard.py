@@ -9,6 +9,10 @@ from csync2lib.errors import CsyncsyncError
 from csync2lib.guard import EMPTIED, Guard
 
 HOLD = {"number": 3, "share": 0.5}
+ADVICE = (
+    "Nothing below it is sent meanwhile. Put it back; or, to have what is missing here deleted on all hosts: salt-run"
+    " csyncsync.release data"
+)
 
 
 @pytest.fixture
@@ -29,11 +33,11 @@ def test_a_new_root_is_made_once_and_never_again(guard, tmp_path):
     assert guard.note_roots([root]) == ([root], [])
     assert guard.note_roots([root]) == ([], [])
     os.rmdir(root)
-    missing = f"include root {root} is missing: is its disk unmounted?"
+    missing = f"include root {root} is missing: is its disk unmounted? {ADVICE}"
     assert guard.note_roots([root]) == ([], [missing])
     assert (guard.root_problems(), os.path.exists(root)) == ([missing], False)
-    with pytest.raises(CsyncsyncError, match="is its disk unmounted"):
-        guard.renew_roots()
+    guard.renew_roots()
+    assert guard.root_problems() == [missing], "only an administrator accepts that"
     assert guard.note_roots([]) == ([], [])
     assert guard.root_problems() == []
 
@@ -61,12 +65,12 @@ def test_a_root_in_whose_place_an_empty_directory_came_is_a_problem_until_it_is_
     os.rename(root, f"{root}.moved")
     os.mkdir(root)
     assert guard.root_problems() == [
-        f"include root {root} was replaced by an empty directory: was its content moved away?"
+        f"include root {root} was replaced by an empty directory: was its content moved away? {ADVICE}"
     ]
     tree.write(b"file")  # a replaced one that is not empty is somebody's work
     assert guard.root_problems() == []
     os.unlink(tree / b"file")
-    guard.renew_roots()
+    guard.renew_roots(release=True)
     assert guard.root_problems() == []
 
 
@@ -83,10 +87,49 @@ def test_a_root_on_another_file_system_or_device_is_a_problem(guard, root):
     for changed in ({"mount": ["/mnt", "ext4", "/dev/sdb1", "/"]}, {"device": -1}):
         storage.write_json(guard.roots, {root: {**noted[root], **changed}})
         assert guard.root_problems() == [
-            f"include root {root} is on another file system than before: is its disk unmounted?"
+            f"include root {root} is on another file system than before: is its disk unmounted? {ADVICE}"
         ]
     storage.write_json(guard.roots, {root: {**noted[root], "device": -1, "boot": "another"}})  # after a reboot
     assert guard.root_problems() == []
+
+
+def test_a_root_that_an_administrator_has_released_is_deleted_and_may_come_back(guard, tmp_path):
+    for number, gone in enumerate(("missing", "link")):
+        root = str(tmp_path / f"root{number}")
+        guard.note_roots([root])
+        os.rmdir(root)
+        if gone == "link":
+            os.symlink("/nowhere", root)
+        assert guard.root_problems() != []
+        guard.renew_roots(release=True)
+        assert guard.root_problems() == []
+        assert guard.note_roots([root]) == ([], []), "it is not made again"
+        if gone == "link":
+            os.unlink(root)
+        os.mkdir(root)
+        guard.renew_roots()
+        assert guard.root_problems() == []
+        os.rmdir(root)
+        assert guard.root_problems() != [], "it counts again"
+        guard.note_roots([])
+
+
+def test_the_same_disk_by_another_name_and_the_same_files_by_another_device_are_no_strangers(guard, tree, root):
+    guard.note_roots([root])
+    noted = storage.read_json(guard.roots)[root]
+    mount = [*noted["mount"][:2], "/dev/another", noted["mount"][3]]
+    storage.write_json(guard.roots, {root: {**noted, "uuid": "1-2", "mount": mount}})
+    assert (guard.root_problems() == []) == (noted.get("uuid") == "1-2")
+    if noted.get("uuid"):
+        storage.write_json(guard.roots, {root: {**noted, "mount": mount}})
+        assert guard.root_problems() == []
+    tree.write(b"file")
+    tree.check()
+    storage.write_json(guard.roots, {root: {**noted, "device": -1}})
+    assert guard.root_problems() == [], "its files are there"
+    os.unlink(tree / b"file")
+    tree.write(b"of a stranger")
+    assert guard.root_problems() != []
 
 
 def test_a_database_that_cannot_be_read_holds_a_push(guard, tree, root):

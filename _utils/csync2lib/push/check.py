@@ -8,12 +8,15 @@ import sqlite3
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from typing import NamedTuple
 
 from csync2lib import backups, beneath, journal, storage
+from csync2lib.config.defaults import HOLD
 from csync2lib.csync2 import excludes, unfinished
 from csync2lib.csync2.command import run
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
+from csync2lib.csync2.namespace import is_below
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import ledger
 from csync2lib.push.differences import Difference, Differences
@@ -24,16 +27,29 @@ BATCH = 300
 ROUNDS = 5
 #: In a group's directory: what could not be looked at, or is not carried, as JSON; so many paths at most.
 UNREAD, MOST_UNREAD = "unread.json", 1000
+#: In a group's directory: what is left as it is recorded, because it looks like a lost disk.
+HELD = "held"
 
 
-def check(group: Group, config: GroupConfig, full: bool) -> int:
+class Checked(NamedTuple):
+    """What a check has done: how many paths the journal named; what it left as it was, and why ("" if nothing)."""
+
+    named: int
+    held: str
+
+
+def check(group: Group, config: GroupConfig, full: bool, release: bool = False) -> Checked:
     """
-    Record what has changed of what the journal names, make it dirty for all peers, and discharge the journal. Returns
-    how many paths it named. Raises sqlite3.Error, OSError.
+    Record what has changed of what the journal names, make it dirty for all peers, and discharge the journal. Raises
+    CsyncsyncError, sqlite3.Error, OSError.
 
     full
         Check the whole group, not only what the journal names.
+    release
+        Record deletions, too, that look like a lost disk.
     """
+    guard = group.guard
+    lost, moved = ({}, {}) if release else (guard.problems(), guard.moved_mounts())
     files, entries, whole = journal.take(group.journal)
     full = full or whole
     with contextlib.suppress(sqlite3.OperationalError), group.open_database(write=True) as database:
@@ -42,15 +58,20 @@ def check(group: Group, config: GroupConfig, full: bool) -> int:
         backups.sweep(config.backup_directory, config.roots)
     # In the first check after a join records may never have been sent.
     with recording(group, config, base=not os.path.exists(group.path("recorded"))) as recorder:
-        same = recorder.named(entries)
+        recorder.leave(map(os.fsencode, lost))
+        recorder.moved = moved
+        same = recorder.named({**entries, **dict.fromkeys(moved, True)})
         if full:
             recorder.everything()
         recorder.mark(_without_sent(group, config, same, files))
+        held = [*lost.values(), *recorder.hold_moved(), *([] if release else recorder.hold_lost())]
+        recorder.delete()
+    guard.note_mounts(recorder.held)
     journal.discharge(files)
     group.forget("recorded")
     if full:
         journal.forget_unwatched(group.directory)
-    return len(entries)
+    return Checked(len(entries), "; ".join(held))
 
 
 def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: list[str]) -> list[bytes]:
@@ -84,12 +105,26 @@ class Recorder:
         self.found = Differences(database, Excludes(map(os.fsencode, config.exclude)), config.roots)
         self.base = ledger.Base(group.path("sent")) if base else None
         self.commands = _Commands(config)
+        self.gone: list[Difference] = []
+        self.left: tuple[bytes, ...] = ()
+        #: ``{mount point: what happened}`` where something else is mounted than was.
+        self.moved: Mapping[bytes, str] = {}
+        #: What is left as it is recorded, with all below it.
+        self.held: set[bytes] = set()
+
+    def leave(self, places: Iterable[bytes]) -> None:
+        """Leave what is at these places, and below, as it is recorded."""
+        self.held.update(places)
+        self.left = tuple(self.held)
+
+    def _is_left(self, path: bytes) -> bool:
+        return any(is_below(path, place) for place in self.left)
 
     def everything(self) -> None:
         """Of the whole group."""
         roots = sorted(self.config.roots)
         for root in roots:
-            if not any(root.startswith(other + b"/") for other in roots):
+            if not self._is_left(root) and not any(root.startswith(other + b"/") for other in roots):
                 self._record(self.found.below(root))
 
     def named(self, entries: Mapping[bytes, bool]) -> list[bytes]:
@@ -100,7 +135,9 @@ class Recorder:
         """
         same = []
         seen: set[bytes] = set()
-        for path, tree in sorted({**entries, **self._unread_before()}.items()):
+        for path, tree in sorted({**entries, **self._left_before()}.items()):
+            if self._is_left(path):
+                continue
             for parent in _parents(path, self.found.roots):
                 if parent not in seen and self.database.record(parent) is None and beneath.is_directory(parent):
                     self._record(self.found.at(parent))
@@ -119,38 +156,78 @@ class Recorder:
                 self.base.note(self.database, {path: self.database.record(path) for path in paths})
             self.database.mark(paths, self.config.address, self.config.peers, self.commands.of(paths))
 
+    # ---- Deletions, which are recorded last
+
+    def hold_moved(self) -> Iterator[str]:
+        """Leave out those below mount points where something else is mounted by now; yields what is to be told."""
+        for point, what in self.moved.items():
+            below = [one for one in self.gone if is_below(one.path, point)]
+            if below:
+                self.gone = [one for one in self.gone if not is_below(one.path, point)]
+                self.held.add(point)
+                yield (
+                    f"{len(below)} paths of {os.fsdecode(point)} are missing, and {what}: they stay on the other hosts."
+                    f" Put it back; or, to have them deleted on all hosts: salt-run csyncsync.release {self.group.name}"
+                )
+
+    def hold_lost(self) -> list[str]:
+        """Leave all of them out if they look like a lost disk; returns what is to be told."""
+        paths = {one.path for one in self.gone}
+        vanished = paths | self.group.guard.vanished(list(self.config.minions))
+        why = self.group.guard.looks_lost(vanished, self.config.include, self.config.hold or HOLD, paths)
+        if not why:
+            return []
+        self.held |= {root for root in self.found.roots if any(is_below(path, root) for path in paths)}
+        self.gone = []
+        return [why]
+
+    def delete(self) -> None:
+        """Record what is gone, and is not held."""
+        for start in range(0, len(self.gone), BATCH):
+            self._write(self.gone[start : start + BATCH])
+
+    # ---- One after the other
+
     def _record(self, differences: Iterator[Difference]) -> int:
         """Returns how many there were."""
         number = 0
         while batch := list(islice(differences, BATCH)):
             number += len(batch)
-            for _ in range(ROUNDS):
-                if not batch:
-                    break
-                if self.base:
-                    self.base.note(self.database, {one.path: one.before for one in batch})
-                paths = [one.path for one in batch]
-                commands = self.commands.of(paths)
-                late = self.database.take_in(batch, self.config.address, self.config.peers, commands)
-                batch = [one for path in late for one in self.found.at(path)]
+            self.gone += [one for one in batch if one.now is None]
+            # A mount point has the owner and mode of what is mounted there, or not.
+            self._write([one for one in batch if one.now is not None and one.path not in self.moved])
         return number
+
+    def _write(self, batch: list[Difference]) -> None:
+        for _ in range(ROUNDS):
+            if not batch:
+                return
+            if self.base:
+                self.base.note(self.database, {one.path: one.before for one in batch})
+            paths = [one.path for one in batch]
+            commands = self.commands.of(paths)
+            late = self.database.take_in(batch, self.config.address, self.config.peers, commands)
+            batch = [one for path in late for one in self.found.at(path)]
 
     def end(self) -> None:
         """What is to be done when all is recorded, and the database is closed."""
         if self.commands.due:
             run(self.group.name, "-M", fine=(0, 2))  # any run of csync2's ends with the commands that are due
-        self._note_unread()
+        self._note_left()
         left = self.found.unfinished
         opened = unfinished.opened() if left else set()  # rsync.c renames its temporary file before it closes it
         for path, status in left.items():  # what csync2 left, unseen by a watcher
             if unfinished.is_left(path, status, opened):
                 unfinished.delete(path, status.st_ino)
 
-    def _unread_before(self) -> dict[bytes, bool]:
-        """What could not be looked at before may have come back: no event tells of that."""
-        return {urllib.parse.unquote_to_bytes(name): True for name in storage.read_json(self.group.path(UNREAD), {})}
+    def _left_before(self) -> dict[bytes, bool]:
+        """What was left as it was recorded may have come back: no event tells of that."""
+        unread = map(urllib.parse.unquote_to_bytes, storage.read_json(self.group.path(UNREAD), {}))
+        return dict.fromkeys((*unread, *storage.read_names(self.group.path(HELD))), True)
 
-    def _note_unread(self) -> None:
+    def _note_left(self) -> None:
+        if self.held != storage.read_names(self.group.path(HELD)):
+            storage.write_names(self.group.path(HELD), self.held)
         unread = sorted(self.found.unread.items())[:MOST_UNREAD]
         now = {urllib.parse.quote_from_bytes(path): why for path, why in unread}
         if now != storage.read_json(self.group.path(UNREAD), {}):

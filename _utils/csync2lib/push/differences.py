@@ -19,7 +19,7 @@ from csync2lib.csync2 import unfinished
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.names import decode, encode
-from csync2lib.csync2.states import check_text
+from csync2lib.csync2.states import DIRECTORY, check_text
 
 #: Bytes of a name that csync2 carries: it prints a name and a state at once, in 8,192 bytes at most (error.c), and the
 #: kernel takes paths of 4,095.
@@ -68,6 +68,8 @@ class Differences:
             status = beneath.lstat(path)
         except OSError:
             yield from self._missing(path, record)
+            return
+        if path in self.roots and stat.S_ISLNK(status.st_mode):  # nothing is below it, and nobody else is to have it
             return
         yield from self._compared(path, self._text(path, status), record)
 
@@ -182,7 +184,9 @@ class Differences:
         try:
             status = beneath.lstat(path)
         except NOT_THERE:
-            if record is not None and not self._is_excluded(path):
+            # An include stays on the other hosts, empty: csync2 could not delete it there, and it is to be shared on.
+            emptied = path in self.roots and record is not None and record.endswith(DIRECTORY)
+            if record is not None and not emptied and not self._is_excluded(path):
                 yield Difference(path, None, record)
         except OSError as err:
             self._note(path, err)

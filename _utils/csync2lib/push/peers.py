@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import urllib.parse
 from collections.abc import Collection
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from csync2lib import journal, pauses, storage, waits
 from csync2lib.csync2.command import STALLED
 from csync2lib.csync2.names import encode
+from csync2lib.csync2.namespace import is_below
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import transfer
 
@@ -69,9 +71,10 @@ def send(
     failed = dict(before)
     stalled = {peer: failure.stalled for peer, failure in before.items()}
     notes, members, lock = group.path("sent"), list(config.minions), group.path("lock") if large else None
+    held = [os.fsencode(root) for root in group.guard.problems()]
     with journal.checked_again(group.journal) as changed:
         problems = transfer.send_all(
-            group.name, config.database, notes, peers, members, since, changed, stalled, apart, lock
+            group.name, config.database, notes, peers, members, since, changed, stalled, apart, lock, held
         )
     for peer, problem in problems.items():
         if problem:
@@ -115,10 +118,13 @@ def refused(group: Group, config: GroupConfig, before: dict[str, list[str]]) -> 
     What a host refused before stays refused while it does not answer.
     """
     silent, minions = failures(group), config.minions
+    held = [os.fsencode(root) for root in group.guard.problems()]
     large = storage.read_json(group.path(LARGE_REFUSED), {})
     found: dict[str, list[str]] = {}
     with group.open_database() as database:
         for raw, peer, _ in database.dirty(minions):
+            if any(is_below(raw, root) for root in held):  # not sent
+                continue
             path, paths = urllib.parse.quote_from_bytes(raw), found.setdefault(minions[peer], [])
             if len(paths) >= MOST_REFUSED or (peer in silent and path not in before.get(minions[peer], ())):
                 continue

@@ -23,7 +23,8 @@ def preview(group: Group) -> dict[str, Any]:
     Returns what ``csyncsync.push`` with ``test`` does. Raises CsyncsyncError, sqlite3.Error.
     """
     config = group.config
-    result = {"group": group.name, "state": "test", "send": {}, "comment": "; ".join(group.guard.root_problems())}
+    problems = group.guard.problems()
+    result = {"group": group.name, "state": "test", "send": {}, "comment": "; ".join(problems.values())}
     not_joined = {**result, "comment": "this host has not joined the group yet"}
     if not os.path.exists(group.database):
         return not_joined
@@ -31,7 +32,8 @@ def preview(group: Group) -> dict[str, Any]:
         if database.state() != Database.ESTABLISHED:
             return not_joined
         differences = Differences(database, Excludes(map(os.fsencode, config.exclude)), config.roots)
-        changed = {one.path for root in config.roots for one in differences.below(root)}
+        roots = [os.fsencode(root) for root in config.include if root not in problems]
+        changed = {one.path for root in roots for one in differences.below(root)}
         dirty = {(path, peer) for path, peer, _ in database.dirty(config.peers) if not is_socket(path)}
     dirty.update((path, peer) for path in changed for peer in config.peers)
     send: dict[str, dict[str, Any]] = {}

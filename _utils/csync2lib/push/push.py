@@ -136,21 +136,20 @@ class _Push:
         self.result = self.result._replace(**results)
 
     def _may_push(self) -> bool:
-        """Tell whether the host is not paused, and its include roots are what they were."""
+        """Tell whether the host is not paused."""
         if why := self.group.why_paused():
             self._set(state="paused", comment=why)
             return False
-        problems = self.group.guard.root_problems()
-        if problems and not self.asked.release:
-            self._set(state="held", comment="; ".join(problems))
-            return False
-        self.group.guard.renew_roots()
+        self.group.guard.renew_roots(self.asked.release)
         confinement.await_current(self.group.host)
         return True
 
     def _is_established(self) -> bool:
         """Tell whether this host has joined the group; else have its files recorded, which is the first step."""
         group = self.group
+        if group.state() != Database.ESTABLISHED and (problems := group.guard.root_problems()):
+            self._set(state="held", comment="; ".join(problems))
+            return False
         if self.asked.anew and group.state() == Database.ESTABLISHED:
             # It joins like a host that has lost its database, and keeps its own changes that it has not sent yet.
             keep_copy(group.directory, group.database)
@@ -166,15 +165,17 @@ class _Push:
         group, config, guard = self.group, self.config, self.group.guard
         keep_link(group.directory, group.database)
         since = transfer.now()
-        self._set(checked=check.check(group, config, self.asked.full))
+        checked = check.check(group, config, self.asked.full, self.asked.release)
+        self._set(checked=checked.named)
         if config.receive_only:  # nobody would take it
             with group.open_database(write=True) as database:
                 database.keep_dirty(lambda path, peer: False)
         due = peers.due(group, config)
         vanished = guard.vanished(list(config.minions))
-        held = guard.looks_lost(vanished, config.include, config.hold or HOLD)
-        if held and not self.asked.release:
-            self._set(state="held", comment=held)
+        # What somebody's own csync2 -c has recorded, or an older version.
+        recorded = guard.looks_lost(vanished, config.include, config.hold or HOLD)
+        if recorded and not self.asked.release:
+            self._set(state="held", comment=recorded)
             return
         guard.let_through(vanished)
         left, large_files = peers.send(group, config, due, since)
@@ -182,6 +183,8 @@ class _Push:
         if large_files:
             large.start(group)
         self._set(refused=peers.refused(group, config, self.result.refused))
+        if checked.held:
+            self._set(state="held", comment=checked.held)
         keep_copy(group.directory, group.database)
 
 

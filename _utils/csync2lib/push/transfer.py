@@ -22,6 +22,7 @@ from csync2lib import beneath, storage, waits
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode
+from csync2lib.csync2.namespace import is_below
 from csync2lib.csync2.output import UpdateOutput
 from csync2lib.csync2.states import DIRECTORY, FILE, check_text, is_socket
 from csync2lib.errors import CommandError, Interrupted
@@ -76,6 +77,8 @@ class Job(NamedTuple):
     changed: set[bytes]
     #: is filled with large files, which are not sent; None: they are sent as others are
     apart: set[bytes] | None = None
+    #: places below which nothing is sent
+    held: Collection[bytes] = ()
 
 
 def send_all(
@@ -89,6 +92,7 @@ def send_all(
     failed: Mapping[str, int] | None = None,
     apart: set[bytes] | None = None,
     large: str | None = None,
+    held: Collection[bytes] = (),
 ) -> dict[str, str]:
     """
     Send what is dirty in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
@@ -106,7 +110,7 @@ def send_all(
 
     Job explains the others.
     """
-    job, doubtful = Job(group, database, notes, members, since, changed, apart), failed or {}
+    job, doubtful = Job(group, database, notes, members, since, changed, apart, held), failed or {}
     os.makedirs(notes, mode=0o700, exist_ok=True)
 
     def send(peer: str) -> str:
@@ -183,6 +187,7 @@ class Transfer:
         with self.peer.prepared():
             while part := self._part(after):
                 after, self.peer.own = part[-1].name, part[-1].own
+                part = [entry for entry in part if not self._is_held(entry)]
                 sizes.update({entry: size for entry in part if (size := file_size(entry.name)[0]) > LARGE})
             left: list[bytes] = []
             for entry in sorted(sizes, key=lambda entry: sizes[entry]):
@@ -199,6 +204,9 @@ class Transfer:
     def _part(self, after: bytes) -> list[DirtyEntry]:
         with self.peer.shared() as shared:
             return shared.part(self.peer.address, after, PART)
+
+    def _is_held(self, entry: DirtyEntry) -> bool:
+        return any(is_below(decode(entry.name), place) for place in self.job.held)
 
     def _send_lacking(self) -> bool:
         """
@@ -235,6 +243,7 @@ class Transfer:
             late = {entry for entry in part if entry.name in above and beneath.is_no_directory(decode(entry.name))}
             after, self.peer.own = part[-1].name, part[-1].own
             apart = {entry for entry in part if being_sent and (entry.name + b"/").startswith(being_sent + b"/")}
+            apart.update(filter(self._is_held, part))
             if self.job.apart is not None:
                 apart |= {entry for entry in part if file_size(entry.name)[0] > LARGE}
                 self.job.apart.update(decode(entry.name) for entry in apart)

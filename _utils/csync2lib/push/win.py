@@ -22,6 +22,7 @@ def win(group: Group, names: Iterable[str]) -> int:
     with group.exclusive():
         with recording(group, config) as recorder:
             recorder.named({path: True for path in paths if beneath.exists(path)})
+            recorder.delete()
         with group.open_database(write=True) as database:
             paths.update(path for top in tuple(paths) for path in database.below(top))
             for peer in config.peers:
