@@ -97,7 +97,6 @@ OWN = {
     "csync2lib/group.py": "csync2's databases, and the directories of groups",
     "csync2lib/guard.py: _has_records_below": "csync2's database",
     "csync2lib/guard.py: _is_familiar": "csync2's database",
-    "csync2lib/guard.py: _stands_on": "whether an include root is a symlink",
     "csync2lib/guard.py: _uuid": "/dev",
     "csync2lib/host.py": "the directories of groups",
     "csync2lib/join/join.py: join": "a note in the group's directory",

@@ -21,9 +21,8 @@ from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.states import DIRECTORY, check_text
 
-#: Bytes of a name that csync2 carries: it prints a name and a state at once, in 8,192 bytes at most (error.c), and the
-#: kernel takes paths of 4,095.
-LONGEST = 2000
+#: Bytes of a path that csync2 carries: the kernel takes 4,095, and csync2 makes a temporary file of a longer name beside.
+LONGEST = 4000
 #: What is wrong with a longer one.
 TOO_LONG = f"its path is longer than csync2 carries ({LONGEST} bytes)"
 #: What the kernel says where there is nothing.
@@ -59,7 +58,7 @@ class Differences:
         """Of a path, and nothing below it."""
         if self._is_excluded(path):
             return
-        if len(encode(path)) > LONGEST:
+        if len(path) > LONGEST:
             if beneath.exists(path):
                 self.unread.setdefault(path, TOO_LONG)
             return
@@ -115,7 +114,7 @@ class Differences:
         for key, base in entries:
             below = key.endswith(b"/")
             there = path + b"/" + base
-            if len(name) + 1 + len(key.rstrip(b"/")) > LONGEST:
+            if len(there) > LONGEST:
                 self.unread.setdefault(there, TOO_LONG)
             elif self.excludes.match(there, base):
                 continue
