@@ -398,7 +398,7 @@ def test_every_part_has_a_floor():
         (includes_are_reached_by_descriptor, "csync2lib/versions.py", "import os\na = os.lstat(b)"),
         (includes_are_reached_by_descriptor, "csync2lib/push/win.py", "a = any(map(os.path.lexists, b))"),
         (includes_are_reached_by_descriptor, "csync2lib/guard.py", "def f():\n    open(a)"),
-        (includes_are_reached_by_descriptor, "csync2lib/guard.py", "def _stands_on():\n    pass\nos.rename(a, b)"),
+        (includes_are_reached_by_descriptor, "csync2lib/guard.py", "def _uuid():\n    pass\nos.rename(a, b)"),
         (includes_are_reached_by_descriptor, "csync2lib/new.py", "os.path.islink(a)\nos.stat(a, dir_fd=b)"),
         (includes_are_reached_by_descriptor, "csync2lib/restore.py", "import shutil\nshutil.copy(a, b)"),
         (includes_are_reached_by_descriptor, "_modules/csyncsync.py", "from os import readlink"),
@@ -433,7 +433,7 @@ def test_a_circle_is_found():
         ("csync2lib/restore.py", "os.rename(a, b, src_dir_fd=c, dst_dir_fd=c)\nos.lstat(a, dir_fd=c)\nos.fstat(d)"),
         (
             "csync2lib/guard.py",
-            "from __future__ import annotations\ndef _stands_on():\n    open('/proc/self/mountinfo')",
+            "from __future__ import annotations\ndef _uuid():\n    open('/proc/self/mountinfo')",
         ),
         ("_modules/csyncsync_new.py", "import salt.utils\nfrom csync2lib.push import push\na = __opts__"),
         ("csync2lib/keys.py", "from __future__ import annotations\ndef f():\n" + "    a = 1\n" * (FUNCTION - 1)),

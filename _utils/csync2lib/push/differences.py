@@ -21,7 +21,7 @@ from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.states import DIRECTORY, check_text
 
-#: Bytes of a path that csync2 carries: the kernel takes 4,095, and csync2 makes a temporary file of a longer name beside.
+#: Bytes of a path that csync2 carries: the kernel takes 4,095, and csync2 has a temporary file of a longer name.
 LONGEST = 4000
 #: What is wrong with a longer one.
 TOO_LONG = f"its path is longer than csync2 carries ({LONGEST} bytes)"
