@@ -16,7 +16,7 @@ from typing import Any
 from csync2lib import beneath, storage
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import decode
-from csync2lib.csync2.namespace import is_below, mounts
+from csync2lib.csync2.namespace import is_below, mounted_below, mounts
 from csync2lib.errors import CsyncsyncError
 
 log = logging.getLogger(__name__)
@@ -265,12 +265,10 @@ def _uuid(source: str) -> str | None:
 
 def _mounts_below(root: str) -> dict[str, list[str]]:
     """``{mount point: [type, source or UUID, root in it]}`` of what is mounted below an include root."""
-    top = os.fsencode(root)
     found = {}
-    for mount in mounts():
-        if mount.point != top and is_below(mount.point, top):
-            point, inner, kind, source = map(os.fsdecode, mount[:4])
-            found[point] = [kind, _uuid(source) or source, inner]
+    for mount in mounted_below(os.fsencode(root)):
+        point, inner, kind, source = map(os.fsdecode, mount[:4])
+        found[point] = [kind, _uuid(source) or source, inner]
     return found
 
 

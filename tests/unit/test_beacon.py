@@ -2,7 +2,9 @@
 
 import asyncio
 import importlib
+import mmap
 import os
+import subprocess
 import sys
 import time
 
@@ -256,6 +258,39 @@ async def test_include_added_and_group_removed(host):
     await host.until(lambda: host.whole() and host.watched == 2)
     (host.group / "config.json").unlink()
     await host.until(lambda: not host.watched)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+@on_loop
+async def test_a_file_system_that_is_mounted_below_an_include_is_watched(host):
+    """And the directory again that it has covered."""
+    place = host.tree / "m"
+    place.mkdir()
+    host.config()
+    await host.start()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    try:
+        await host.until(host.whole, 5)
+        (place / "there").write_text("x")
+        await host.until(lambda: b"m/there" in host.lines(), 5)
+        host.discharge()
+    finally:
+        subprocess.run(["umount", place], check=True)
+    await host.until(host.whole, 5)
+    (place / "covered").write_text("x")
+    await host.until(lambda: b"m/covered" in host.lines(), 5)
+
+
+@on_loop
+async def test_what_is_written_through_a_mapping_is_seen_when_the_file_is_closed(host):
+    path = host.tree / "file"
+    path.write_bytes(b"x" * 8192)
+    os.utime(path, (1, 1))
+    host.config()
+    await host.start()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[:5] = b"newer"
+    await host.until(lambda: b"file" in host.lines(), 5)
 
 
 # --- Trouble

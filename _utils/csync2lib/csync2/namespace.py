@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterable
@@ -47,14 +48,24 @@ class Mount(NamedTuple):
 
 def mounts() -> list[Mount]:
     """What is mounted in this process's namespace, in the order in which it was."""
-    found = []
     with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            left, _, right = line.partition(b" - ")
-            fields, (kind, source) = left.split(b" "), right.split(b" ")[:2]
-            options = frozenset(fields[5].decode("ascii", "replace").split(","))
-            found.append(Mount(_unescaped(fields[4]), _unescaped(fields[3]), kind, source, options))
+        return _parsed(file.read())
+
+
+@functools.lru_cache(maxsize=1)  # the watcher asks each second
+def _parsed(text: bytes) -> list[Mount]:
+    found = []
+    for line in text.splitlines():
+        left, _, right = line.partition(b" - ")
+        fields, (kind, source) = left.split(b" "), right.split(b" ")[:2]
+        options = frozenset(fields[5].decode("ascii", "replace").split(","))
+        found.append(Mount(_unescaped(fields[4]), _unescaped(fields[3]), kind, source, options))
     return found
+
+
+def mounted_below(path: bytes) -> list[Mount]:
+    """What is mounted below a directory, but not at it."""
+    return [mount for mount in mounts() if mount.point != path and is_below(mount.point, path)]
 
 
 def _unescaped(field: bytes) -> bytes:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 import termios
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from csync2lib import beneath
@@ -69,6 +70,10 @@ def watch_limit() -> int:
 # --- What is watched -------------------------------------------------------------------------------------
 
 
+#: What tells that something else stands at a place: device, inode, and perhaps more.
+Identity = Sequence[Any]
+
+
 class Node:
     """A directory. Its path is made from its parents, so that a rename changes one place."""
 
@@ -91,7 +96,7 @@ class Root(Node):
 
     __slots__ = ("group", "identity", "only", "path")
 
-    def __init__(self, group: Any, path: bytes, only: bytes | None, identity: tuple[int, int]) -> None:
+    def __init__(self, group: Any, path: bytes, only: bytes | None, identity: Identity) -> None:
         super().__init__(os.path.dirname(path) if only else path, None)
         #: the WatchedGroup; None when it was let go of
         self.group = group
@@ -124,7 +129,7 @@ def _same_directory(one: bytes, other: bytes) -> bool:
     return identity(one) == identity(other) is not None
 
 
-def identity(path: bytes) -> tuple[int, int] | None:
+def identity(path: bytes) -> Identity | None:
     """Device and inode of a path, None if it is not there."""
     try:
         status = beneath.lstat(path)

@@ -9,6 +9,7 @@ import stat
 import time
 
 from csync2lib import beneath, waits
+from csync2lib.csync2.namespace import mounted_below
 from csync2lib.watch import inotify
 from csync2lib.watch.groups import WatchedGroup
 from csync2lib.watch.inotify import Node, Place
@@ -203,7 +204,7 @@ class Tree:
                 self.walks.take_up()
 
 
-def _root_identity(path: bytes, root: inotify.Root | None) -> tuple[bytes | None, tuple[int, int] | None]:
+def _root_identity(path: bytes, root: inotify.Root | None) -> tuple[bytes | None, inotify.Identity | None]:
     """
     What there is to watch for an include, as ``(only, identity)`` of a Root, given the one that it has; an identity of
     None: nothing.
@@ -213,7 +214,8 @@ def _root_identity(path: bytes, root: inotify.Root | None) -> tuple[bytes | None
     except OSError:
         status = None
     if status is not None and stat.S_ISDIR(status.st_mode):
-        return None, (status.st_dev, status.st_ino)
+        # What is mounted below is watched, too, and no event tells of a mount.
+        return None, (status.st_dev, status.st_ino, *(mount[:4] for mount in mounted_below(path)))
     if status is not None or (root is not None and root.only is not None):
         # A file may be gone for a moment, while another is renamed to its name.
         return os.path.basename(path), inotify.identity(os.path.dirname(path))
