@@ -19,7 +19,7 @@ from csync2lib.csync2 import unfinished
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.names import decode, encode
-from csync2lib.csync2.states import DIRECTORY, check_text
+from csync2lib.csync2.states import DIRECTORY, UNKNOWN, check_text
 
 #: Bytes of a path that csync2 carries: the kernel takes 4,095, and csync2 has a temporary file of a longer name.
 LONGEST = 4000
@@ -167,7 +167,10 @@ class Differences:
         if unfinished.is_unfinished(status):
             self.unfinished[path] = status
             return None
-        return _SOCKET if stat.S_ISSOCK(status.st_mode) else check_text(path, status)
+        if stat.S_ISSOCK(status.st_mode):
+            return _SOCKET
+        text = check_text(path, status)
+        return None if text == UNKNOWN else text  # somebody swaps it just now, which is an event of its own
 
     # ---- What that means
 
