@@ -7,7 +7,7 @@ import time
 import pytest
 from csync2lib.csync2 import custody, output, states
 from csync2lib.csync2.names import decode, encode
-from csync2lib.csync2.states import check_text
+from csync2lib.csync2.states import GONE, check_text
 from csync2lib.push import ledger, refusals, transfer
 
 PEER = "10.0.0.2"
@@ -82,7 +82,7 @@ def half_made(tmp_path):
             text = ":".join(f"{key}={value}" if part.startswith(f"{key}=") else part for part in text.split(":"))
         section = [b">>> PEER:  %s\n>>> LOCAL: v1\n" % text.encode()]
         section += [] if same else [b"File is different on peer (rsync sig).\n"]
-        state = told(b"Updating " + path, *section).states()[encode(path)]
+        state = told(b"Updating " + path, *section).states({})[encode(path)]
         return state.is_half_made(fresh)
 
     return ask
@@ -139,25 +139,27 @@ def test_what_was_begun_in_place_of_an_old_file():
     assert not is_replaced(33184, 0, 0, b"reg", 5), "somebody has set its mode"
     assert not is_replaced(33188, 0, 0, b"reg", 0), "it is the old one"
     assert not is_replaced(33188, 0, 0, b"dir", 5)
-    assert not states.PeerState(b"/x", None, True).is_replaced(sent, old)
 
 
-def test_what_the_peer_has_as_far_as_csync2_tells(tmp_path):
-    (tmp_path / "dir").mkdir()
-    path = os.fsencode(tmp_path / "dir")
-    states = told(
-        *(b"Updating " + path, b"File is already up to date on peer.\n"),
+def test_what_the_peer_has_as_far_as_csync2_tells():
+    directory = b"v1:mode=16877:uid=0:gid=0:type=dir"
+    here = {b"/x/same": directory, b"/x/longer": b"v1:mtime=7:mode=33188:uid=0:gid=0:type=reg:size=5", b"/x/dir": GONE}
+    found = told(
+        *(b"Updating /x/same", b"File is already up to date on peer.\n"),
+        *(b"Updating /x/swapped", b"File is already up to date on peer.\n"),
         *(b"Updating /x/dir", b">>> PEER:  v1:mode=16877:uid=0:gid=0:type=dir\n>>> LOCAL: v1\n"),
         *(b"Updating /x/longer", b"File is different on peer (rsync sig).\n"),
         *(b"Updating /x/nothing", b">>> PEER:  ---\n>>> LOCAL: v1\n"),
         *(b"Updating /x/refused", STAYS),
-    ).states()
-    assert {name: state.is_directory for name, state in states.items()} == {
-        encode(path): True,
-        b"/x/dir": True,
-        b"/x/longer": False,
-        b"/x/nothing": False,
-    }
+    ).states(here)
+    assert {name: state.text for name, state in found.items()} == {
+        b"/x/same": directory,
+        b"/x/dir": directory,
+        b"/x/longer": b"v1:mtime=0:mode=33188:uid=0:gid=0:type=reg:size=5",
+        b"/x/nothing": GONE,
+    }, "of what has been swapped meanwhile, nobody knows what the peer has"
+    assert [name for name, state in found.items() if state.is_directory] == [b"/x/same", b"/x/dir"]
+    assert not found[b"/x/longer"].same_content
 
 
 def test_blocked_names_are_remembered_for_a_while(tmp_path, monkeypatch):
@@ -178,14 +180,6 @@ def test_a_peer_tells_of_states_without_their_time():
     assert states.as_told(reg) == reg.replace(b"1700000000", b"0")
     assert states.as_told(b"v1:mode=16877:uid=0:gid=0:type=dir") == b"v1:mode=16877:uid=0:gid=0:type=dir"
     assert states.as_told(b"---") == b"---"
-
-
-def test_a_peer_that_names_no_state_has_what_stands_here(tmp_path):
-    path = os.fsencode(tmp_path / "file")
-    assert states.PeerState(path, None, False).told == b"---"
-    (tmp_path / "file").write_text("x")
-    assert states.PeerState(path, None, False).told == states.as_told(check_text(path, os.lstat(path)))
-    assert states.PeerState(path, b"---", False).told == b"---"
 
 
 def test_what_stands_above_a_path_and_is_no_directory(tmp_path):

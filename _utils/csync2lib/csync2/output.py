@@ -12,11 +12,11 @@ import itertools
 import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from csync2lib.csync2.names import decode, encode, printable
-from csync2lib.csync2.states import GONE, SOCKET, PeerState
+from csync2lib.csync2.states import GONE, SOCKET, PeerState, as_told
 
 #: How csync2 says that a path is still to be sent, and that the peer has what stands here.
 STAYS = b"File stays in dirty state. Try again later...\n"
@@ -95,8 +95,13 @@ class UpdateOutput:
         failed = sum(told.count(STAYS) for told in self.sections)
         return bool(self.names) and (not errors or errors[-1] > failed)
 
-    def states(self) -> dict[bytes, PeerState]:
-        """``{encoded name: state}`` of what the peer has, as csync2 says with two -v."""
+    def states(self, here: Mapping[bytes, bytes]) -> dict[bytes, PeerState]:
+        """
+        ``{encoded name: state}`` of what the peer has, as csync2 says with two -v.
+
+        here
+            ``{encoded name: state}`` of what has stood here all the while: a peer that has the same names no state.
+        """
         found: dict[bytes, PeerState] = {}
         for name, told in zip(self.names, self.sections):
             same = _OTHER_CONTENT not in told
@@ -104,7 +109,8 @@ class UpdateOutput:
                 if text := _TOLD.match(states[0]):
                     found[name] = PeerState(name, text.group(1), same)
             elif not same or _SAME in told:
-                found[name] = PeerState(name, None, same)
+                if name in here:
+                    found[name] = PeerState(name, as_told(here[name]), same)
             elif any(message.startswith(_LACKS) for message in told):
                 found[name] = PeerState(name, GONE, False)
         return found

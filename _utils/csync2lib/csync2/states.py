@@ -142,12 +142,12 @@ _NOTHING = fields(GONE)
 
 
 class PeerState(NamedTuple):
-    """What a peer has at a place: as here, but for the content, if csync2 named no state."""
+    """What a peer has at a place."""
 
     #: the encoded name of the place
     name: bytes
-    #: the state, as csync2 prints it; None if it printed none
-    text: bytes | None
+    #: the state, without a time
+    text: bytes
     #: whether the content is that of the file here
     same_content: bool
 
@@ -156,19 +156,12 @@ class PeerState(NamedTuple):
         return decode(self.name)
 
     @property
-    def fields(self) -> Fields | None:
-        return fields(self.text) if self.text else None
+    def fields(self) -> Fields:
+        return fields(self.text)
 
     @property
     def is_directory(self) -> bool:
-        if self.fields is None:  # what stands here
-            return beneath.is_directory(self.path)
         return self.fields.get(b"type") == b"dir"
-
-    @property
-    def told(self) -> bytes:
-        """Its text; without one that of what stands here."""
-        return self.text or as_told(stands(self.path))
 
     def is_half_made(self, fresh: bool) -> bool:
         """
@@ -183,14 +176,14 @@ class PeerState(NamedTuple):
             return False
         if there == _NOTHING:
             return fresh  # to make something else of it, csync2 first deletes what is there
-        if not there or not self.same_content or _what(there) != _what(here):
+        if not self.same_content or _what(there) != _what(here):
             return False
         return self.is_begun(here) or (fresh and here[b"type"] == b"reg")
 
     def is_begun(self, wanted: Fields) -> bool:
         """Tell whether it may be what csync2 makes of these fields, and has not given its mode yet."""
         there, kind = self.fields, wanted.get(b"type")
-        if not there or not kind or _what(there) != _what(wanted) or there.get(b"size") != wanted.get(b"size"):
+        if not kind or _what(there) != _what(wanted) or there.get(b"size") != wanted.get(b"size"):
             return False
         made = {b"lnk": 0o777, b"reg": 0o600}.get(kind, 0o700)
         owned = there.get(b"uid") == b"%d" % UID or _owner(there) == _owner(wanted)
@@ -202,7 +195,7 @@ class PeerState(NamedTuple):
         mode until it is given its own, one after the other (rsync.c).
         """
         there = self.fields
-        if not there or not _what(there) == _what(wanted) == _what(old) or there.get(b"type") != b"reg":
+        if not _what(there) == _what(wanted) == _what(old) or there.get(b"type") != b"reg":
             return False
         same = there.get(b"size") == wanted.get(b"size") and there.get(b"mode") == old.get(b"mode")
         return same and _owner(there) in (_owner(old), _owner(wanted))

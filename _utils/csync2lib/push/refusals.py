@@ -152,7 +152,7 @@ class Refusals:
         if any(state.is_begun(fields(text)) for text, _ in begun):
             return True
         base = self.ledger.base(name)
-        same = {text for text in base if as_told(text) == state.told}
+        same = {text for text in base if as_told(text) == state.text}
         replaced = [
             when for text, when in begun if any(state.is_replaced(fields(text), fields(old)) for old in base - {text})
         ]

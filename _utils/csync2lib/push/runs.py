@@ -18,7 +18,7 @@ from csync2lib.csync2.custody import RUN_DIR
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import TEMPDIR, decode
 from csync2lib.csync2.output import UpdateOutput, records
-from csync2lib.csync2.states import PeerState
+from csync2lib.csync2.states import UNKNOWN, PeerState, stands
 from csync2lib.errors import CommandError, Interrupted
 
 #: Entries that one run of csync2 sends.
@@ -97,14 +97,17 @@ class Peer:
         """``{encoded name: state}``: what the peer has where these entries go, as far as it says (a dry run)."""
         probe = os.path.join(self.directory, "probe")
         os.makedirs(probe, exist_ok=True)
-        self.copy([entry._replace(forced=0) for entry in entries], probe)
+        entries = [entry._replace(forced=0) for entry in entries]
+        before = {entry.name: stands(decode(entry.name)) for entry in entries}
+        self.copy(entries, probe)
         try:
             output: Sequence[bytes] = self.run("-v", "-d", directory=probe, hopeless=lambda: True)
         except Interrupted as err:  # it takes its time, over a large file perhaps
             output = err.output
         except CommandError:
             return {}
-        return UpdateOutput(output, self.address).states()
+        here = {name: state for name, state in before.items() if UNKNOWN != state == stands(decode(name))}
+        return UpdateOutput(output, self.address).states(here)
 
     def recorded(self, path: bytes) -> bytes:
         """
