@@ -15,8 +15,9 @@ from csync2lib import contents as contents_module
 from csync2lib import restore as restore_module
 from csync2lib.csync2 import custody
 from csync2lib.errors import raised_as
-from csync2lib.group import Group
+from csync2lib.group import MOST_TOLD, Group
 from csync2lib.host import ThisHost
+from csync2lib.push import local
 from csync2lib.push import win as win_module
 from csync2lib.report import metrics as metrics_module
 from csync2lib.report import status as host_status
@@ -110,10 +111,13 @@ def contents(group, part=None, parts=1, slots=None, rate=RATE):
 
 
 @raised_as(CommandExecutionError)
-def win(group, paths):
+def win(group, paths, host=None):
     """
     Have this host's version of some paths replace that of all other hosts, with the next push: what they have changed
     there is lost. The runner's ``resolve`` calls it.
+
+    host
+        Minion id: only of this one.
 
     paths
         A list; percent-encoded, as ``csyncsync.marked`` returns them. Where nothing is here, nothing will be there.
@@ -126,7 +130,24 @@ def win(group, paths):
 
         salt web1 csyncsync.win wwwdata '[/var/www/data/index.html]'
     """
-    return win_module.win(_group(group), paths)
+    return win_module.win(_group(group), paths, host)
+
+
+@raised_as(CommandExecutionError)
+def local_changes(group):
+    """
+    What this host, which only receives, has otherwise than its group (``receive_only``): nobody else gets it.
+
+    Returns ``{percent-encoded path: "changed", "deleted" or "new"}``, of 5,000 paths at most.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web9 csyncsync.local_changes wwwdata
+    """
+    found = _group(group).require()
+    return local.changes(found.directory, found.database, MOST_TOLD)
 
 
 # --- Backups ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ Events are only hints: the master's pillar and its accepted keys say who is in a
 is in csyncsync_admin.py, under the same name.
 """
 
-from csync2lib.master import facts, joins, lease, outcome, pushes
+from csync2lib.master import conflicts, facts, joins, lease, outcome, pushes
 from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import command
 
@@ -27,7 +27,7 @@ def _cluster():
 
 
 @command
-def sync(group=None, host=None, test=False):
+def sync(group=None, host=None, test=False, restore=False):
     """
     Have a group pushed: by the host that asks for it, or (from the command line) by every member in turn, after a check
     of the whole group.
@@ -36,12 +36,16 @@ def sync(group=None, host=None, test=False):
         One group; without it, all.
     test
         Only tell what each member would send, to whom.
+    restore
+        Undo what was changed on members that only receive (``receive_only``): they get what the others have, and what
+        they alone have is deleted. Nothing else is pushed. With ``test``, only tell what that is.
     host
         Minion id of a host that has something to push. The reactor gives it. It is called as soon as no other host
         of the group pushes, and this function does not wait.
 
     Returns, without ``host``, ``{GROUP: {minion id: what csyncsync.push returned}}``, and ``"retcode": 1`` if a host
-    did not answer, or has something left to send.
+    did not answer, or has something left to send. With ``restore``, ``{GROUP: {minion id: {path: "changed", "deleted"
+    or "new"}}}`` of what was undone, or why it was not.
 
     CLI Example:
 
@@ -50,10 +54,11 @@ def sync(group=None, host=None, test=False):
         salt-run csyncsync.sync
         salt-run csyncsync.sync wwwdata
         salt-run csyncsync.sync wwwdata test=True
+        salt-run csyncsync.sync wwwdata restore=True
     """
     if host is not None:
         return lease.serve(_cluster(), group, host)
-    return pushes.sync(_cluster(), group, test)
+    return conflicts.restore_receivers(_cluster(), group, test) if restore else pushes.sync(_cluster(), group, test)
 
 
 def pushed(group, host, jid=None, state=None, refused=None):

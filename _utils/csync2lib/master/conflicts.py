@@ -151,15 +151,52 @@ def _dirty(cluster: Cluster, group: str, members: list[str]) -> Answers:
     return cluster.call(members, "csyncsync.marked", [group])
 
 
-def _have_win(cluster: Cluster, group: str, host: str, names: set[str], silent: set[str]) -> set[str]:
+def restore_receivers(cluster: Cluster, group: str | None, test: bool) -> dict[str, Any]:
     """
-    Have a host's version of paths win, and wait until it is on all hosts but the silent ones. Returns those paths that
-    it still has to send.
+    Undo what was changed on hosts that only receive; test: only tell what that is. Returns ``{GROUP: {minion id: {path:
+    kind}, or why not}}``. Raises CsyncsyncError.
+    """
+    result: dict[str, Any] = {}
+    failed = False
+    for name, options in sorted(cluster.groups(group).items()):
+        members = cluster.members(options)
+        receivers = [minion for minion in members if membership.receives_only(options, minion)]
+        senders = [minion for minion in members if minion not in receivers]
+        changed = cluster.call(receivers, "csyncsync.local_changes", [name])
+        result[name] = {minion: changed.told(minion, SILENT) for minion in receivers}
+        failed = failed or len(changed) < len(receivers)
+        for minion, found in changed.items():
+            result[name][minion] = {readable(path): kind for path, kind in found.items()}
+            if not test and found and (why := _restore(cluster, name, senders, minion, {*found})):
+                result[name][minion], failed = f"not undone: {why}", True
+    return with_exit_code(result, failed)
+
+
+def _restore(cluster: Cluster, group: str, senders: list[str], host: str, names: set[str]) -> str:
+    """Have a host get what others have at these paths. Returns why it has not ("" if it has)."""
+    states = cluster.statuses(group, senders)
+    source = next((minion for minion in senders if states.get(minion, {}).get("state") == "established"), None)
+    if not source:
+        return "no member that sends answers"
+    try:
+        unsent = _have_win(cluster, group, source, names, set(), host)
+    except CsyncsyncError as err:
+        return str(err)
+    cluster.call([host], "csyncsync.push", [group], full=True)  # it looks again at what is local
+    return f"{source} has {len(unsent)} of {len(names)} entries to send" if unsent else ""
+
+
+def _have_win(
+    cluster: Cluster, group: str, host: str, names: set[str], silent: set[str], only: str | None = None
+) -> set[str]:
+    """
+    Have a host's version of paths win, and wait until it is on all hosts but the silent ones; or on this one alone.
+    Returns those paths that it still has to send.
     """
     until, unsent, told = time.monotonic() + waits.RESOLVE_WAIT, set(names), None
     while unsent and time.monotonic() < until:
         # Again and again: csync2 forgets that a path is forced when the other host tries to send its own version.
-        cluster.step(host, "csyncsync.win", [group, sorted(unsent)])
+        cluster.step(host, "csyncsync.win", [group, sorted(unsent), *([only] if only else [])])
         ask(cluster, group, host)
         for _ in range(SENT_AGAIN):
             time.sleep(1)

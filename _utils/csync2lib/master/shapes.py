@@ -199,6 +199,7 @@ _status = record(
         "versions": map_of(text, text),
         "certificate_end": maybe(moment),
         "unread": map_of(path, text),
+        "local": record({"number": whole, "paths": map_of(path, text)}),
         "actions": list_of(_action),
     },
 )
@@ -223,6 +224,7 @@ SHAPES: dict[str, Shape] = {
     "csyncsync.backups": record({"paths": map_of(path, list_of(_old_version, 1)), "more": whole}),
     "csyncsync.restore": record({"size": whole, "sha256": text, "changed": flag, "kept": maybe(whole)}),
     "csyncsync.win": whole,
+    "csyncsync.local_changes": map_of(path, one_of("changed", "deleted", "new")),
     "csyncsync.reset": flag,
     "csyncsync.join": record(
         {"state": one_of("recorded", "established"), "unsent": list_of(path, most=5_000)},

@@ -20,6 +20,7 @@ from csync2lib.csync2.namespace import is_below
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import ledger
 from csync2lib.push.differences import Difference, Differences
+from csync2lib.push.local import LOCAL
 
 #: Differences that are written at once: csync2's server waits meanwhile.
 BATCH = 300
@@ -58,6 +59,7 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
         backups.sweep(config.backup_directory, config.roots)
     # In the first check after a join records may never have been sent.
     with recording(group, config, base=not os.path.exists(group.path("recorded"))) as recorder:
+        recorder.local = set() if config.receive_only else None
         recorder.leave(map(os.fsencode, lost))
         recorder.moved = moved
         same = recorder.named({**entries, **dict.fromkeys(moved, True)})
@@ -66,6 +68,7 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
         recorder.mark(_without_sent(group, config, same, files))
         held = [*lost.values(), *recorder.hold_moved(), *([] if release else recorder.hold_lost())]
         recorder.delete()
+        recorder.note_local()
     guard.note_mounts(recorder.held)
     journal.discharge(files)
     group.forget("recorded")
@@ -111,6 +114,8 @@ class Recorder:
         self.moved: Mapping[bytes, str] = {}
         #: What is left as it is recorded, with all below it.
         self.held: set[bytes] = set()
+        #: Where the host only receives, what it has otherwise: its records stay those of what it has received.
+        self.local: set[bytes] | None = None
 
     def leave(self, places: Iterable[bytes]) -> None:
         """Leave what is at these places, and below, as it is recorded."""
@@ -135,7 +140,8 @@ class Recorder:
         """
         same = []
         seen: set[bytes] = set()
-        for path, tree in sorted({**entries, **self._left_before()}.items()):
+        before = dict.fromkeys(storage.read_names(self.group.path(LOCAL)), False)
+        for path, tree in sorted({**before, **entries, **self._left_before()}.items()):
             if self._is_left(path):
                 continue
             for parent in _parents(path, self.found.roots):
@@ -151,7 +157,7 @@ class Recorder:
 
     def mark(self, paths: list[bytes]) -> None:
         """Make paths dirty for all peers, as they are recorded: csync2 then compares contents."""
-        if paths:
+        if paths and self.local is None:
             if self.base:
                 self.base.note(self.database, {path: self.database.record(path) for path in paths})
             self.database.mark(paths, self.config.address, self.config.peers, self.commands.of(paths))
@@ -172,6 +178,8 @@ class Recorder:
 
     def hold_lost(self) -> list[str]:
         """Leave all of them out if they look like a lost disk; returns what is to be told."""
+        if self.local is not None:
+            return []
         paths = {one.path for one in self.gone}
         vanished = paths | self.group.guard.vanished(list(self.config.minions))
         why = self.group.guard.looks_lost(vanished, self.config.include, self.config.hold or HOLD, paths)
@@ -198,7 +206,18 @@ class Recorder:
             self._write([one for one in batch if one.now is not None and one.path not in self.moved])
         return number
 
+    def note_local(self) -> None:
+        """Note what is local, once csync2 has recorded what it has just received."""
+        if self.local:
+            self.database.await_writer()
+            self.local = {path for path in self.local if any(self.found.at(path))}
+        if (self.local or set()) != storage.read_names(self.group.path(LOCAL)):
+            storage.write_names(self.group.path(LOCAL), self.local or ())
+
     def _write(self, batch: list[Difference]) -> None:
+        if self.local is not None:
+            self.local.update(one.path for one in batch)
+            return
         for _ in range(ROUNDS):
             if not batch:
                 return

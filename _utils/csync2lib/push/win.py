@@ -10,10 +10,10 @@ from csync2lib.group import Group
 from csync2lib.push.check import recording
 
 
-def win(group: Group, names: Iterable[str]) -> int:
+def win(group: Group, names: Iterable[str], host: str | None = None) -> int:
     """
-    Have what stands here at percent-encoded paths, or that nothing does, sent to all, whatever they have; with the next
-    push. Returns how many entries are to be sent. Raises CsyncsyncError.
+    Have what stands here at percent-encoded paths, or that nothing does, sent to all (or to one host), whatever they
+    have; with the next push. Returns how many entries are to be sent. Raises CsyncsyncError.
     """
     config = group.config
     paths = set(config.in_includes(names).values())
@@ -25,7 +25,7 @@ def win(group: Group, names: Iterable[str]) -> int:
             recorder.delete()
         with group.open_database(write=True) as database:
             paths.update(path for top in tuple(paths) for path in database.below(top))
-            for peer in config.peers:
+            for peer in [config.address_of(host)] if host else config.peers:
                 database.force(sorted(paths), config.address, peer)
         storage.write(group.path("left"), "")
     return len(paths)

@@ -79,6 +79,7 @@ def _row(
             problems.append([going_on[0], f"salt-run csyncsync.join {group} {minion}"])
     state = problems[0][0] if problems else status["paused"] or ", ".join(going_on) or "in sync"
     notes = [f"hot: {path}" for path in status["watch"].get("hot") or []]
+    notes += _local_changes(group, minion, status)
     return {"state": state, "problems": problems, "notes": notes, **_facts(status, now)}
 
 
@@ -123,6 +124,17 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
 
 def _full(minion: str, group: str) -> str:
     return f"salt {minion} csyncsync.push {group} full=True"
+
+
+def _local_changes(group: str, minion: str, status: Status) -> Iterator[str]:
+    local = status.get("local") or {}
+    if number := local.get("number"):
+        paths = [f"{readable(path)} ({kind})" for path, kind in sorted(local["paths"].items())]
+        more = f" and {number - SHOWN} more" if number > SHOWN else ""
+        yield (
+            f"only on {minion}, which receives only: {', '.join(paths[:SHOWN])}{more}; to undo it:"
+            f" salt-run csyncsync.sync {group} restore=True"
+        )
 
 
 def _late(group: str, status: Status, now: float) -> Iterator[list[str]]:

@@ -18,9 +18,10 @@ from csync2lib.group import Group
 from csync2lib.host import ThisHost
 from csync2lib.journal import count, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
+from csync2lib.push import local
 
-#: Paths that could not be looked at, of which a status tells.
-UNREAD_TOLD = 20
+#: Paths of each kind of which a status tells.
+TOLD = 20
 
 
 def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] | None = None) -> dict[str, Any]:
@@ -106,13 +107,22 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "last_push": last,
         "watching": bool(watch.get("ready")) and not watch.get("error"),
         "watch": watch,
-        "unread": dict(sorted(note("unread.json").items())[:UNREAD_TOLD]),
+        "unread": dict(sorted(note("unread.json").items())[:TOLD]),
+        "local": _local(directory, path),
         "unpublished": config["unpublished"],
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
         "database_bytes": _bytes(path),
         "in_sync": in_sync,
         "actions": actions.results(directory, (config.get("rules") or {}).get("commands", ())),
     }
+
+
+def _local(directory: str, path: str) -> dict[str, Any]:
+    """What stands here otherwise than this host has received it: how many paths, and the first of them."""
+    noted, paths = len(storage.read_names(os.path.join(directory, local.LOCAL))), dict[str, str]()
+    with contextlib.suppress(sqlite3.Error):
+        paths = local.changes(directory, path, TOLD) if noted else {}
+    return {"number": len(paths) if len(paths) < TOLD else noted, "paths": paths}
 
 
 def _bytes(path: str) -> int | None:
