@@ -16,6 +16,7 @@ from csync2lib import beneath
 from csync2lib.csync2 import custody, namespace
 from csync2lib.csync2.namespace import READ_ONLY, USERS, WRITABLE, Shown
 from csync2lib.errors import CsyncsyncError
+from csync2lib.guard import absent_roots
 from csync2lib.host import ThisHost
 
 #: The program and the libraries, and what these read: the linker's cache, time zones, rules for TLS; and devices.
@@ -46,7 +47,8 @@ def of_host(host: ThisHost) -> Confinement:
     configs = host.configs()
     for name, said in configs.items():
         rules = said.get("rules") or {}
-        users |= {_place(os.fsencode(path)) for path in said.get("include", ())}
+        absent = absent_roots(os.path.join(host.state, name))
+        users |= {_place(os.fsencode(path), path in absent) for path in said.get("include", ())}
         if rules.get("backup_directory"):
             users.add(os.fsencode(rules["backup_directory"]))
         if rules.get("commands"):
@@ -60,11 +62,15 @@ def of_host(host: ThisHost) -> Confinement:
     return Confinement([*there], hashlib.sha256(text.encode()).hexdigest())
 
 
-def _place(path: bytes) -> bytes:
+def _place(path: bytes, absent: bool) -> bytes:
     """
     What is to be shown so that csync2 can replace this: a file's directory, because what is mounted cannot be replaced.
+
+    absent
+        It need not be there: others may make it.
     """
-    return path if beneath.kind(path) in (0, stat.S_IFDIR, stat.S_IFLNK) else os.path.dirname(path)
+    kind = beneath.kind(path)
+    return path if kind in (stat.S_IFDIR, stat.S_IFLNK) or not (kind or absent) else os.path.dirname(path)
 
 
 def _outermost(paths: Iterable[bytes]) -> Iterator[bytes]:
@@ -118,7 +124,7 @@ def await_current(host: ThisHost) -> None:
         if said and not asked:
             asked = _ask(said.pid)
         time.sleep(0.02)
-    raise CsyncsyncError(f"csync2 is not run unconfined: {custody.problem() or 'its server does not answer'}")
+    raise CsyncsyncError(custody.problem() or "csync2's server does not answer: systemctl restart csyncsync-server")
 
 
 def _ask(server: int) -> bool:

@@ -25,13 +25,16 @@ log = logging.getLogger(__name__)
 EMPTIED = 10
 #: In a group's directory: the deletions that are let through, and not sent to all others yet.
 LET_THROUGH = "let_through"
+#: In a group's directory: ``{include root: Root}``.
+ROOTS = "roots.json"
 #: Records below a root that tell whether it is the one that it was.
 LOOKED_FOR = 100
 #: Links that udev makes, named by UUIDs.
 UUIDS = "/dev/disk/by-uuid"
 
 #: What an include root stands on: ``{"mount": [point, type, source, root], "uuid", "device", "inode", "boot": its id,
-#: "below": see _mounts_below()}``, and ``"deleted"`` if an administrator said that a missing one is.
+#: "below": see _mounts_below()}``; ``"absent"`` if it need not be there: the pillar says that it is a file, or an
+#: administrator that it was deleted.
 Root = dict[str, Any]
 
 
@@ -45,13 +48,16 @@ class Guard:
 
     def __init__(self, group: str, directory: str, database: str) -> None:
         self.group, self.database = group, database
-        self.roots, self.passed = os.path.join(directory, "roots.json"), os.path.join(directory, LET_THROUGH)
+        self.roots, self.passed = os.path.join(directory, ROOTS), os.path.join(directory, LET_THROUGH)
 
     # ---- Include roots: is the disk there?
 
-    def note_roots(self, includes: list[str], test: bool = False) -> tuple[list[str], list[str]]:
+    def note_roots(
+        self, includes: list[str], test: bool = False, files: Collection[str] = ()
+    ) -> tuple[list[str], list[str]]:
         """
-        Note the identity of roots that are new, forget those that left; a new one that is missing is made.
+        Note the identity of roots that are new, forget those that left; a new one that is missing is made, as a
+        directory; of these files, the directory that they are to be in.
 
         Returns (those that were made, what is wrong with the others). With ``test`` nothing is made or written.
         Raises CsyncsyncError if a new one is, or lies below, a symlink, or its database cannot be read; OSError.
@@ -67,11 +73,13 @@ class Guard:
                     f" {os.path.realpath(root)}: csync2 ignores such paths; name the real directory"
                 )
             if not beneath.exists(root):
-                made.append(root)
-                if test:
-                    continue
-                beneath.make_directories(root)
-            now[root] = _stands_on(root)
+                directory = os.path.dirname(root) if root in files else root
+                if not beneath.exists(directory):
+                    made.append(directory)
+                    if test:
+                        continue
+                    beneath.make_directories(directory)
+            now[root] = _stands_on(root) if beneath.exists(root) else {"absent": True}
         problems = self._problems(now)
         if now != noted and not test:
             storage.write_json(self.roots, now)
@@ -143,8 +151,8 @@ class Guard:
         try:
             now = _stands_on(root)
         except CsyncsyncError as err:
-            return "" if noted.get("deleted") and beneath.kind(root) in (0, stat.S_IFLNK) else str(err)
-        if noted.get("deleted"):
+            return "" if noted.get("absent") and beneath.kind(root) in (0, stat.S_IFLNK) else str(err)
+        if noted.get("absent"):
             return ""
         same_disk = noted.get("uuid") and (noted["uuid"], noted["mount"][3]) == (now.get("uuid"), now["mount"][3])
         moved = noted["boot"] == now["boot"] and noted["device"] != now["device"]
@@ -227,7 +235,7 @@ def _accepted(root: str, noted: Root) -> Root:
     try:
         return {**_stands_on(root), **below}
     except CsyncsyncError:
-        return {**noted, "deleted": True}
+        return {**noted, "absent": True}
 
 
 def _stands_on(path: str) -> Root:
@@ -270,6 +278,12 @@ def _mounts_below(root: str) -> dict[str, list[str]]:
         point, inner, kind, source = map(os.fsdecode, mount[:4])
         found[point] = [kind, _uuid(source) or source, inner]
     return found
+
+
+def absent_roots(directory: str) -> set[str]:
+    """The include roots that need not be there, of the group with this directory."""
+    noted = storage.read_json(os.path.join(directory, ROOTS), {})
+    return {root for root, identity in noted.items() if identity.get("absent")}
 
 
 def is_empty_directory(path: str) -> bool:

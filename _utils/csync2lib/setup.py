@@ -53,7 +53,7 @@ def install(
     made = _make_backup_directory(group.name, found["options"]["backup_directory"], test)
     if old.get("receive_only", new.receive_only) != new.receive_only and os.path.exists(group.database) and not test:
         group.reset()  # what it had changed others have not taken, or are not to take any more
-    roots, problems = group.guard.note_roots(new.include, test)
+    roots, problems = group.guard.note_roots(new.include, test, found["options"].get("files", ()))
     changes: dict[str, Any] = {"made": made + roots} if made or roots else {}
     changes.update(_differences(old, new))
     if old != new.as_dict():

@@ -296,6 +296,10 @@ def test_the_status_says_who_holds_csync2s_port(hosts):
         hosts.shell("web3", "systemctl start csyncsync-server")
         hosts.eventually(lambda: "'csync2'" in hosts.status("web3", "wwwshared")["error"], 15)
         assert "port 30865" in hosts.status("web3", "wwwshared")["error"]
+        state = hosts.apply("web3", may_fail=True)["web3"]["The group wwwshared is on this host"]
+        assert state["result"] is False
+        assert "csync2's port 30865" in state["comment"]
+        assert "('csync2'): end that, and disable it" in state["comment"]
     finally:
         hosts.shell("web3", "systemctl stop foreign; systemctl start csyncsync-server")
     hosts.eventually(lambda: not hosts.status("web3", "wwwshared")["error"], 15)

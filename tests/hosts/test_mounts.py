@@ -15,6 +15,8 @@ from places import HOSTS
 #: The top of each group of this file.
 TOPS = {group: f"/srv/{group}" for group in ("mounted", "unread", "overlaid", "two")}
 FILES = 30
+#: An include that is a file, and exists nowhere.
+LATER = f"{TOPS['two']}/etc/later.conf"
 #: sys/mount.h
 MNT_DETACH = 2
 
@@ -23,7 +25,7 @@ MNT_DETACH = 2
 def groups(hosts):
     """A group for each kind, so that they are set up at once; of the last one, two includes, and a file."""
     tops = {group: [top] for group, top in TOPS.items()}
-    tops["two"] = [f"{TOPS['two']}/{name}" for name in ("one", "other", "file.conf")]
+    tops["two"] = [*(f"{TOPS['two']}/{name}" for name in ("one", "other", "file.conf")), {"file": LATER}]
     hosts.shell("web1", OVERLAY)
     for host in HOSTS:
         hosts.write(host, f"{TOPS['two']}/file.conf", "conf\n")
@@ -206,6 +208,22 @@ def test_a_path_that_is_too_long_is_named_and_stops_nothing(hosts, groups):
     hosts.everywhere(f"{top}/deep/new", None)
     calm_again(hosts, "unread")
     assert hosts.status("web1", "unread")["watching"]
+
+
+# --- An include that is not there
+
+
+def test_a_file_that_exists_nowhere_is_a_file_when_somebody_makes_it(hosts, groups):
+    for host in HOSTS:
+        assert hosts.shell(host, f"ls -A {TOPS['two']}/etc") == ""
+    hosts.write("web2", LATER, "by web2\n")
+    hosts.everywhere(LATER, "by web2\n")
+    hosts.write("web1", f"{LATER}.other", "x\n")  # beside it, and no include
+    hosts.write("web1", LATER, "by web1\n")
+    hosts.everywhere(LATER, "by web1\n")
+    hosts.everywhere(f"{LATER}.other", None, hosts=["web2", "web3"])
+    hosts.path("web1", f"{LATER}.other").unlink()
+    calm_again(hosts, "two")
 
 
 # --- An include that is deleted on purpose

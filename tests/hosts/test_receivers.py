@@ -1,4 +1,4 @@
-"""A host that only receives keeps what is changed on it, and shows it; nobody else gets it, and it is undone on demand."""
+"""A host that only receives keeps what is changed on it, and shows it; nobody else gets it; it is undone on demand."""
 
 import shutil
 import time

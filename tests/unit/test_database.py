@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sqlite3
 import stat
 from types import SimpleNamespace
@@ -336,6 +337,24 @@ def test_a_reader_cannot_write(tree):
         ):
             with pytest.raises(sqlite3.Error):
                 write()
+
+
+def test_what_a_killed_process_has_begun_to_write_is_rolled_back_by_whoever_comes_first(tree):
+    tree.write(b"file")
+    tree.check()
+    writer = os.fork()
+    if not writer:
+        opened = sqlite3.connect(tree.file, isolation_level=None)
+        opened.execute("PRAGMA cache_size = 1")
+        opened.execute("BEGIN")
+        opened.execute("DELETE FROM file")
+        opened.executemany("INSERT INTO file VALUES (?, 'x')", [(f"/{number}",) for number in range(10_000)])
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(writer, 0)
+    assert os.path.getsize(f"{tree.file}-journal"), "it was about to write"
+    with tree.database() as database:
+        assert database.record(tree / b"file") is not None
+        assert database.count() < 10
 
 
 def test_pinned_certificates_are_exactly_those_given(tree):

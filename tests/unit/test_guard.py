@@ -42,6 +42,22 @@ def test_a_new_root_is_made_once_and_never_again(guard, tmp_path):
     assert guard.root_problems() == []
 
 
+def test_a_new_root_that_is_a_file_is_not_made_and_may_come_and_stay_away(guard, tmp_path):
+    file = tmp_path / "etc/app.conf"
+    assert guard.note_roots([str(file)], test=True, files=[str(file)]) == ([str(file.parent)], [])
+    assert not file.parent.exists()
+    assert guard.note_roots([str(file)], files=[str(file)]) == ([str(file.parent)], [])
+    guard.renew_roots()
+    assert guard.note_roots([str(file)], files=[str(file)]) == ([], [])
+    assert not file.exists()
+    file.write_text("x")
+    assert guard.root_problems() == []
+    guard.renew_roots()
+    file.unlink()
+    (problem,) = guard.root_problems()
+    assert "is missing" in problem
+
+
 def test_a_root_behind_a_symlink_is_refused_with_its_pillar_path(guard, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

@@ -27,6 +27,7 @@ DEFAULTS = {
     "seed": None,
     "tls": True,
     "key": None,
+    "files": [],
 }
 ACTION = {"pattern": [], "exec": ["true"], "logfile": None, "do_local": False, "do_local_only": False}
 
@@ -50,9 +51,20 @@ def test_no_groups_are_no_error(nothing):
     assert schema.validate(nothing) == {"groups": {}, "errors": {}}
 
 
+def test_an_include_may_be_said_to_be_a_file():
+    options = accepted(group(include=["/srv/data", {"file": "/srv/app.conf"}]))["data"]
+    assert options["include"] == ["/srv/data", "/srv/app.conf"]
+    assert options["files"] == ["/srv/app.conf"]
+
+
+def test_files_of_two_groups_are_not_to_overlap():
+    groups = {**group(include=[{"file": "/srv/data/app.conf"}]), "other": {**GOOD, "include": ["/srv/data"]}}
+    assert "overlaps" in schema.validate(groups)["errors"]["other"][0]
+
+
 def test_a_group_needs_only_members_and_include_and_gets_all_other_options():
     assert accepted({"data": GOOD}) == {"data": DEFAULTS}
-    assert tuple(DEFAULTS) == schema.OPTIONS
+    assert tuple(DEFAULTS) == (*schema.OPTIONS, "files")
 
 
 def test_what_was_given_is_not_changed():
@@ -196,6 +208,12 @@ BAD_OPTIONS = [
     ("include", [], "include ", "name at least one directory"),
     ("include", ["/srv", 7], "include:1 ", "is a int, not a string"),
     ("include", [["/srv"]], "include:0 ", "is a list, not a string"),
+    ("include", {"file": "/srv/a"}, "include ", "is a mapping, not a list of paths, or {file: PATH}"),
+    ("include", ["/srv/a", {"file": "srv/b"}], "include:1 ", "'srv/b' is not an absolute path"),
+    ("include", [{"file": 7}], "include:0 ", "is a int, not a string"),
+    ("include", [{"file": "/srv/a", "mode": "0600"}], "include:0 ", "is a mapping, not a string"),
+    ("include", [{"directory": "/srv/a"}], "include:0 ", "is a mapping, not a string"),
+    ("include", [{"file": "/etc/csync2.cfg"}], "include:0 ", "csync2's own configuration"),
     ("include", ["/srv", "srv/data"], "include:1 ", "'srv/data' is not an absolute path"),
     ("include", "srv/data", "include ", "'srv/data' is not an absolute path"),
     ("include", "%home%/x", "include ", "is not an absolute path"),
@@ -531,7 +549,7 @@ some_groups = st.one_of(
 
 def assert_complete(options):
     """Assert that every option is there, in its one shape."""
-    assert tuple(options) == schema.OPTIONS
+    assert tuple(options) == (*schema.OPTIONS, "files")
     for option in ("include", "exclude", "receive_only"):
         assert isinstance(options[option], list)
         assert all(isinstance(item, str) for item in options[option])

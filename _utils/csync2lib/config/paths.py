@@ -11,9 +11,22 @@ _NEVER_BELOW = ("/proc", "/sys", "/dev", "/run", "/etc/csync2", "/var/lib/csync2
 _NEVER_ABOVE = (*_NEVER_BELOW, "/etc/csync2.cfg")
 
 
+def paths_of(value: object) -> object:
+    """The paths of ``include``: an item may be ``{file: PATH}``, to say that it is a file, be it there or not."""
+    if not isinstance(value, list):
+        return value
+    return [item["file"] if isinstance(item, dict) and set(item) == {"file"} else item for item in value]
+
+
+def files_of(value: object, checked: list[str]) -> list[str]:
+    """Those of the checked paths of ``include`` that are said to be files."""
+    items = [item.get("file") for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return [path for path in checked if any(isinstance(item, str) and item.rstrip("/") == path for item in items)]
+
+
 def include(value: object, problems: Problems) -> list[str]:
     paths: list[str] = []
-    for where, item in strings("include", value, problems, "paths"):
+    for where, item in strings("include", paths_of(value), problems, "paths, or {file: PATH}"):
         problem, path = path_problem(item), item.rstrip("/")
         if not problem and re.search(r"[*?\[\]\\]", item):
             problem = "holds one of * ? [ ] \\, which csync2 takes for a pattern: name the directory itself"
@@ -28,7 +41,7 @@ def include(value: object, problems: Problems) -> list[str]:
         elif path not in paths:
             paths.append(path)
     if not paths and not problems.messages:
-        problems.add("include", "is empty: name at least one directory")
+        problems.add("include", "is empty: name at least one directory, or {file: PATH}")
     return paths
 
 

@@ -37,7 +37,8 @@ def validate(groups: object) -> dict[str, Any]:
 
     Returns ``{"groups": {name: options}, "errors": {name: [message, …]}}``. Options are complete (every key of
     OPTIONS is there, with its default) and their values have one shape each: lists for ``include``,
-    ``exclude``, ``receive_only`` and ``action``; ``{"tgt": …, "tgt_type": …}`` for ``members``. Each message
+    ``exclude``, ``receive_only`` and ``action``; ``{"tgt": …, "tgt_type": …}`` for ``members``. ``files`` has those
+    of ``include`` that are said to be files. Each message
     begins with the pillar path. An error of the whole (not a mapping) stands under the name ``""``.
     Never raises.
 
@@ -82,6 +83,7 @@ def _validate_group(name: object, options: object, problems: Problems) -> dict[s
         option: check(given[option], problems) if option in given else default
         for option, (check, default) in _CHECKS.items()
     }
+    checked["files"] = paths.files_of(given.get("include"), checked["include"])
     backup = checked["backup_directory"]
     if backup and any(is_below(backup, path) for path in checked["include"]):
         problems.add("backup_directory", f"{shown(backup)!r} lies in an include: the backups would be synchronized")
@@ -239,7 +241,7 @@ def _overlaps(groups: dict[Any, Any]) -> dict[str, list[str]]:
     seen: list[tuple[str, int, str]] = []
     messages: dict[str, list[str]] = {}
     for name, options in groups.items():
-        given = options.get("include") if isinstance(options, dict) else None
+        given = paths.paths_of(options.get("include") if isinstance(options, dict) else None)
         for i, path in enumerate([given] if isinstance(given, str) else given if isinstance(given, list) else []):
             if isinstance(path, str) and path.startswith("/"):
                 seen.append((text(name), i, path.rstrip("/") or "/"))

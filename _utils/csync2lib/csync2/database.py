@@ -43,10 +43,12 @@ class Database:
     NEW, RECORDED, ESTABLISHED = 0, 1, 2
 
     def __init__(self, path: str, timeout: float = 0.0, write: bool = False) -> None:
-        mode = "rw" if write else "ro"
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        self._db = sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, timeout=timeout, isolation_level=None)
+        # Not mode=ro: who comes first has to roll back what a killed process has begun to write.
+        self._db = sqlite3.connect(f"file:{quoted}?mode=rw", uri=True, timeout=timeout, isolation_level=None)
         self._db.text_factory = bytes
+        if not write:
+            self._db.execute("PRAGMA query_only = ON")
 
     def __enter__(self) -> Database:
         return self
