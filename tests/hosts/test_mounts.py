@@ -204,6 +204,7 @@ def test_a_path_that_is_too_long_is_named_and_stops_nothing(hosts, groups):
     hosts.push_wholly("web1", "unread")
     hosts.write("web2", f"{top}/deep/new", "x\n")
     hosts.everywhere(f"{top}/deep/new", "x\n")
+    hosts.settled("unread")
     hosts.shell("web1", f"rm -rf {top}/deep")
     hosts.everywhere(f"{top}/deep/new", None)
     calm_again(hosts, "unread")

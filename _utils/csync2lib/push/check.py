@@ -202,8 +202,8 @@ class Recorder:
         while batch := list(islice(differences, BATCH)):
             number += len(batch)
             self.gone += [one for one in batch if one.now is None]
-            # A mount point has the owner and mode of what is mounted there, or not.
-            self._write([one for one in batch if one.now is not None and one.path not in self.moved])
+            # A mount point has the owner and mode of what is mounted there, or not; others are to have the directory.
+            self._write([one for one in batch if one.now is not None and not (one.before and one.path in self.moved)])
         return number
 
     def note_local(self) -> None:
