@@ -12,12 +12,13 @@ import csync2lib
 from csync2lib import actions, certificate, server, storage
 from csync2lib import backups as backups_module
 from csync2lib import contents as contents_module
+from csync2lib import local_changes as local_changes_module
+from csync2lib import records as records_module
 from csync2lib import restore as restore_module
 from csync2lib.csync2 import custody
 from csync2lib.errors import raised_as
 from csync2lib.group import MOST_TOLD, Group
 from csync2lib.host import ThisHost
-from csync2lib.push import local
 from csync2lib.push import win as win_module
 from csync2lib.report import metrics as metrics_module
 from csync2lib.report import status as host_status
@@ -147,7 +148,49 @@ def local_changes(group):
         salt web9 csyncsync.local_changes wwwdata
     """
     found = _group(group).require()
-    return local.changes(found.directory, found.database, MOST_TOLD)
+    return local_changes_module.changes(found.directory, found.database, MOST_TOLD)
+
+
+# --- Whether all hosts agree -----------------------------------------------------------------------------
+
+
+@raised_as(CommandExecutionError)
+def records(group, slots):
+    """
+    What csync2 has recorded here of the paths behind some digests of ``csyncsync.status`` (``records``). The runner
+    compares them.
+
+    slots
+        Their numbers.
+
+    Returns ``{"calm": whether nothing is to be sent, "paths": {percent-encoded path: digest}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.records wwwdata '[7]'
+    """
+    found = _group(group).require()
+    calm = host_status.read(found.directory, found.database, found.host.minion).get("in_sync", False)
+    return {"calm": calm, "paths": records_module.entries(found, slots, MOST_TOLD)}
+
+
+@raised_as(CommandExecutionError)
+def mark(group, paths):
+    """
+    Have this host send some paths again, because hosts have them differently though nobody has anything to send: what
+    is newer replaces what is older, and what is neither is a conflict. The runner calls it.
+
+    Returns how many entries are to be sent. Raises CommandExecutionError for a path that is in no include.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.mark wwwdata '[/var/www/data/index.html]'
+    """
+    return records_module.mark(_group(group), paths)
 
 
 # --- Backups ---------------------------------------------------------------------------------------------

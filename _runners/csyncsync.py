@@ -61,13 +61,16 @@ def sync(group=None, host=None, test=False, restore=False):
     return conflicts.restore_receivers(_cluster(), group, test) if restore else pushes.sync(_cluster(), group, test)
 
 
-def pushed(group, host, jid=None, state=None, refused=None):
+def pushed(group, host, jid=None, state=None, refused=None, full=False):
     """
     Note that a host has ended its push, and call the next one. The reactor calls it.
 
     refused
         ``{minion id: [path, …]}``: what other hosts did not take. A file that two hosts refuse from each other is a
         conflict: the event ``csyncsync/GROUP/conflict`` is fired, once.
+    full
+        It has checked the whole group: now the records of all hosts are compared. If they differ, the event
+        ``csyncsync/GROUP/differs`` is fired, and the hosts send what differs.
 
     CLI Example:
 
@@ -75,7 +78,7 @@ def pushed(group, host, jid=None, state=None, refused=None):
 
         salt-run csyncsync.pushed wwwdata web1 jid=20261122100000000000
     """
-    return outcome.pushed(_cluster(), group, host, jid, state, refused)
+    return outcome.pushed(_cluster(), group, host, jid, state, refused, full)
 
 
 @command

@@ -43,6 +43,7 @@ def status(**changes):
         "hosts": {"web1": "web1@10.0.0.1", "web2": "web2@10.0.0.2", "web3": "web3@10.0.0.3"},
         "database_bytes": 4096,
         "in_sync": False,
+        "differences": 4,
         "actions": [ACTION, {**ACTION, "why": "exit 1"}, {**ACTION, "running": 90.0}],
         **changes,
     }
@@ -91,6 +92,7 @@ def test_the_status_is_told_in_seconds_and_bytes():
         "watching": 1,
         "database_bytes": 4096,
         "journal_files": 2,
+        "differences_total": 4,
         "hot_files": 1,
         "action_problems": 2,
         "held": 0,
@@ -164,7 +166,7 @@ def test_the_master_takes_a_hosts_status_as_it_is(group):
     (group / "watch.json").write_text(json.dumps({"ready": True, "watches": 3, "limit": 9, "error": None, "hot": []}))
     found = {**read(group), "held": "", "paused": ""}
     taken = shapes.check("csyncsync.status", {"data": found})["data"]
-    unknown = {"database_bytes", "hosts", "in_sync", "unpublished"}
+    unknown = {"database_bytes", "differences", "hosts", "in_sync", "unpublished"}
     assert {name: taken.get(name) for name in found if name not in {*unknown, "watch", "last_push", "error"}} == {
         name: value for name, value in found.items() if name not in {*unknown, "watch", "last_push", "error"}
     }

@@ -265,10 +265,14 @@ class Database:
     def contents(self, most: int = 10_000) -> Iterator[bytes]:
         """The paths, in bytes, of all recorded files that have content; read in portions, so that nobody waits."""
         wanted = "checktxt LIKE '%type=reg%' AND checktxt NOT LIKE '%size=0'"
-        return (path for path, _ in self._portions(wanted, most))
+        return (decode(name) for name, _ in self._portions(wanted, most))
 
     def states(self, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         """``(path in bytes, its recorded state)`` of all files, in the order of their names; read in portions."""
+        return ((decode(name), decode(text)) for name, text in self._portions("1", most))
+
+    def raw_states(self, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
+        """The same, both as encode() gives them."""
         return self._portions("1", most)
 
     def states_below(self, path: bytes, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
@@ -354,7 +358,7 @@ class Database:
             )
             if not rows:
                 return
-            yield from ((decode(name), decode(text)) for name, text in rows)
+            yield from rows
             after = rows[-1][0]
 
     def make_dirty(self, paths: Sequence[bytes], name: str, peer: str, most: int = 10_000) -> None:

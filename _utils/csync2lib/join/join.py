@@ -91,7 +91,7 @@ def _finish(group: Group, config: GroupConfig, peer: str, unsent: Mapping[bytes,
     _mark(group, config, sorted(only_here | deleted))
     gone = _mark_deleted(group, config, silent, unsent) if silent else set()
     gone |= {path for path in found.only_here if not beneath.exists(path)}
-    if config.receive_only:  # what it has otherwise is its own business (see push/local.py)
+    if config.receive_only:  # what it has otherwise is its own business (see local_changes.py)
         with group.open_database(write=True) as database:
             database.forget(sorted(found.only_here | found.different))
     # What is on no other host has passed the guard once, or was made and deleted here since the database was lost.

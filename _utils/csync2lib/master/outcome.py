@@ -16,7 +16,7 @@ from typing import Any
 import salt.utils.event
 from salt.exceptions import SaltException
 
-from csync2lib.master import joins, lease
+from csync2lib.master import agreement, joins, lease
 from csync2lib.master.cluster import Cluster, aside
 from csync2lib.master.record import Lease, Record
 from csync2lib.report.words import one_line, readable
@@ -29,7 +29,7 @@ _asked: dict[tuple[str, str], set[str | None]] = {}
 _lock = threading.Lock()
 
 
-def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refused: Any) -> bool:
+def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refused: Any, full: Any = False) -> bool:
     """
     Given what an event says of a push that has ended, call the next host, and ask this one what is worth knowing.
 
@@ -43,6 +43,8 @@ def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refuse
     if not joining:
         lease.release(cluster, group, jid, host)
         lease.call_behind(cluster, group)
+    if full is True and state == "pushed":
+        agreement.compare_aside(cluster, group)
     if joining or new:
         with _lock:
             begins = (group, host) not in _asked

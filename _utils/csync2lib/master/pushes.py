@@ -8,6 +8,7 @@ from typing import Any
 
 from csync2lib import waits
 from csync2lib.errors import CsyncsyncError
+from csync2lib.master import agreement
 from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import SILENT, progress, with_exit_code
 from csync2lib.master.lease import leased
@@ -25,6 +26,8 @@ def sync(cluster: Cluster, group: str | None, test: bool) -> dict[str, Any]:
                 answers = cluster.call([minion], "csyncsync.push", [name], full=not test, test=test)
             result[name][minion] = answers.told(minion, SILENT)
             progress(f"{name} {minion} ({number} of {len(members)}): {_short(result[name][minion])}")
+        if not test and (found := agreement.heal(cluster, name, members)):
+            progress(f"{name}: {len(found)} paths are not the same on all hosts, and are sent again")
     return with_exit_code(result, not all(_is_done(answer) for hosts in result.values() for answer in hosts.values()))
 
 
@@ -64,6 +67,9 @@ def status(cluster: Cluster, group: str | None) -> dict[str, Any]:
     recorded, rows = {*cluster.recorded()}, {}
     for name, hosts in members.items():
         with cluster.record(name) if name in recorded else contextlib.nullcontext(Record()) as record:
-            rows[name] = report.report(name, hosts, answers, answers.why, time.time(), record.joining)
+            joining = record.joining
+        statuses = {minion: answers.get(minion, {}).get(name, {}) for minion in hosts}
+        differ = agreement.by_host(agreement.differences(cluster, name, statuses))
+        rows[name] = report.report(name, hosts, answers, answers.why, time.time(), joining, differ)
     retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
     return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}

@@ -125,7 +125,7 @@ def _arguments(kind: str | None, data: Data) -> dict[str, Any] | None:
 
 
 #: What a push tells of itself.
-OUTCOME = ("jid", "state", "refused")
+OUTCOME = ("jid", "state", "refused", "full")
 
 
 def _short(refused: Any) -> dict[str, Any] | None:

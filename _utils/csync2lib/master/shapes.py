@@ -15,6 +15,7 @@ from typing import Any
 from csync2lib.config.values import MINION_ID
 from csync2lib.contents import DIGESTS
 from csync2lib.csync2.names import is_group_name
+from csync2lib.records import DIGESTS as RECORDS
 from csync2lib.report.words import one_line, printable
 
 
@@ -199,6 +200,7 @@ _status = record(
         "versions": map_of(text, text),
         "certificate_end": maybe(moment),
         "unread": map_of(path, text),
+        "records": maybe(list_of(digest, RECORDS, RECORDS)),
         "local": record({"number": whole, "paths": map_of(path, text)}),
         "actions": list_of(_action),
     },
@@ -224,6 +226,8 @@ SHAPES: dict[str, Shape] = {
     "csyncsync.backups": record({"paths": map_of(path, list_of(_old_version, 1)), "more": whole}),
     "csyncsync.restore": record({"size": whole, "sha256": text, "changed": flag, "kept": maybe(whole)}),
     "csyncsync.win": whole,
+    "csyncsync.records": record({"calm": flag, "paths": map_of(path, digest)}),
+    "csyncsync.mark": whole,
     "csyncsync.local_changes": map_of(path, one_of("changed", "deleted", "new")),
     "csyncsync.reset": flag,
     "csyncsync.join": record(

@@ -18,9 +18,9 @@ from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.namespace import is_below
 from csync2lib.group import Group, GroupConfig
+from csync2lib.local_changes import LOCAL
 from csync2lib.push import ledger
 from csync2lib.push.differences import Difference, Differences
-from csync2lib.push.local import LOCAL
 
 #: Differences that are written at once: csync2's server waits meanwhile.
 BATCH = 300
@@ -33,10 +33,14 @@ HELD = "held"
 
 
 class Checked(NamedTuple):
-    """What a check has done: how many paths the journal named; what it left as it was, and why ("" if nothing)."""
+    """
+    What a check has done: how many paths the journal named; what it left as it was, and why ("" if nothing); whether it
+    was of the whole group.
+    """
 
     named: int
     held: str
+    full: bool
 
 
 def check(group: Group, config: GroupConfig, full: bool, release: bool = False) -> Checked:
@@ -74,7 +78,7 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
     group.forget("recorded")
     if full:
         journal.forget_unwatched(group.directory)
-    return Checked(len(entries), "; ".join(held))
+    return Checked(len(entries), "; ".join(held), full)
 
 
 def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: list[str]) -> list[bytes]:

@@ -78,6 +78,8 @@ class PushResult(NamedTuple):
         ``{minion id: [percent-encoded path, …]}`` of the first paths that each host did not take though it answered.
     comment
         Why nothing, or not all, was sent.
+    full
+        Whether the whole group was checked.
     """
 
     group: str
@@ -86,6 +88,7 @@ class PushResult(NamedTuple):
     left: dict[str, int] = {}
     refused: dict[str, list[str]] = {}
     comment: str = ""
+    full: bool = False
     seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -166,7 +169,7 @@ class _Push:
         keep_link(group.directory, group.database)
         since = transfer.now()
         checked = check.check(group, config, self.asked.full, self.asked.release)
-        self._set(checked=checked.named)
+        self._set(checked=checked.named, full=checked.full)
         if config.receive_only:  # nobody would take it
             with group.open_database(write=True) as database:
                 database.keep_dirty(lambda path, peer: False)

@@ -33,11 +33,13 @@ def report(
     why: Mapping[str, str],
     now: float,
     joining: Mapping[str, Mapping[str, Any]] | None = None,
+    differ: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Row]:
     """
     Given the ids of a group's members, ``{minion id: what csyncsync.status returned}``, ``{minion id: why}`` of those
-    that could not tell, the time, and ``{minion id: {"since": time, "why": text}}`` of hosts that could not join yet,
-    return ``{minion id: row}``. The answers are checked (``master/shapes.py``).
+    that could not tell, the time, ``{minion id: {"since": time, "why": text}}`` of hosts that could not join yet, and
+    ``{minion id: [path, …]}`` of what hosts have otherwise than most, though nobody has anything to send, return
+    ``{minion id: row}``. The answers are checked (``master/shapes.py``).
 
     A row is ``{"state": text, "problems": [[what, what to do], …]}``; ``state`` is "in sync", what is under way, or the
     first problem. Of a host that answers and has the group there is more: ``{"notes": [text, …], "files", "bytes" (of
@@ -48,10 +50,20 @@ def report(
     found = {minion: answer.get(group) for minion, answer in answers.items()}
     waiting = joining or {}
     rows = {minion: _row(group, minion, why.get(minion), found, now, waiting.get(minion)) for minion in members}
+    for minion, paths in (differ or {}).items():
+        others = ", ".join(member for member in members if member not in (differ or {})) or "the others"
+        number = f"{len(paths)} path{'s' if len(paths) > 1 else ''}"
+        _add_problem(rows[minion], f"differs from {others}: {number}, as {readable(paths[0])}", _sync(group))
     free = {minion: row["free"] for minion, row in rows.items() if row.get("free") is not None}
     for minion, space in free.items():
         rows[minion]["smallest_disk"] = space == min(free.values()) < SMALLEST * max(free.values())
     return rows
+
+
+def _add_problem(row: Row, what: str, remedy: str) -> None:
+    """Add what a comparison of hosts has found."""
+    row["problems"].append([what, remedy])
+    row["state"] = row["problems"][0][0]
 
 
 def _row(
@@ -122,6 +134,10 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
             yield [f"disk of {disk['path']} is nearly full: {size(disk['free'])} free", f"make room on {minion}"]
 
 
+def _sync(group: str) -> str:
+    return f"salt-run csyncsync.sync {group}"
+
+
 def _full(minion: str, group: str) -> str:
     return f"salt {minion} csyncsync.push {group} full=True"
 
@@ -141,7 +157,7 @@ def _late(group: str, status: Status, now: float) -> Iterator[list[str]]:
     age = now - (status.get("waiting_since") or now)
     if age > waits.LATE and status["state"] == "established" and not status["paused"]:
         what = ", ".join(_under_way(status)) or "a change"
-        yield [f"{what}: waits for {duration(age)}", f"salt-run csyncsync.sync {group}"]
+        yield [f"{what}: waits for {duration(age)}", _sync(group)]
 
 
 def _under_way(status: Status) -> Iterator[str]:

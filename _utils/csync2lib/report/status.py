@@ -11,14 +11,14 @@ import os
 import sqlite3
 from typing import Any
 
-from csync2lib import actions, beneath, certificate, storage
+from csync2lib import actions, beneath, certificate, local_changes, records, storage
 from csync2lib.csync2 import custody
 from csync2lib.csync2.database import Database
+from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group
 from csync2lib.host import ThisHost
 from csync2lib.journal import count, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
-from csync2lib.push import local
 
 #: Paths of each kind of which a status tells.
 TOLD = 20
@@ -42,6 +42,7 @@ def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] 
             "held": status["held"] or "; ".join(group.guard.root_problems()),
             "paused": group.why_paused(),
             **(_size(group) if versions else {}),
+            **({"records": _records(group)} if versions and status["in_sync"] else {}),
             **more,
         }
         for group, status in found.items()
@@ -61,6 +62,13 @@ def _size(group: Group) -> dict[str, Any]:
             free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
             disks.setdefault(os.fstat(handle).st_dev, {"path": path, "free": free, "total": total})
     return {**result, "disks": list(disks.values())}
+
+
+def _records(group: Group) -> list[str] | None:
+    """Digests of all records, by which hosts are compared that have nothing to send; None if nobody can tell now."""
+    with contextlib.suppress(sqlite3.Error, OSError, CsyncsyncError):
+        return records.digests(group)
+    return None
 
 
 def read(directory: str, path: str, minion: str) -> dict[str, Any]:
@@ -109,6 +117,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "watch": watch,
         "unread": dict(sorted(note("unread.json").items())[:TOLD]),
         "local": _local(directory, path),
+        "differences": note(records.DIFFERENCES).get("total", 0),
         "unpublished": config["unpublished"],
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
         "database_bytes": _bytes(path),
@@ -119,9 +128,9 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
 
 def _local(directory: str, path: str) -> dict[str, Any]:
     """What stands here otherwise than this host has received it: how many paths, and the first of them."""
-    noted, paths = len(storage.read_names(os.path.join(directory, local.LOCAL))), dict[str, str]()
+    noted, paths = len(storage.read_names(os.path.join(directory, local_changes.LOCAL))), dict[str, str]()
     with contextlib.suppress(sqlite3.Error):
-        paths = local.changes(directory, path, TOLD) if noted else {}
+        paths = local_changes.changes(directory, path, TOLD) if noted else {}
     return {"number": len(paths) if len(paths) < TOLD else noted, "paths": paths}
 
 

@@ -1,0 +1,123 @@
+"""
+Whether all hosts of a group agree when nobody has anything to send; and what is done if they do not.
+
+Each host gives digests of csync2's records. Who has missed something, whatever the reason, has nothing to send, and
+would say "in sync" for good.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import salt.utils.event
+from salt.exceptions import SaltException
+
+from csync2lib import contents, records, waits
+from csync2lib.errors import CsyncsyncError
+from csync2lib.master.cluster import Cluster, aside
+from csync2lib.master.lease import ask
+from csync2lib.report.words import one_line, readable
+
+log = logging.getLogger(__name__)
+
+#: Paths that a host names at most, of those that may differ.
+MOST = 5000
+
+# Groups that are compared just now, and when they were compared last (time.monotonic()).
+_compared: dict[str, float] = {}
+_lock = threading.Lock()
+
+#: ``{percent-encoded path: {minion id: digest, None if it has none}}``
+Differences = dict[str, dict[str, Any]]
+
+
+def differences(cluster: Cluster, group: str, statuses: Mapping[str, Mapping[str, Any]]) -> Differences:
+    """
+    What hosts have differently, given ``{minion id: what csyncsync.status(size=True) says of the group}`` of all
+    members; nothing while one of them has something to send, or does not answer.
+    """
+    given: list[list[str] | None] = [status.get("records") for status in statuses.values()]
+    slots = [slot for slot, there in enumerate(zip(*(found or () for found in given))) if len({*there}) > 1]
+    if not slots:
+        return {}
+    files = max(status.get("files") or 0 for status in statuses.values())
+    slots = slots[: max(1, MOST * records.DIGESTS // (files + 1))]
+    first = _behind(cluster, group, [*statuses], slots)
+    if first:
+        time.sleep(waits.AGREE_AGAIN)  # a change that was under way is over by then
+    second = _behind(cluster, group, [*statuses], slots) if first else {}
+    return {path: there for path, there in second.items() if first.get(path) == there}
+
+
+def _behind(cluster: Cluster, group: str, hosts: list[str], slots: list[int]) -> Differences:
+    """What hosts have differently behind some digests; nothing if one of them has something to send by now."""
+    answers = cluster.call(hosts, "csyncsync.records", [group, slots])
+    found = {minion: answer["paths"] for minion, answer in answers.items() if answer["calm"]}
+    if len(found) < len(hosts):
+        return {}
+    return {path: {host: found[host].get(path) for host in hosts} for path in contents.unlike(found)}
+
+
+def by_host(found: Differences) -> dict[str, list[str]]:
+    """``{minion id: [path, …]}`` of hosts that have paths otherwise than most hosts, or than the first one by name."""
+    result: dict[str, list[str]] = {}
+    for path, there in sorted(found.items()):
+        counts = collections.Counter(there[host] for host in sorted(there))
+        usual = counts.most_common(1)[0][0]
+        for host in sorted(there):
+            if there[host] != usual:
+                result.setdefault(host, []).append(path)
+    return result
+
+
+# --- What is done ----------------------------------------------------------------------------------------
+
+
+def heal(cluster: Cluster, group: str, members: list[str], wait: float = 0.0) -> Differences:
+    """
+    Have all hosts send what they have differently: who has what all had before gets what is newer, and the rest is a
+    conflict. Returns what that is.
+
+    wait
+        Seconds to wait for hosts that have something to send.
+    """
+    until = time.monotonic() + wait
+    while True:
+        answers = cluster.call(members, "csyncsync.status", [group], waits.STATUS_ANSWER, size=True)
+        statuses = {minion: answers[minion].get(group, {}) if minion in answers else {} for minion in members}
+        if all(status.get("records") for status in statuses.values()) or time.monotonic() >= until:
+            break
+        time.sleep(waits.AGREE_AGAIN)
+    found = differences(cluster, group, statuses)
+    if not found:
+        return found
+    path = readable(next(iter(found)))
+    log.warning("csyncsync: %d paths of group %s are not the same on all its hosts, as %s", len(found), group, path)
+    said = {host: len(paths) for host, paths in by_host(found).items()}
+    with salt.utils.event.get_master_event(cluster.opts, cluster.opts["sock_dir"], listen=False) as event:
+        event.fire_event({"group": group, "path": path, "hosts": said}, f"csyncsync/{group}/differs")
+    cluster.call(members, "csyncsync.mark", [group, sorted(found)])
+    for minion in members:
+        ask(cluster, group, minion)
+    return found
+
+
+def compare_aside(cluster: Cluster, group: str) -> None:
+    """After a check of a whole group: compare its hosts, unless that was done only just now."""
+    with _lock:
+        if time.monotonic() - _compared.get(group, float("-inf")) < waits.AGREE_EVERY:
+            return
+        _compared[group] = time.monotonic()
+    aside(_compare, cluster, group)
+
+
+def _compare(cluster: Cluster, group: str) -> None:
+    try:
+        heal(cluster, group, cluster.members(cluster.group(group)), waits.AGREE_EVERY)
+    except (CsyncsyncError, SaltException) as err:
+        log.warning("csyncsync: the hosts of %s cannot be compared: %s", group, one_line(str(err)))

@@ -1,0 +1,98 @@
+"""
+Digests of what csync2 has recorded of a group on this host: where all hosts are in sync, all of them are the same.
+
+"Nothing to send" would be no proof of that: a host that has missed something has nothing to send either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.parse
+import zlib
+from collections.abc import Collection, Iterator
+
+from csync2lib import storage
+from csync2lib.csync2.names import decode, encode
+from csync2lib.csync2.states import SOCKET
+from csync2lib.group import Group
+
+#: How many digests stand for all records: few enough for each status, so many that few paths are behind each.
+DIGESTS = 256
+#: In a group's directory: the digests, and what the database was when they were made.
+NOTED = "records.json"
+#: In a group's directory: ``{"total": paths that were found to be another one than on other hosts}``.
+DIFFERENCES = "differences.json"
+_SOCKET = encode(SOCKET)
+
+
+def digests(group: Group) -> list[str] | None:
+    """
+    DIGESTS digests, of 16 hexadecimal digits each, of all records but those of the include roots: an empty one need not
+    be like another host's. None if the database changes meanwhile. Raises CsyncsyncError, sqlite3.Error, OSError.
+
+    They are kept until the database is changed.
+    """
+    roots = group.config.roots
+    before = [_change(group.database), sorted(urllib.parse.quote_from_bytes(root) for root in roots)]
+    noted = storage.read_json(group.path(NOTED), {})
+    if noted.get("of") == before:
+        found: list[str] = noted["digests"]
+        return found
+    slots = [0] * DIGESTS
+    for name, record in _records(group):
+        slots[_slot(name)] ^= int.from_bytes(_digest(name, record), "big")
+    if _change(group.database) != before[0]:
+        return None
+    found = [f"{slot:016x}" for slot in slots]
+    storage.write_json(group.path(NOTED), {"of": before, "digests": found}, durable=False)
+    return found
+
+
+def entries(group: Group, slots: Collection[int], most: int) -> dict[str, str]:
+    """``{percent-encoded path: digest}`` of the records behind some digests; at most so many. Raises sqlite3.Error."""
+    wanted, found = set(slots), dict[str, str]()
+    for name, record in _records(group):
+        if _slot(name) in wanted and len(found) < most:
+            found[urllib.parse.quote_from_bytes(decode(name))] = _digest(name, record).hex()
+    return found
+
+
+def mark(group: Group, names: Collection[str]) -> int:
+    """
+    Make percent-encoded paths that hosts have differently dirty for all others: who has what all had before gets what
+    is newer, and what is neither is a conflict. Returns how many. Raises CsyncsyncError, sqlite3.Error.
+    """
+    with group.exclusive(established="this host is not established itself") as config:
+        paths = sorted(config.in_includes(names).values())
+        if config.receive_only or not paths:
+            return 0
+        with group.open_database(write=True) as database:
+            database.mark(paths, config.address, config.peers)
+        total = storage.read_json(group.path(DIFFERENCES), {}).get("total", 0) + len(paths)
+        storage.write_json(group.path(DIFFERENCES), {"total": total}, durable=False)
+        storage.write(group.path("left"), "")
+    return len(paths)
+
+
+def _records(group: Group) -> Iterator[tuple[bytes, bytes]]:
+    roots = {encode(root) for root in group.config.roots}
+    with group.open_database() as database:
+        for name, record in database.raw_states():
+            if name not in roots and not record.endswith(_SOCKET):
+                yield name, record
+
+
+def _slot(name: bytes) -> int:
+    return zlib.crc32(name) % DIGESTS
+
+
+def _digest(name: bytes, record: bytes) -> bytes:
+    return hashlib.blake2b(name + b"\0" + record, digest_size=8).digest()
+
+
+def _change(path: str) -> list[int]:
+    """What tells one state of a database from the next: SQLite's change counter (fileformat2.html, 1.3: byte 24)."""
+    with open(path, "rb") as file:
+        header = file.read(28)
+        return [os.fstat(file.fileno()).st_ino, int.from_bytes(header[24:28], "big")]

@@ -1,0 +1,225 @@
+"""Whether hosts agree: digests of what csync2 has recorded, and what follows from them."""
+
+import json
+import os
+import shutil
+
+import pytest
+from csync2lib import journal, local_changes, records
+from csync2lib.csync2.states import stands
+from csync2lib.master import agreement
+from csync2lib.report.report import report
+from pair import pair
+from test_check import keep_clean, look, tree
+from test_report import NOW, status
+
+__all__ = ["pair", "tree"]
+
+
+@pytest.fixture
+def known(tree):
+    """A group whose files are all recorded, and sent."""
+    for name in (b"a b", b"dir/nl\nx", b"dir/\xff", b"z"):
+        tree.write(name)
+    os.symlink("a b", os.fsencode(tree.include) + b"/link")
+    tree.check()
+    keep_clean(tree)
+    tree.group.forget("local", "held", records.NOTED, records.DIFFERENCES)
+    yield tree
+    tree.group.forget("local")
+
+
+@pytest.fixture
+def config(known):
+    """``config(option=…)``: what the group's config says from now on."""
+    path = known.group.path("config.json")
+    before = open(path, encoding="utf-8").read()
+
+    def change(**options):
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({**json.loads(before), **options}, file)
+
+    yield change
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(before)
+
+
+def test_digests_are_of_all_records_and_of_nothing_else(known):
+    before = records.digests(known.group)
+    assert len(before) == records.DIGESTS
+    assert records.digests(known.group) == before
+    look(known)
+    keep_clean(known)
+    assert records.digests(known.group) == before, "they do not depend on when they were made"
+    path = known.write(b"dir/new")
+    known.check()
+    changed = [slot for slot, (one, other) in enumerate(zip(before, records.digests(known.group))) if one != other]
+    assert 1 <= len(changed) <= 2, "the file, and the time of no directory is recorded"
+    found = records.entries(known.group, changed, 5000)
+    assert os.fsdecode(path) in found
+    os.unlink(path)
+    known.check()
+    assert records.digests(known.group) == before
+
+
+def test_digests_that_are_kept_are_read_and_not_made_anew(known, monkeypatch):
+    before = records.digests(known.group)
+    monkeypatch.setattr(records, "_records", lambda group: pytest.fail("they are known"))
+    assert records.digests(known.group) == before
+
+
+def test_another_include_makes_them_anew(known, config):
+    before = records.digests(known.group)
+    config(include=[f"{known.include}/dir"])
+    assert records.digests(known.group) != before, "an include itself is left out"
+
+
+def test_only_so_many_paths_are_named(known):
+    assert len(records.entries(known.group, range(records.DIGESTS), 3)) == 3
+    names = records.entries(known.group, range(records.DIGESTS), 5000)
+    assert f"{known.include}/dir/nl%0Ax" in names
+    assert f"{known.include}/dir/%FF" in names
+
+
+def test_what_is_marked_goes_to_all_once_more(known):
+    names = [f"{known.include}/z", f"{known.include}/was%20here"]
+    assert records.mark(known.group, names) == 2
+    with known.group.open_database() as database:
+        assert {path for path, _, forced in database.dirty() if not forced} == {
+            os.fsencode(f"{known.include}/z"),
+            os.fsencode(f"{known.include}/was here"),
+        }
+    assert json.loads(open(known.group.path(records.DIFFERENCES), encoding="utf-8").read()) == {"total": 2}
+
+
+# --- On the master ---------------------------------------------------------------------------------------
+
+
+class Hosts:
+    """Hosts that say what they have recorded, each time they are asked."""
+
+    def __init__(self, *times):
+        self.times = list(times)
+
+    def call(self, hosts, function, arguments):
+        found = self.times.pop(0)
+        return {host: {"calm": found[host] is not None, "paths": found[host] or {}} for host in hosts}
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(agreement.time, "sleep", lambda seconds: None)
+
+
+def statuses(**slots):
+    """What hosts say, with digests that begin so."""
+    rest = ["0" * 16] * (records.DIGESTS - 1)
+    return {host: {"records": found and [found * 16, *rest], "files": 10} for host, found in slots.items()}
+
+
+def differences(times, **slots):
+    return agreement.differences(Hosts(*times), "g", statuses(**slots))
+
+
+def test_hosts_that_agree_are_asked_nothing():
+    assert differences([], web1="1", web2="1") == {}
+
+
+@pytest.mark.parametrize("silent", [None, []])
+def test_nobody_knows_while_a_host_has_something_to_send(silent):
+    assert differences([], web1="1", web2=silent, web3="2") == {}
+    assert agreement.differences(Hosts(), "g", {**statuses(web1="1", web2="2"), "web3": {}}) == {}
+
+
+def test_what_differs_twice_differs():
+    first = {"web1": {"/a": "1", "/b": "1"}, "web2": {"/a": "2", "/b": "1"}, "web3": {"/a": "2", "/c": "1", "/b": "1"}}
+    assert differences([first, first], web1="1", web2="2", web3="3") == {
+        "/a": {"web1": "1", "web2": "2", "web3": "2"},
+        "/c": {"web1": None, "web2": None, "web3": "1"},
+    }
+
+
+def test_a_change_that_was_under_way_is_no_difference():
+    first, other = {"web1": {"/a": "1"}, "web2": {"/a": "2"}}, {"web1": {"/a": "2"}, "web2": {"/a": "2"}}
+    assert differences([first, other], web1="1", web2="2") == {}
+    assert differences([first, {**other, "web2": {"/a": "3"}}], web1="1", web2="2") == {}, "another one is under way"
+    assert differences([{**first, "web2": None}], web1="1", web2="2") == {}
+    assert differences([first, {**first, "web1": None}], web1="1", web2="2") == {}
+
+
+def test_who_differs_is_who_has_not_what_most_have():
+    found = {
+        "/a": {"web1": "1", "web2": "2", "web3": "2"},
+        "/b": {"web1": "1", "web2": "1", "web3": None},
+        "/c": {"web1": None, "web2": "1", "web3": "2"},
+    }
+    assert agreement.by_host(found) == {"web1": ["/a"], "web2": ["/c"], "web3": ["/b", "/c"]}
+    assert agreement.by_host({"/a": {"web1": "1", "web2": "2"}}) == {"web2": ["/a"]}
+
+
+def test_the_report_says_who_differs_and_what_to_do():
+    answers = {host: status() for host in ("web1", "web2", "web3")}
+    rows = report("g", [*answers], answers, {}, NOW, None, {"web2": ["/srv/a%20b", "/srv/c"]})
+    assert rows["web2"]["state"] == "differs from web1, web3: 2 paths, as /srv/a b"
+    assert rows["web2"]["problems"] == [[rows["web2"]["state"], "salt-run csyncsync.sync g"]]
+    assert rows["web1"]["state"] == "in sync"
+
+
+# --- A host that only receives ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def receiver(known, config):
+    """The host receives only, and has what it has received."""
+    config(receive_only=True)
+    look(known)
+    return known
+
+
+def changes(tree):
+    return local_changes.changes(tree.group.directory, tree.group.database, 5000)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_what_is_changed_there_is_noted_and_neither_recorded_nor_sent(receiver, full):
+    top = os.fsencode(receiver.include)
+    before = records.digests(receiver.group)
+    with open(top + b"/z", "wb") as file:
+        file.write(b"local")
+    os.unlink(top + b"/a b")
+    os.mkdir(top + b"/new")
+    with open(top + b"/new/\xfe", "wb") as file:
+        file.write(b"x")
+    if not full:
+        journal.write(receiver.group.journal, [top + b"/z", top + b"/a b", top + b"/new"], False, 1)
+    assert look(receiver, full=full).held == ""
+    name = os.fsdecode(top)
+    wanted = {f"{name}/a%20b": "deleted", f"{name}/new": "new", f"{name}/new/%FE": "new", f"{name}/z": "changed"}
+    assert changes(receiver) == wanted
+    assert records.digests(receiver.group) == before
+    with receiver.group.open_database() as database:
+        assert not database.dirty()
+    assert look(receiver, full=False).named == 0
+    assert changes(receiver) == wanted, "a check of nothing forgets nothing"
+    os.unlink(top + b"/new/\xfe")
+    os.rmdir(top + b"/new")
+    look(receiver, full=full)
+    assert set(changes(receiver).values()) == {"deleted", "changed"}
+
+
+def test_all_that_is_deleted_there_is_no_lost_disk(receiver):
+    top = os.fsencode(receiver.include)
+    for name in os.listdir(top):
+        path = top + b"/" + name
+        os.unlink(path) if os.path.islink(path) or not os.path.isdir(path) else shutil.rmtree(path)
+    assert look(receiver).held == ""
+    assert set(changes(receiver).values()) == {"deleted"}
+
+
+def test_what_others_have_sent_since_is_no_local_change(receiver):
+    path = receiver.write(b"z", b"local")
+    look(receiver)
+    assert len(changes(receiver)) == 1
+    with receiver.group.open_database(write=True) as database:
+        database.take_in([(path, stands(path), database.record(path))], "10.0.0.1", [])
+    assert changes(receiver) == {}
