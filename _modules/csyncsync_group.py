@@ -363,6 +363,22 @@ def admit(group, host, digests=None, unsent=(), keep=False, remove=False):
 
 
 @raised_as(CommandExecutionError)
+def returned(group, host):
+    """
+    Forget that a host had left the group's config here: it has joined anew. The runner calls it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' csyncsync.returned wwwdata web4
+    """
+    found = _group(group).require()
+    found.note_dropped(found.dropped() - {str(host)})
+    return True
+
+
+@raised_as(CommandExecutionError)
 def claims(group, paths):
     """
     Why this host, which joins, did not take some paths, if not for a fault. The runner calls it.

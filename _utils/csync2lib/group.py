@@ -31,6 +31,8 @@ TABLES_WITHIN, DATABASE_WAIT = 3.0, 20.0
 LOCK_WAIT = 60.0
 #: In a group's directory, from the first step of a join to the second: what this host alone had.
 ONLY_HERE = "alone"
+#: In a group's directory, as JSON: hosts that have left its config while it was in use here.
+DROPPED = "dropped.json"
 #: An answer names at most so many paths, because it goes over the minion's bus.
 MOST_TOLD = 5000
 
@@ -167,6 +169,15 @@ class Group:
         """Tell whether this host, under this name, was admitted to the group at any time."""
         return storage.read(self.path("established")) == self.host.name
 
+    def dropped(self) -> set[str]:
+        """The minion ids of hosts that have left the config: nobody has kept for them what has changed since."""
+        return {*storage.read_json(self.path(DROPPED), [])}
+
+    def note_dropped(self, minions: Iterable[str]) -> None:
+        """Note which hosts these are, all of them."""
+        if {*minions} != self.dropped():
+            storage.write_json(self.path(DROPPED), sorted(minions))
+
     def why_paused(self) -> str:
         """Until when this host is paused, and what ends it ("" if it is not)."""
         return pauses.why_paused(self.name, self.host.minion, pauses.pauses(self.directory))
@@ -205,7 +216,7 @@ class Group:
     def reset(self) -> None:
         """Forget what csync2 knows of the group's files, so that this host joins it anew. Raises CsyncsyncError."""
         with self.exclusive():
-            self.forget("established", ONLY_HERE, "push.json", "peers.json", "large.json", LET_THROUGH)
+            self.forget("established", ONLY_HERE, "push.json", "peers.json", "large.json", LET_THROUGH, DROPPED)
             self.state()  # makes the database, if it is missing
             with self.open_database(write=True) as database:
                 database.empty()

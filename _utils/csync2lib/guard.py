@@ -32,10 +32,12 @@ LOOKED_FOR = 100
 #: Links that udev makes, named by UUIDs.
 UUIDS = "/dev/disk/by-uuid"
 
-#: What an include root stands on: ``{"mount": [point, type, source, root], "uuid", "device", "inode", "boot": its id,
-#: "below": see _mounts_below()}``; ``"absent"`` if it need not be there: the pillar says that it is a file, or an
-#: administrator that it was deleted.
+#: What an include root stands on: ``{"mount": [point, type, source, root], "uuid", "device": see _device(), "inode",
+#: "boot": its id, "below": see _mounts_below()}``; ``"absent"`` if it need not be there: the pillar says that it is a
+#: file, or an administrator that it was deleted.
 Root = dict[str, Any]
+#: What is mounted somewhere: [type, UUID or source, root in it, and without a UUID its device and the boot's id].
+Mount = list[str]
 
 
 class Guard:
@@ -121,10 +123,14 @@ class Guard:
         for root, identity in noted.items():
             before, now = identity.get("below"), _mounts_below(root)
             for point in sorted({*(now if before is None else before), *now}):
-                if before is not None and before.get(point) != now.get(point):
+                if before is not None and not self._is_same_mount(point, before.get(point), now.get(point)):
                     what = "another file system is mounted there" if point in now else "what was mounted there is gone"
                     found[os.fsencode(point)] = what
         return found
+
+    def _is_same_mount(self, point: str, before: Mount | None, now: Mount | None) -> bool:
+        """A UUID tells; without one a mount of another boot, or device, is the same if the same files are in it."""
+        return before == now or bool(before and now and before[:3] == now[:3] and self._is_familiar(point))
 
     def note_mounts(self, but: Collection[bytes]) -> None:
         """Note what is mounted below the includes now, but for these mount points, which stay as they are noted."""
@@ -151,25 +157,35 @@ class Guard:
         try:
             now = _stands_on(root)
         except CsyncsyncError as err:
-            return "" if noted.get("absent") and beneath.kind(root) in (0, stat.S_IFLNK) else str(err)
+            absent = noted.get("absent") and beneath.kind(root) in (0, stat.S_IFLNK)
+            return "" if absent or self._is_deleted_by_others(root) else str(err)
         if noted.get("absent"):
             return ""
         same_disk = noted.get("uuid") and (noted["uuid"], noted["mount"][3]) == (now.get("uuid"), now["mount"][3])
-        moved = noted["boot"] == now["boot"] and noted["device"] != now["device"]
+        anew = any(noted[what] != now[what] for what in ("boot", "device"))
         # An overlay or a network file system has another device when it is mounted anew; a stranger has other files.
-        if not same_disk and (noted["mount"] != now["mount"] or (moved and not self._is_familiar(root))):
+        if not same_disk and (noted["mount"] != now["mount"] or (anew and not self._is_familiar(root))):
             return f"include root {root} is on another file system than before: is its disk unmounted?"
         if noted.get("inode") != now["inode"] and is_empty_directory(root) and self._has_records_below(root):
             return f"include root {root} was replaced by an empty directory: was its content moved away?"
         return ""
 
     def _is_familiar(self, root: str) -> bool:
-        """Tell whether any of the first records below a root is of something that is there."""
+        """Tell whether any of the first records below a root is of something that is there; true if there are none."""
         if not os.path.exists(self.database):
+            return True
+        with self._open() as database:
+            names = [name for name, _ in islice(database.states_below(os.fsencode(root)), LOOKED_FOR)]
+            return not names or any(beneath.exists(decode(name)) for name in names)
+
+    def _is_deleted_by_others(self, root: str) -> bool:
+        """Tell whether a root is missing of which csync2 knows nothing any more: it is no lost disk."""
+        if beneath.kind(root) or not os.path.exists(self.database):
             return False
         with self._open() as database:
-            names = islice(database.states_below(os.fsencode(root)), LOOKED_FOR)
-            return any(beneath.exists(decode(name)) for name, _ in names)
+            path = os.fsencode(root)
+            known = database.record(path) is not None or database.has_below(path)
+            return database.state() == Database.ESTABLISHED and not known
 
     def _has_records_below(self, root: str) -> bool:
         """A database that cannot be read says nothing: then nothing is pushed either."""
@@ -255,9 +271,8 @@ def _stands_on(path: str) -> Root:
         raise CsyncsyncError(f"include root {path} is missing: is its disk unmounted?")
     over = [mount for mount in mounts() if is_below(os.fsencode(path), mount.point)]
     point, root, kind, source, _ = max(over, key=lambda mount: len(mount.point))
-    boot = (storage.read("/proc/sys/kernel/random/boot_id") or "").strip()
     mount = [os.fsdecode(field) for field in (point, kind, source, root)]
-    identity: Root = {"mount": mount, "device": status.st_dev, "inode": status.st_ino, "boot": boot}
+    identity: Root = {"mount": mount, "device": _device(path), "inode": status.st_ino, "boot": _boot()}
     return {**identity, **({"uuid": uuid} if (uuid := _uuid(mount[2])) else {})}
 
 
@@ -271,13 +286,31 @@ def _uuid(source: str) -> str | None:
     return None
 
 
-def _mounts_below(root: str) -> dict[str, list[str]]:
-    """``{mount point: [type, source or UUID, root in it]}`` of what is mounted below an include root."""
+def _mounts_below(root: str) -> dict[str, Mount]:
+    """``{mount point: Mount}`` of what is mounted below an include root."""
     found = {}
     for mount in mounted_below(os.fsencode(root)):
         point, inner, kind, source = map(os.fsdecode, mount[:4])
-        found[point] = [kind, _uuid(source) or source, inner]
+        uuid = _uuid(source)
+        found[point] = [kind, uuid or source, inner, "" if uuid else f"{_device(point)} {_boot()}"]
     return found
+
+
+def _device(path: str) -> str:
+    """
+    What tells one file system from another that is mounted in its place, until it is mounted anew: its device number,
+    which the next one may get, and what statvfs(3) says of it.
+    """
+    try:
+        with beneath.opened(path) as handle:
+            return f"{os.fstat(handle).st_dev} {os.fstatvfs(handle).f_fsid}"
+    except OSError:
+        return ""
+
+
+def _boot() -> str:
+    """The id of this boot of the host."""
+    return (storage.read("/proc/sys/kernel/random/boot_id") or "").strip()
 
 
 def absent_roots(directory: str) -> set[str]:

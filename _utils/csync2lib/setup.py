@@ -59,6 +59,7 @@ def install(
     if old != new.as_dict():
         changes = changes or {"facts": "updated"}
         if not test:
+            group.note_dropped(group.dropped() | ({*old.get("hosts", {})} - {*new.hosts}))
             _write(group, old, new)
     if not test:
         confinement.await_current(group.host)
@@ -94,11 +95,24 @@ def _config(group: Group, found: dict[str, Any]) -> GroupConfig:
 
 def _write(group: Group, old: dict[str, Any], new: GroupConfig) -> None:
     storage.write_json(group.path("config.json"), new.as_dict())
+    _readdress(group, old.get("hosts", {}), new)
     if old and old["rules"] != new.rules:
         journal.mark_whole(group.journal)
         if os.path.exists(group.database):
             confinement.await_current(group.host)
             command.run(group.name, "-R")  # forget what is no longer included
+
+
+def _readdress(group: Group, old: dict[str, dict[str, str]], new: GroupConfig) -> None:
+    """What waits for a host that has another address by now waits for it there."""
+    moved = {
+        old[minion]["address"]: host["address"]
+        for minion, host in new.hosts.items()
+        if minion in old and old[minion]["address"] != host["address"]
+    }
+    if moved and os.path.exists(group.database):
+        with group.open_database(write=True) as database:
+            database.readdress(moved)
 
 
 def _differences(old: dict[str, Any], new: GroupConfig) -> Iterator[tuple[str, dict[str, list[str]]]]:

@@ -248,7 +248,8 @@ def test_an_include_that_is_deleted_stops_no_other_one_and_the_advice_works(host
     for host in HOSTS:
         hosts.eventually(lambda host=host: not hosts.path(host, f"{top}/one/0").exists(), 60, f"deleted on {host}")
     hosts.everywhere(f"{top}/file.conf", None)
-    calm_again(hosts, "two")
+    hosts.settled("two")
+    assert hosts.states("two") == dict.fromkeys(HOSTS, "in sync"), "the other hosts keep the include, empty"
     hosts.write("web2", f"{top}/one/again", "x\n")
     hosts.everywhere(f"{top}/one/again", "x\n")
     hosts.write("web1", f"{top}/file.conf", "again\n")

@@ -102,6 +102,7 @@ ANSWERS = {
     "csyncsync.local_changes": lambda host, group: {PATH: "changed"},
     "csyncsync.records": lambda host, group, slots: {"calm": True, "paths": {PATH: "0" * 16}},
     "csyncsync.mark": lambda host, group, paths: len(paths),
+    "csyncsync.returned": lambda host, group, back: True,
     "csyncsync.reset": lambda host, group: True,
     "csyncsync.join": lambda host, *group, **keep: {"group": "g", "state": "established", "unsent": []},
     "csyncsync.digests": lambda host, group: {"group": "g", "digests": ["0" * 16] * contents.DIGESTS},
@@ -496,7 +497,7 @@ def test_no_event_says_who_has_joined_or_what_is_a_conflict(master, events, held
     """The hosts say, when they are asked, that they have recorded their files, and nothing else."""
     status = {"g": {**STATUS, "state": "recorded"}}
     master.client.say = lambda host, function, answer: json.dumps({"value": status})
-    noted = {"founders": ["web2", "web3"], "admitted": ["web1"], "missed": ["web1"], "returning": {"web3": 1.0}}
+    noted = {"founders": ["web2", "web3"], "admitted": ["web1"], "anew": ["web1"], "returning": {"web3": 1.0}}
     with master.cluster().record("g") as record:
         record.lease, record.known, record.refused, record.conflicts = held, list(HOSTS), {}, []
         record.waiting = []
@@ -518,13 +519,13 @@ def test_what_a_host_answers_is_written_down_once_an_event_tells_of_it(master):
     )
     with master.cluster().record("g") as record:
         record.known, record.refused, record.conflicts, record.lease = list(HOSTS), {}, [], None
-        record.founders, record.admitted, record.missed = ["web1", "web2"], [], ["web1"]
+        record.founders, record.admitted, record.anew = ["web1", "web2"], [], ["web1"]
     fired = master.fired[:]
     for host in HONEST:
         master.pushed("g", host, "7", "pushed", {"web9": ["/of no host"]})
     with master.cluster().record("g") as record:
         assert (record.founders, record.admitted) == ([], ["web1", "web2"])
-        assert record.missed == ["web1"], "it is still to join anew"
+        assert record.anew == ["web1"], "it is still to join anew"
         assert record.conflicts == [["/x%0A", "web1", "web2"]]
     [(data, tag)] = master.fired[len(fired) :]
     assert (tag, data["path"]) == ("csyncsync/g/conflict", r"/x\x0a")
@@ -543,6 +544,7 @@ def test_what_honest_hosts_answer_has_its_shape(function):
         "csyncsync.local_changes": ("g",),
         "csyncsync.records": ("g", [0]),
         "csyncsync.mark": ("g", [PATH]),
+        "csyncsync.returned": ("g", "web1"),
         "csyncsync.claims": ("g", [PATH]),
         "csyncsync.paused": ("g", {"*": {"until": None, "comment": "x"}, "web1": {"until": NOW, "comment": ""}}),
         "csyncsync.key_proof": ("g", "q"),

@@ -369,6 +369,14 @@ def test_what_lay_on_a_file_system_that_is_away_is_not_deleted(tree, release):
     journal.write(tree.group.journal, [other], False, "n")
     assert look(tree, full=False).held == told.held
     assert dirty(tree) == {other}
+    mount(place)
+    try:
+        told_of_it = look(tree, full=False).held
+        assert "another file system is mounted there" in told_of_it, "it is as empty as the directory below it"
+        assert look(tree).held == told_of_it
+        assert dirty(tree) == {other}
+    finally:
+        umount(place)
     if release:
         assert look(tree, full=False, release=True).held == ""
         assert dirty(tree) - {place} == {other, *paths}

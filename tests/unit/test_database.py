@@ -251,6 +251,24 @@ def test_a_forced_path_is_listed_as_forced(tree):
         assert set(database.dirty()) == {(path, peer, True) for peer in tree.peers.values()}
 
 
+def test_what_waits_for_hosts_waits_where_they_are_now(tree):
+    tree.write(b"file")
+    tree.check()
+    before = set()
+    with tree.database(write=True) as database:
+        peers = sorted(database.dirty_peers())
+        one, other = peers[:2] if len(peers) > 1 else (peers[0], "10.0.0.9")
+        database.mark([b"/only"], "10.0.0.1", [one])
+        before = {(path, peer) for path, peer, _ in database.dirty()}
+        database.readdress({one: other, other: one})
+        swapped = {one: other, other: one}
+        assert {(path, peer) for path, peer, _ in database.dirty()} == {
+            (path, swapped.get(peer, peer)) for path, peer in before
+        }
+        database.readdress({one: "10.9.9.9"})
+        assert one not in database.dirty_peers()
+
+
 def test_what_is_not_wanted_is_not_sent(tree):
     keep, drop = tree.write(b"keep '%' \xff"), tree.write(b"drop '%' \xff")
     tree.check()

@@ -1,12 +1,13 @@
 """What holds a push: roots on a real file system, and deletions in a database that csync2 has written."""
 
 import os
+import shutil
 
 import pytest
 from csync2lib import storage
 from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
-from csync2lib.guard import EMPTIED, Guard
+from csync2lib.guard import EMPTIED, Guard, absent_roots
 
 HOLD = {"number": 3, "share": 0.5}
 ADVICE = (
@@ -97,15 +98,19 @@ def test_an_empty_root_of_which_nothing_is_recorded_is_no_problem(guard, root):
     assert guard.root_problems() == []
 
 
-def test_a_root_on_another_file_system_or_device_is_a_problem(guard, root):
+def test_a_root_on_another_file_system_or_device_is_a_problem(guard, tree, root):
+    path = tree.write(b"file")
+    tree.check()
     guard.note_roots([root])
     noted = storage.read_json(guard.roots)
-    for changed in ({"mount": ["/mnt", "ext4", "/dev/sdb1", "/"]}, {"device": -1}):
+    os.rename(path, f"{os.fsdecode(path)}.away")
+    for changed in ({"mount": ["/mnt", "ext4", "/dev/sdb1", "/"]}, {"device": "1 2"}, {"boot": "another"}):
         storage.write_json(guard.roots, {root: {**noted[root], **changed}})
         assert guard.root_problems() == [
             f"include root {root} is on another file system than before: is its disk unmounted? {ADVICE}"
         ]
-    storage.write_json(guard.roots, {root: {**noted[root], "device": -1, "boot": "another"}})  # after a reboot
+    os.rename(f"{os.fsdecode(path)}.away", path)
+    storage.write_json(guard.roots, {root: {**noted[root], "device": "1 2", "boot": "another"}})  # after a reboot
     assert guard.root_problems() == []
 
 
@@ -146,6 +151,27 @@ def test_the_same_disk_by_another_name_and_the_same_files_by_another_device_are_
     os.unlink(tree / b"file")
     tree.write(b"of a stranger")
     assert guard.root_problems() != []
+
+
+def test_a_root_that_others_have_deleted_is_no_lost_disk(guard, tree, root):
+    tree.write(b"file")
+    tree.check()
+    with tree.database(write=True) as database:
+        database.set_state(Database.ESTABLISHED)
+    guard.note_roots([root])
+    shutil.rmtree(root)
+    assert len(guard.root_problems()) == 1
+    with tree.database(write=True) as database:
+        database.forget(database.below(tree.path))
+    assert guard.root_problems() == []
+    guard.renew_roots()
+    assert absent_roots(os.path.dirname(guard.roots)) == {root}
+    with tree.database(write=True) as database:
+        database.set_state(Database.NEW)
+    os.mkdir(root)
+    guard.renew_roots()
+    os.rmdir(root)
+    assert len(guard.root_problems()) == 1, "a host that has just lost its database, too, may have lost the disk"
 
 
 def test_a_database_that_cannot_be_read_holds_a_push(guard, tree, root):

@@ -17,7 +17,7 @@ FILES = (
         "founders": [],
         "known": ["web1"],
         "lease": {"checked": 2.5, "host": "web1", "jid": "20261122100000000000", "since": 1.5},
-        "missed": [],
+        "anew": [],
         "next": None,
         "options": {"include": ["/a"], "seed": None},
         "paused": {},

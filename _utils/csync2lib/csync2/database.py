@@ -372,6 +372,15 @@ class Database:
                     [(encode(path), own, to) for path in paths[start : start + most]],
                 )
 
+    def readdress(self, moved: Mapping[str, str]) -> None:
+        """Given ``{old address: new address}``, let dirty entries be of, and for, these hosts where they are now."""
+        names = [(encode(old.encode()), encode(new.encode())) for old, new in moved.items()]
+        steps = [(b" " + new, old) for old, new in names] + [(new, b" " + new) for _, new in names]  # they may exchange
+        with self._transaction():
+            for column in ("peername", "myname"):
+                query = f"UPDATE OR REPLACE dirty SET {column} = CAST(? AS TEXT) WHERE {column} = CAST(? AS TEXT)"
+                self._db.executemany(query, steps)
+
     def force(self, paths: Sequence[bytes], name: str, peer: str) -> None:
         """Make paths dirty for one peer, to replace even what was changed there (csync2 -f)."""
         self.make_dirty(paths, name, peer)

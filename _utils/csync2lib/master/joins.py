@@ -151,6 +151,8 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
         keep = host in founders and not options["seed"]
         source = _most_up_to_date(established, statuses, options["seed"])
         _receive(cluster, group, host, source, established, keep, silent if host in admitted else None)
+        told = [minion for minion, status in statuses.items() if host in status.get("anew", ())]
+        cluster.call(told, "csyncsync.returned", [group, host])
         note_established(cluster, group, host, founders)
         return "joined"
     if silent:
@@ -184,7 +186,7 @@ def note_established(cluster: Cluster, group: str, host: str, founders: list[str
         notes.joining.pop(host, None)
         if founders is not None:  # only then: one that is to join anew says that it is established, too
             notes.founders = founders
-            notes.missed = [minion for minion in notes.missed if minion != host]
+            notes.anew = [minion for minion in notes.anew if minion != host]
         if notes.founders is not None:
             notes.founders = [minion for minion in notes.founders if minion != host]
 

@@ -75,21 +75,15 @@ def was_member(cluster: Cluster, group: Any, host: Any) -> bool:
 def renew(cluster: Cluster, group: Any, host: Any) -> bool:
     """
     Read a host's pillar. Note the group's options as they stand there, and whether the host is a member. Returns that.
-
-    Also note who was admitted and is no member now (``missed``): nobody keeps for it what is sent from now on. If it is
-    off, it never hears of that, so it is told to join anew when it is a member again.
     """
     options = cluster.member(group, host)
     if options is None and group not in cluster.recorded():
         return False
-    members = cluster.members(options) if options else []
     with cluster.record(group) as record:
         others = [minion for minion in record.known if minion != host]
         record.known = sorted([*others, host]) if options else others
         if options:
             record.options = dict(options)
-        if host in members:  # else the list of keys could not be read
-            record.missed = sorted({*record.missed, *({*record.admitted} - {*members})})
     return options is not None
 
 
@@ -112,12 +106,24 @@ def _call_next(cluster: Cluster, group: str, record: Record) -> None:
         return
     host = record.waiting.pop(0)
     kwarg: dict[str, Any] = {} if record.paused is None else {"paused": record.paused}
-    if host in record.missed:
+    if host in record.anew:
         kwarg["anew"] = True
     job = cluster.client().run_job([host], "csyncsync.push", [group], tgt_type="list", kwarg=kwarg, ret="")
     if job and job.get("jid"):
         now = time.time()
         record.lease = Lease(host, job["jid"], now, now)
+
+
+def have_join_anew(cluster: Cluster, group: str, hosts: list[str]) -> None:
+    """
+    Have hosts join anew that another one says it has dropped for a while: what has changed meanwhile, nobody has kept
+    for them. If they were off, they have heard of nothing.
+    """
+    with cluster.record(group) as record:
+        new = [host for host in hosts if host in record.admitted and host not in record.anew]
+        record.anew = sorted({*record.anew, *new})
+    for host in new:
+        ask(cluster, group, host)
 
 
 # --- The end of a lease ----------------------------------------------------------------------------------

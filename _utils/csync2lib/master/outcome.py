@@ -39,7 +39,7 @@ def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refuse
         return False
     with cluster.record(group) as record:
         joining = state == "joining"
-        new = state == "pushed" and _may_be_new(record, host, refused)
+        new = state == "pushed" and (full is True or _may_be_new(record, host, refused))
     if not joining:
         lease.release(cluster, group, jid, host)
         lease.call_behind(cluster, group)
@@ -85,6 +85,7 @@ def _ask(cluster: Cluster, group: str, host: str, jid: str | None) -> None:
     if state == "established":
         joins.note_established(cluster, group, host)
         _tell_conflicts(cluster, group, host, status["refused"])
+        lease.have_join_anew(cluster, group, status.get("anew", []))
     elif jid and state:
         with cluster.record(group) as record:
             held, now = record.lease, time.time()

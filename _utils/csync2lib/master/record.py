@@ -70,8 +70,8 @@ class Record:
     conflicts: list[list[str]] = dataclasses.field(default_factory=list)
     #: Hosts that have not read new keys yet, and when they were last called.
     behind: dict[str, float] = dataclasses.field(default_factory=dict)
-    #: Hosts that were admitted, and no member when another one had something to send: they are to join anew.
-    missed: list[str] = dataclasses.field(default_factory=list)
+    #: Hosts that are to join anew: others have dropped them for a while, and kept nothing for them.
+    anew: list[str] = dataclasses.field(default_factory=list)
     #: What the file said; another version may have written more into it.
     read: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 

@@ -200,6 +200,7 @@ _status = record(
         "versions": map_of(text, text),
         "certificate_end": maybe(moment),
         "unread": map_of(path, text),
+        "anew": list_of(minion),
         "records": maybe(list_of(digest, RECORDS, RECORDS)),
         "local": record({"number": whole, "paths": map_of(path, text)}),
         "actions": list_of(_action),
@@ -228,6 +229,7 @@ SHAPES: dict[str, Shape] = {
     "csyncsync.win": whole,
     "csyncsync.records": record({"calm": flag, "paths": map_of(path, digest)}),
     "csyncsync.mark": whole,
+    "csyncsync.returned": flag,
     "csyncsync.local_changes": map_of(path, one_of("changed", "deleted", "new")),
     "csyncsync.reset": flag,
     "csyncsync.join": record(

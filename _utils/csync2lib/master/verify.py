@@ -120,7 +120,7 @@ def _reset(cluster: Cluster, group: str, hosts: list[str]) -> dict[str, Any]:
     source, result, failed = hosts[0], {}, False
     with cluster.record(group) as record:
         # Nobody is a founder, whose files count; nobody is waited for.
-        record.founders, record.admitted, record.missed, record.returning = [], [], [], {}
+        record.founders, record.admitted, record.anew, record.returning = [], [], [], {}
         record.refused, record.conflicts, record.joining = {}, [], {}
     for number, host in enumerate(hosts):
         progress(f"{group}: {number + 1} of {len(hosts)} databases, {host}")

@@ -112,7 +112,8 @@ class Recorder:
         self.found = Differences(database, Excludes(map(os.fsencode, config.exclude)), config.roots)
         self.base = ledger.Base(group.path("sent")) if base else None
         self.commands = _Commands(config)
-        self.gone: list[Difference] = []
+        #: What is recorded last; a path may be found twice.
+        self.gone: dict[bytes, Difference] = {}
         self.left: tuple[bytes, ...] = ()
         #: ``{mount point: what happened}`` where something else is mounted than was.
         self.moved: Mapping[bytes, str] = {}
@@ -171,9 +172,10 @@ class Recorder:
     def hold_moved(self) -> Iterator[str]:
         """Leave out those below mount points where something else is mounted by now; yields what is to be told."""
         for point, what in self.moved.items():
-            below = [one for one in self.gone if is_below(one.path, point)]
+            below = [path for path in self.gone if is_below(path, point)]
             if below:
-                self.gone = [one for one in self.gone if not is_below(one.path, point)]
+                for path in below:
+                    del self.gone[path]
                 self.held.add(point)
                 yield (
                     f"{len(below)} paths of {os.fsdecode(point)} are missing, and {what}: they stay on the other hosts."
@@ -184,19 +186,20 @@ class Recorder:
         """Leave all of them out if they look like a lost disk; returns what is to be told."""
         if self.local is not None:
             return []
-        paths = {one.path for one in self.gone}
+        paths = {*self.gone}
         vanished = paths | self.group.guard.vanished(list(self.config.minions))
         why = self.group.guard.looks_lost(vanished, self.config.include, self.config.hold or HOLD, paths)
         if not why:
             return []
         self.held |= {root for root in self.found.roots if any(is_below(path, root) for path in paths)}
-        self.gone = []
+        self.gone = {}
         return [why]
 
     def delete(self) -> None:
         """Record what is gone, and is not held."""
-        for start in range(0, len(self.gone), BATCH):
-            self._write(self.gone[start : start + BATCH])
+        gone = iter(self.gone.values())
+        while batch := list(islice(gone, BATCH)):
+            self._write(batch)
 
     # ---- One after the other
 
@@ -205,7 +208,7 @@ class Recorder:
         number = 0
         while batch := list(islice(differences, BATCH)):
             number += len(batch)
-            self.gone += [one for one in batch if one.now is None]
+            self.gone.update((one.path, one) for one in batch if one.now is None)
             # A mount point has the owner and mode of what is mounted there, or not; others are to have the directory.
             self._write([one for one in batch if one.now is not None and not (one.before and one.path in self.moved)])
         return number

@@ -41,6 +41,7 @@ def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] 
             **status,
             "held": status["held"] or "; ".join(group.guard.root_problems()),
             "paused": group.why_paused(),
+            "anew": sorted(group.dropped() & {*status["hosts"]}),
             **(_size(group) if versions else {}),
             **({"records": _records(group)} if versions and status["in_sync"] else {}),
             **more,
