@@ -1,0 +1,84 @@
+""" "In sync" is checked: what a host has missed, and nobody knows of, is told, and heals by itself."""
+
+import contextlib
+
+import pytest
+from places import HOSTS, SHARED
+
+TOP = f"{SHARED}/differs"
+#: Plants a file, or its absence, and csync2's record of it, as on a host that has missed something.
+PLANT = """
+import os, sqlite3, sys
+sys.path.insert(0, "/var/cache/salt/minion/extmods/utils")
+from csync2lib.csync2.names import encode
+from csync2lib.csync2.states import check_text
+path, content, time = sys.argv[1].encode(), sys.argv[2], float(sys.argv[3])
+database = sqlite3.connect(sys.argv[4], isolation_level=None)
+database.execute("DELETE FROM file WHERE filename = CAST(? AS TEXT)", (encode(path),))
+if content:
+    with open(path, "w") as file:
+        file.write(content)
+    os.utime(path, (time, time))
+    values = encode(path), encode(check_text(path, os.lstat(path)))
+    database.execute("INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", values)
+else:
+    os.unlink(path)
+"""
+
+
+def plant(hosts, host, contents, time=1_600_000_000):
+    """Have a host hold other files, given as ``{name: content or ""}``, and take them for what it has received."""
+    hosts.settled("wwwshared")
+    hosts.stop_minion(host)
+    hosts.shell(host, "systemctl stop csyncsync-watch")
+    for name, content in contents.items():
+        database = f"/var/lib/csync2/{host}_wwwshared.db3"
+        hosts.exec(host, "/opt/salt/bin/python", "-c", PLANT, f"{TOP}/{name}", content, str(time), database)
+    hosts.shell(host, "systemctl start csyncsync-watch salt-minion")
+    hosts.eventually(lambda: hosts.call([host], "test.ping", seconds=3), 60, "its minion is back")
+    hosts.settled("wwwshared")
+
+
+@pytest.fixture
+def known(hosts):
+    """Files of which all hosts have had two versions, the second one by web1."""
+    for version in ("first", "second version"):
+        for name in ("missed", "beside"):
+            hosts.write("web1", f"{TOP}/{name}", f"{version}\n")
+        hosts.calm("wwwshared", tops=[TOP])
+    yield
+    with contextlib.suppress(AssertionError):
+        hosts.run("csyncsync.resolve", "wwwshared", "winner=web1")
+    hosts.remove("web1", TOP)
+
+
+def state(hosts, host):
+    return hosts.states("wwwshared")[host]
+
+
+def test_what_a_host_has_missed_is_told_and_heals(hosts, known):
+    before = hosts.shell("web1", f"stat -c %Y {TOP}/missed").strip()
+    plant(hosts, "web2", {"missed": "first\n"}, float(before) - 1)
+    assert state(hosts, "web2") == f"differs from web1, web3: 1 path, as {TOP}/missed"
+    with hosts.bus() as bus:
+        hosts.run("csyncsync.sync", "wwwshared")
+        hosts.everywhere(f"{TOP}/missed", "second version\n", seconds=60)
+        (told,) = [data for _, data, _ in bus.tagged("csyncsync/wwwshared/differs")]
+    assert told["hosts"] == {"web2": 1}
+    hosts.calm("wwwshared", tops=[TOP])
+    hosts.eventually(lambda: hosts.states("wwwshared") == dict.fromkeys(HOSTS, "in sync"), 60)
+
+
+def test_it_heals_by_itself_after_a_check_of_the_whole_group(hosts, known):
+    plant(hosts, "web3", {"beside": ""})
+    hosts.push_wholly("web2", "wwwshared")
+    hosts.everywhere(f"{TOP}/beside", "second version\n", seconds=90)
+    hosts.calm("wwwshared", tops=[TOP])
+
+
+def test_what_nobody_knows_the_age_of_is_a_conflict(hosts, known):
+    plant(hosts, "web3", {"missed": "whose is this?\n"})
+    hosts.run("csyncsync.sync", "wwwshared")
+    hosts.eventually(lambda: "CONFLICT" in state(hosts, "web3"), 60)
+    assert hosts.read("web1", f"{TOP}/missed") == "second version\n"
+    assert hosts.read("web3", f"{TOP}/missed") == "whose is this?\n"
