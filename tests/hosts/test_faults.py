@@ -284,7 +284,7 @@ def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
     kill_a_check(hosts, "web3", "wwwdisk")
     hosts.push_wholly("web3", "wwwdisk")
     hosts.exec("web3", "systemctl", "restart", "salt-minion")  # it sees no more what comes meanwhile
-    hosts.eventually(lambda: hosts.status("web1", "wwwdisk")["unreachable"].get("web3"), 60, "it is shown")
+    hosts.eventually(lambda: hosts.status("web1", "wwwdisk")["cannot_write"].get("web3"), 60, "it is shown")
     hosts.write("web2", f"{DISK}/meanwhile", "x\n")
     hosts.everywhere(f"{DISK}/meanwhile", "x\n", hosts=["web1", "web2"], seconds=30)
     hosts.eventually(lambda: hosts.call(["web3"], "test.ping", seconds=3), 60, "its minion is back")
@@ -297,7 +297,7 @@ def test_a_disk_that_was_full_or_read_only_gets_everything(hosts, small_disk):
     for number in range(50):
         hosts.write("web1", f"{DISK}/burst/{number}", os.urandom(10_000))
     hosts.equal(DISK, hosts=["web1", "web2"], seconds=60)
-    hosts.eventually(lambda: hosts.status("web1", "wwwdisk")["unreachable"].get("web3"), 60, "it is shown")
+    hosts.eventually(lambda: hosts.status("web1", "wwwdisk")["cannot_write"].get("web3"), 60, "it is shown")
     hosts.shell("web3", f"mount -o remount,rw {DISK}")
     hosts.eventually(healed, 90)
     hosts.settled("wwwdisk", seconds=90)

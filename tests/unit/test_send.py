@@ -61,11 +61,21 @@ def test_a_peer_that_cannot_be_reached(line):
     assert told(line, errors=None).unreachable == line.decode().strip()
 
 
-def test_a_peer_that_cannot_write_says_why():
-    answer = b"response from peer(/d/a): 10.0.0.2 [0] <- No space left on device\n"
-    assert output.cannot_write([b"Local> PATCH k /d/a\\n\n", answer]) == "No space left on device"
-    name = b"x): 10.0.0.2 [0] <- No space left on device\n"
-    assert not output.cannot_write([b"response from peer(/d/%s): 10.0.0.2 [1] <- OK (cmd_finished).\n" % name])
+@pytest.mark.parametrize("words", ["No space left on device", "Operation not permitted", "Something new"])
+def test_a_peer_that_cannot_write_says_why(words):
+    answer = b"response from peer(%s): 10.0.0.2 [8] <- " + words.encode() + b"\n"
+    found = told(
+        *(b"Updating /d/a b", b"Local> PATCH k /d/a\\n\n", answer % b"/d/a b", STAYS),
+        *(b"Updating /d/taken", answer.replace(b"[8]", b"[1]") % b"/d/taken"),
+        *(b"Deleting /d/dir", b"response from peer(/d/dir): 10.0.0.2 [8] <- Directory not empty\n", STAYS),
+    )
+    assert found.cannot_write == {b"/d/a%20b": words}
+
+
+def test_no_name_is_taken_for_an_answer():
+    for name in (b"/d/x): 10.0.0.2 [8] <- No space left on device\n", b"/d/x): 10.0.0.2 [8] <- No space left"):
+        answer = b"response from peer(%s): 10.0.0.2 [1] <- OK (cmd_finished).\n" % name
+        assert told(b"Updating " + name, answer).cannot_write == {}
 
 
 @pytest.fixture

@@ -146,9 +146,11 @@ class Database:
         )
         return [decode(row) for (row,) in rows]
 
-    def is_dirty(self, path: bytes) -> bool:
-        """Tell whether a path in bytes is dirty for any peer."""
-        return bool(self._rows("SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT) LIMIT 1", encode(path)))
+    def is_dirty(self, path: bytes, peer: str | None = None) -> bool:
+        """Tell whether a path in bytes is dirty for a peer, or for any."""
+        to = "" if peer is None else " AND peername = CAST(? AS TEXT)"
+        values = [encode(path), *([] if peer is None else [encode(peer.encode())])]
+        return bool(self._rows(f"SELECT 1 FROM dirty WHERE filename = CAST(? AS TEXT){to} LIMIT 1", *values))
 
     def dirty(self, peers: Iterable[str] | None = None) -> list[tuple[bytes, str, bool]]:
         """What is dirty (for these peers, if given): ``[(path in bytes, peer's address, forced), …]``."""

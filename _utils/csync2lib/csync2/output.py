@@ -29,13 +29,9 @@ _PEER_HAS, _TOLD = b">>> PEER:  ", re.compile(rb">>> PEER:  (\S+)\n>>> LOCAL: ")
 #: How messages begin that tell of a peer to which csync2 cannot talk.
 _UNREACHABLE = (b"ERROR: Connection to ", b"SSL: ", b"Peer did ")
 
-#: What a peer answers that cannot write a file (daemon.c: strerror(errno)), as csync2 tells it with three -v: the name
-#: of the file stands before it.
-_CANNOT_WRITE = re.compile(
-    rb"response from peer\(.*\): \S+ \[\d+\] <- "
-    rb"(No space left on device|Read-only file system|Disk quota exceeded|Input/output error)\n",
-    re.DOTALL,
-)
+#: What a peer answers that cannot write something (csync2.h: 8 is CR_ERROR; daemon.c: strerror(errno)), as csync2 tells
+#: it with three -v, after the name.
+_ANSWER, _CANNOT_WRITE = b"response from peer(%s): ", re.compile(rb"\S+ \[8\] <- ([^\n]{1,200})\n")
 _NOT_EMPTY = re.compile(rb"response from peer\(.*\): \S+ \[\d+\] <- Directory not empty\n", re.DOTALL)
 #: A record of a peer's: a name, and a state.
 _RECORD = re.compile(rb"Fetched tuple from peer: (.+) \[(\S+)\]\n", re.DOTALL)
@@ -85,6 +81,18 @@ class UpdateOutput:
         return {name for name, told in sections if any(map(_NOT_EMPTY.fullmatch, told))}
 
     @property
+    def cannot_write(self) -> dict[bytes, str]:
+        """``{encoded name: the peer's own words}`` of what it cannot write, as csync2 says with three -v; printable."""
+        found = {}
+        for name, told in zip(self.names, self.sections):
+            before = _ANSWER % decode(name)
+            for message in told:
+                answer = _CANNOT_WRITE.fullmatch(message[len(before) :]) if message.startswith(before) else None
+                if answer and not _NOT_EMPTY.fullmatch(message):
+                    found[name] = printable(answer.group(1))
+        return found
+
+    @property
     def is_cut_off(self) -> bool:
         """
         Tell whether the peer closed the connection in the middle.
@@ -114,12 +122,6 @@ class UpdateOutput:
             elif any(message.startswith(_LACKS) for message in told):
                 found[name] = PeerState(name, GONE, False)
         return found
-
-
-def cannot_write(messages: Iterable[bytes]) -> str:
-    """Given what csync2 -u said with three -v, return why the peer cannot write a file ("" if it can)."""
-    found = (answer.group(1).decode() for answer in map(_CANNOT_WRITE.fullmatch, messages) if answer)
-    return next(found, "")
 
 
 # --- What a peer has recorded ----------------------------------------------------------------------------

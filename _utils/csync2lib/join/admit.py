@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -69,10 +70,12 @@ def _is_changed(path: bytes, dirty: Collection[bytes]) -> bool:
 
 
 def _send(group: Group, config: GroupConfig, peer: str, since: float, changed: set[bytes]) -> str:
-    """Send what is dirty for a peer, and nothing to others. Returns why the peer could not be reached, "" if it was."""
+    """Send what is dirty for a peer, and nothing to others. Returns why that cannot be done, "" if it was."""
     members = [*config.minions]
-    notes = group.path("sent")
-    return transfer.send_all(group.name, config.database, notes, [peer], members, since, changed)[peer]
+    notes, why = group.path("sent"), dict[str, dict[bytes, str]]()
+    sent = transfer.send_all(group.name, config.database, notes, [peer], members, since, changed, cannot_write=why)
+    cannot = next(iter(why.get(peer, {}).items()), None)
+    return sent[peer] or (f"cannot write {os.fsdecode(cannot[0])}: {cannot[1]}" if cannot else "")
 
 
 def _dirty(group: Group, peer: str) -> int:

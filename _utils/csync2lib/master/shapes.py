@@ -201,6 +201,7 @@ _status = record(
         "certificate_end": maybe(moment),
         "unread": map_of(path, text),
         "anew": list_of(minion),
+        "cannot_write": map_of(minion, map_of(path, text)),
         "records": maybe(list_of(digest, RECORDS, RECORDS)),
         "local": record({"number": whole, "paths": map_of(path, text)}),
         "actions": list_of(_action),

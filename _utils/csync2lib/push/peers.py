@@ -18,6 +18,8 @@ from csync2lib.push import transfer
 #: In a group's directory: ``{address: Failure}`` of the peers that something is left for; of those that large files
 #: could not be sent to; and ``{address: [path, …]}`` of the large files that were refused.
 FAILURES, LARGE_FAILURES, LARGE_REFUSED = "peers.json", "large.json", "large_refused.json"
+#: ``{address: {percent-encoded path: why}}`` of what peers cannot write, in their own words.
+CANNOT_WRITE = "cannot_write.json"
 #: Paths that are named of what one host refused.
 MOST_REFUSED = 20
 
@@ -72,10 +74,12 @@ def send(
     stalled = {peer: failure.stalled for peer, failure in before.items()}
     notes, members, lock = group.path("sent"), list(config.minions), group.path("lock") if large else None
     held = [os.fsencode(root) for root in group.guard.problems()]
+    why: dict[str, dict[bytes, str]] = {}
     with journal.checked_again(group.journal) as changed:
         problems = transfer.send_all(
-            group.name, config.database, notes, peers, members, since, changed, stalled, apart, lock, held
+            group.name, config.database, notes, peers, members, since, changed, stalled, apart, lock, held, why
         )
+    _note_cannot_write(group, why)
     for peer, problem in problems.items():
         if problem:
             failed[peer] = _failed(before.get(peer), problem)
@@ -92,6 +96,23 @@ def send(
         refused = {**storage.read_json(group.path(LARGE_REFUSED), {}), **refused}
         storage.write_json(group.path(LARGE_REFUSED), refused, durable=False)
     return left, apart
+
+
+def _note_cannot_write(group: Group, why: dict[str, dict[bytes, str]]) -> None:
+    """Note what peers have told, beside what they told before and have not got since."""
+    before = storage.read_json(group.path(CANNOT_WRITE), {})
+    if not before and not any(why.values()):
+        return
+    now: dict[str, dict[str, str]] = {}
+    with group.open_database() as database:
+        for peer in {*before, *why}:
+            new = {urllib.parse.quote_from_bytes(path): words for path, words in why.get(peer, {}).items()}
+            for path, words in {**before.get(peer, {}), **new}.items():
+                if database.is_dirty(urllib.parse.unquote_to_bytes(path), peer):
+                    now.setdefault(peer, {})[path] = words
+    if now != before:
+        some = {peer: dict(sorted(paths.items())[:MOST_REFUSED]) for peer, paths in now.items()}
+        storage.write_json(group.path(CANNOT_WRITE), some, durable=False)
 
 
 def large_left(group: Group, peers: Collection[str]) -> dict[str, dict[str, bytes | None]]:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from csync2lib import beneath, waits
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode, encode
-from csync2lib.csync2.output import UpdateOutput, cannot_write
+from csync2lib.csync2.output import UpdateOutput
 from csync2lib.csync2.states import GONE, PeerState, as_told, fields, is_file, time_of
 from csync2lib.errors import CommandError
 from csync2lib.push.ledger import PeerLedger
@@ -23,8 +23,8 @@ from csync2lib.push.runs import PART, Peer
 
 log = logging.getLogger(__name__)
 
-#: Files for which a peer is asked why it does not take them, and paths for which it is asked what is above them.
-ASKED_WHY, ASKED_ABOVE = 3, 1000
+#: Paths for which a peer is asked why it does not take them, and paths for which it is asked what is above them.
+ASKED_WHY, ASKED_ABOVE = 10, 1000
 #: Deletions for which a peer is asked whether they are of directories that it cannot empty.
 ASKED_EMPTY = 100
 #: Seconds after an interruption for which a peer's file counts as half made, if it has the content of the one here, or
@@ -60,14 +60,19 @@ class Refusals:
             log.warning("csyncsync: %s has directories in place of %d files", self.peer.address, len(blocked))
         return bool(blocked)
 
-    def ask_why(self, paths: Iterable[bytes]) -> None:
-        """Raise CommandError, with the peer's own words, if it refused some of these because it cannot write."""
+    def ask_why(self, paths: Iterable[bytes]) -> dict[bytes, str]:
+        """
+        ``{path: the peer's own words}`` of those of these paths that it cannot write, of the first ones. If there are
+        any, all of them are blocked for a while.
+        """
+        names = [encode(path) for path in paths]
         with self.peer.shared() as shared:
             part = shared.part(self.peer.address, b"", PART)
-        some = {encode(path) for path in paths}
-        told = self._answers([entry for entry in part if entry.name in some and is_file(entry.name)][:ASKED_WHY])
-        if problem := cannot_write(told.messages):
-            raise CommandError(f"{self.peer.address} cannot write: {problem}")
+        some = {*names}
+        found = self._answers([entry for entry in part if entry.name in some][:ASKED_WHY]).cannot_write
+        if found:
+            self.blocked.add(names)
+        return {decode(name): words for name, words in found.items()}
 
     def _answers(self, entries: list[DirtyEntry]) -> UpdateOutput:
         """Send entries once more, and return what the peer answered."""

@@ -79,6 +79,8 @@ class Job(NamedTuple):
     apart: set[bytes] | None = None
     #: places below which nothing is sent
     held: Collection[bytes] = ()
+    #: is filled with ``{peer: {path: its own words}}`` of what peers cannot write
+    cannot_write: dict[str, dict[bytes, str]] = {}
 
 
 def send_all(
@@ -93,6 +95,7 @@ def send_all(
     apart: set[bytes] | None = None,
     large: str | None = None,
     held: Collection[bytes] = (),
+    cannot_write: dict[str, dict[bytes, str]] | None = None,
 ) -> dict[str, str]:
     """
     Send what is dirty in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
@@ -110,7 +113,8 @@ def send_all(
 
     Job explains the others.
     """
-    job, doubtful = Job(group, database, notes, members, since, changed, apart, held), failed or {}
+    told = {} if cannot_write is None else cannot_write
+    job, doubtful = Job(group, database, notes, members, since, changed, apart, held, told), failed or {}
     os.makedirs(notes, mode=0o700, exist_ok=True)
 
     def send(peer: str) -> str:
@@ -174,7 +178,7 @@ class Transfer:
             self.lacking |= self.refusals.lacking(left)
             if self._send_lacking():
                 left = self._parts().left
-            self.refusals.ask_why(left)
+            self._note_why(left)
 
     def large(self, lock: str) -> None:
         """
@@ -199,7 +203,10 @@ class Transfer:
                     left += self._entries([claimed] if claimed else [])
             self.lacking |= self.refusals.lacking(left)
             self._send_lacking()  # the next push sends it
-            self.refusals.ask_why(left)
+            self._note_why(left)
+
+    def _note_why(self, left: list[bytes]) -> None:
+        self.job.cannot_write.setdefault(self.peer.address, {}).update(self.refusals.ask_why(left))
 
     def _part(self, after: bytes) -> list[DirtyEntry]:
         with self.peer.shared() as shared:

@@ -112,6 +112,12 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
             f"left out, and as it was elsewhere: {readable(path)}: {why}",
             f"mend it on {minion}; then: {_full(minion, group)}",
         ]
+    for other, paths in sorted(status.get("cannot_write", {}).items()):
+        for path, why in sorted(paths.items())[:SHOWN]:
+            yield [
+                f"{other} cannot write {readable(path)}: {why}",
+                f"look there on {other}; it is tried again by itself",
+            ]
     watch = status["watch"]
     if not status["watching"]:
         why = watch.get("error")

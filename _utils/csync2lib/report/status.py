@@ -109,6 +109,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         **result,
         "journal": journal,
         "refused": last.get("refused") or {},
+        "cannot_write": {minions[peer]: paths for peer, paths in note("cannot_write.json").items() if peer in minions},
         "unreachable": {minions.get(peer, peer): entry["problem"] for peer, entry in failed.items()},
         "held": last.get("comment", "") if last.get("state") == "held" else "",
         "paused": bool({ALL_HOSTS, minion} & {*pauses(directory)}),

@@ -1,0 +1,112 @@
+"""What one host cannot write, whatever the reason, stops nothing else, and is named with that host's own words."""
+
+import array
+import fcntl
+import os
+import shutil
+import time
+
+import pytest
+from places import HOSTS
+
+GROUP, TOP = "refused", "/srv/refused"
+#: linux/fs.h: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL
+GET, SET, IMMUTABLE = 0x80086601, 0x40086602, 0x10
+
+
+def immutable(hosts, path, wanted):
+    """As chattr(1) does; a container may not."""
+    handle = os.open(hosts.path("web3", path), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        flags = array.array("L", [0])
+        fcntl.ioctl(handle, GET, flags)
+        flags[0] = flags[0] | IMMUTABLE if wanted else flags[0] & ~IMMUTABLE
+        fcntl.ioctl(handle, SET, flags)
+    finally:
+        os.close(handle)
+
+
+def bound(hosts, path, wanted, options=""):
+    """Mounted once more at itself."""
+    if wanted:
+        hosts.shell("web3", f"mount --bind '{path}' '{path}'{options}")
+    else:
+        hosts.shell("web3", f"umount '{path}'")
+
+
+def read_only(hosts, path, wanted):
+    bound(hosts, path, wanted, f" && mount -o remount,bind,ro '{path}'")
+
+
+#: What web3 cannot write, and how that comes.
+KINDS = {"m-file": immutable, "m-mount": bound, "m-dir": immutable, "m-ro": read_only}
+
+
+@pytest.fixture(scope="module")
+def refused(hosts):
+    """web1 has changed what web3 cannot write, and files that sort before and behind each of that."""
+    with hosts.pillar({GROUP: {"members": "web*", "include": [TOP]}}):
+        hosts.apply(sls="csyncsync.groups")
+        hosts.settled(GROUP, seconds=120)
+        for name in ("a", "m-file", "m-file-behind", "m-mount", "m-dir/file", "m-dir-behind", "m-ro/file", "z"):
+            hosts.write("web1", f"{TOP}/{name}", "first\n")
+        hosts.calm(GROUP, tops=[TOP])
+        for name, make in KINDS.items():
+            make(hosts, f"{TOP}/{name}", True)
+        try:
+            for name in ("a", "m-file", "m-file-behind", "m-mount", "m-dir/file", "m-dir-behind", "m-ro/file", "z"):
+                hosts.write("web1", f"{TOP}/{name}", "second version\n")
+            hosts.write("web1", f"{TOP}/m-dir/new", "x\n")
+            yield
+        finally:
+            for name, make in KINDS.items():
+                if name in LEFT:
+                    make(hosts, f"{TOP}/{name}", False)
+    for host in HOSTS:
+        shutil.rmtree(hosts.path(host, TOP))
+
+
+#: What is not mended yet.
+LEFT = {*KINDS}
+
+
+def test_all_else_arrives(hosts, refused):
+    for name in ("a", "m-file-behind", "m-dir-behind", "z"):
+        hosts.everywhere(f"{TOP}/{name}", "second version\n", seconds=60)
+    hosts.equal(TOP, hosts=["web1", "web2"], seconds=60)
+    hosts.write("web2", f"{TOP}/later", "x\n")
+    hosts.everywhere(f"{TOP}/later", "x\n", seconds=60)
+
+
+@pytest.mark.parametrize("name", ["m-file", "m-mount", "m-dir/file", "m-ro/file"])
+def test_the_status_names_it_with_the_hosts_own_words(hosts, refused, name):
+    def told():
+        rows = hosts.run("csyncsync.status", GROUP)["groups"][GROUP]
+        lines = [what for what, _ in rows["web1"]["problems"] if f"{TOP}/{name}" in what]
+        assert lines, rows["web1"]["problems"]
+        assert any(words in lines[0] for words in ("not permitted", "busy", "Read-only", "Permission")), lines
+
+    hosts.eventually(told, 90)
+
+
+def test_nothing_of_the_attempts_is_left_or_gets_to_others(hosts, refused):
+    time.sleep(10)
+    for host in HOSTS:
+        assert not [path for path in hosts.tree(host, TOP) if b"/." in b"/" + path and path != b"."], host
+    last = hosts.status("web1", GROUP)["last_push"]
+    before = last["pushes"]
+    time.sleep(20)
+    assert hosts.status("web1", GROUP)["last_push"]["pushes"] - before <= 8, "it is tried again, but seldom"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_arrives_when_it_can_be_written(hosts, refused, name):
+    KINDS[name](hosts, f"{TOP}/{name}", False)
+    LEFT.discard(name)
+    file = f"{TOP}/{name}/file" if name in ("m-dir", "m-ro") else f"{TOP}/{name}"
+    hosts.everywhere(file, "second version\n", seconds=90)
+
+
+def test_all_are_in_sync_in_the_end(hosts, refused):
+    hosts.calm(GROUP, tops=[TOP], seconds=90)
+    hosts.eventually(lambda: hosts.states(GROUP) == dict.fromkeys(HOSTS, "in sync"), 60)
