@@ -145,7 +145,7 @@ class Recorder:
         """
         same = []
         seen: set[bytes] = set()
-        before = dict.fromkeys(storage.read_names(self.group.path(LOCAL)), False)
+        before = dict.fromkeys(storage.read_names(self.group.path(LOCAL)) if self.local is not None else (), False)
         for path, tree in sorted({**before, **entries, **self._left_before()}.items()):
             if self._is_left(path):
                 continue
