@@ -39,12 +39,12 @@ def digests(group: Group) -> list[str] | None:
     if noted.get("of") == before:
         found: list[str] = noted["digests"]
         return found
-    slots = [0] * DIGESTS
-    for name, record in _records(group):
-        slots[_slot(name)] ^= int.from_bytes(_digest(name, record), "big")
+    slots = [hashlib.blake2b(digest_size=8) for _ in range(DIGESTS)]
+    for name, record in _records(group):  # in the order of names, on all hosts
+        slots[zlib.crc32(name) % DIGESTS].update(name + b" " + record)
     if _change(group.database) != before[0]:
         return None
-    found = [f"{slot:016x}" for slot in slots]
+    found = [slot.hexdigest() for slot in slots]
     storage.write_json(group.path(NOTED), {"of": before, "digests": found}, durable=False)
     return found
 
@@ -53,8 +53,9 @@ def entries(group: Group, slots: Collection[int], most: int) -> dict[str, str]:
     """``{percent-encoded path: digest}`` of the records behind some digests; at most so many. Raises sqlite3.Error."""
     wanted, found = set(slots), dict[str, str]()
     for name, record in _records(group):
-        if _slot(name) in wanted and len(found) < most:
-            found[urllib.parse.quote_from_bytes(decode(name))] = _digest(name, record).hex()
+        if zlib.crc32(name) % DIGESTS in wanted and len(found) < most:
+            digest = hashlib.blake2b(record, digest_size=8)
+            found[urllib.parse.quote_from_bytes(decode(name))] = digest.hexdigest()
     return found
 
 
@@ -76,19 +77,10 @@ def mark(group: Group, names: Collection[str]) -> int:
 
 
 def _records(group: Group) -> Iterator[tuple[bytes, bytes]]:
+    """``(name, record)`` as csync2 encodes them, without white space, in the order of names."""
     roots = {encode(root) for root in group.config.roots}
     with group.open_database() as database:
-        for name, record in database.raw_states():
-            if name not in roots and not record.endswith(_SOCKET):
-                yield name, record
-
-
-def _slot(name: bytes) -> int:
-    return zlib.crc32(name) % DIGESTS
-
-
-def _digest(name: bytes, record: bytes) -> bytes:
-    return hashlib.blake2b(name + b"\0" + record, digest_size=8).digest()
+        yield from (row for row in database.raw_states() if row[0] not in roots and not row[1].endswith(_SOCKET))
 
 
 def _change(path: str) -> list[int]:
