@@ -60,8 +60,9 @@ ANSWER, STATUS_ANSWER = 10, 5
 QUICK = 60
 #: Until paths that differ are looked at again.
 VERIFY_AGAIN = 10
-#: Until what hosts have recorded differently is looked at again, and between two comparisons of all hosts of a group.
-AGREE_AGAIN, AGREE_EVERY = 3.0, 60.0
+#: Until what hosts have recorded differently is looked at again; and from a check of a whole group until its hosts are
+#: compared: what that check has found is sent by then.
+AGREE_AGAIN, AGREE_AFTER = 3.0, 60.0
 #: Until a version that wins a conflict is on all hosts.
 RESOLVE_WAIT = 120
 

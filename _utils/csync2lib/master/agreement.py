@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 #: Paths that a host names at most, of those that may differ.
 MOST = 5000
 
-# Groups that are compared just now, and when they were compared last (time.monotonic()).
-_compared: dict[str, float] = {}
+# Groups whose hosts are to be compared.
+_compared: set[str] = set()
 _lock = threading.Lock()
 
 #: ``{percent-encoded path: {minion id: digest, None if it has none}}``
@@ -78,22 +78,13 @@ def by_host(found: Differences) -> dict[str, list[str]]:
 # --- What is done ----------------------------------------------------------------------------------------
 
 
-def heal(cluster: Cluster, group: str, members: list[str], wait: float = 0.0) -> Differences:
+def heal(cluster: Cluster, group: str, members: list[str]) -> Differences:
     """
     Have all hosts send what they have differently: who has what all had before gets what is newer, and the rest is a
     conflict. Returns what that is.
-
-    wait
-        Seconds to wait for hosts that have something to send.
     """
-    until = time.monotonic() + wait
-    while True:
-        answers = cluster.call(members, "csyncsync.status", [group], waits.STATUS_ANSWER, size=True)
-        statuses = {minion: answers[minion].get(group, {}) if minion in answers else {} for minion in members}
-        if all(status.get("records") for status in statuses.values()) or time.monotonic() >= until:
-            break
-        time.sleep(waits.AGREE_AGAIN)
-    found = differences(cluster, group, statuses)
+    answers = cluster.call(members, "csyncsync.status", [group], waits.STATUS_ANSWER, size=True)
+    found = differences(cluster, group, {minion: answers.get(minion, {}).get(group, {}) for minion in members})
     if not found:
         return found
     path = readable(next(iter(found)))
@@ -108,16 +99,20 @@ def heal(cluster: Cluster, group: str, members: list[str], wait: float = 0.0) ->
 
 
 def compare_aside(cluster: Cluster, group: str) -> None:
-    """After a check of a whole group: compare its hosts, unless that was done only just now."""
+    """After a check of a whole group: compare its hosts a while later, once for all checks until then."""
     with _lock:
-        if time.monotonic() - _compared.get(group, float("-inf")) < waits.AGREE_EVERY:
+        if group in _compared:
             return
-        _compared[group] = time.monotonic()
+        _compared.add(group)
     aside(_compare, cluster, group)
 
 
 def _compare(cluster: Cluster, group: str) -> None:
     try:
-        heal(cluster, group, cluster.members(cluster.group(group)), waits.AGREE_EVERY)
+        time.sleep(waits.AGREE_AFTER)
+        heal(cluster, group, cluster.members(cluster.group(group)))
     except (CsyncsyncError, SaltException) as err:
         log.warning("csyncsync: the hosts of %s cannot be compared: %s", group, one_line(str(err)))
+    finally:
+        with _lock:
+            _compared.discard(group)

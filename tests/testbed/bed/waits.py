@@ -23,7 +23,7 @@ SHORTER = {
     "LEASE_WAIT": 12,
     "BEHIND_AGAIN": 8,
     "VERIFY_AGAIN": 4,
-    "AGREE_EVERY": 15.0,
+    "AGREE_AFTER": 15.0,
     "ACTION_SHOWN": 10.0,
     "UNREACHABLE": 30,
 }
