@@ -39,16 +39,40 @@ def plant(hosts, host, contents, time=1_600_000_000):
     hosts.settled("wwwshared")
 
 
+#: Takes what waits for a host out of csync2's database, as if nobody had ever known of it.
+FORGET = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+database.execute("DELETE FROM dirty WHERE peername = ?", (sys.argv[2],))
+"""
+
+
+@contextlib.contextmanager
+def missing(hosts, host):
+    """A host is cut off; afterwards nobody knows that it has missed anything."""
+    address = hosts.status(host, "wwwshared")["hosts"][host].partition("@")[2]
+    hosts.bed.cut(host)
+    try:
+        yield
+        hosts.equal(TOP, hosts=hosts.others(host), seconds=60)
+        for other in hosts.others(host):
+            hosts.eventually(lambda other=other: not hosts.status(other, "wwwshared")["journal"], 30)
+            database = f"/var/lib/csync2/{other}_wwwshared.db3"
+            hosts.exec(other, "/opt/salt/bin/python", "-c", FORGET, database, address)
+    finally:
+        hosts.bed.heal(host)
+    hosts.eventually(lambda: hosts.call([host], "test.ping", seconds=3), 90, "its minion is back")
+    hosts.settled("wwwshared", seconds=90)
+
+
 @pytest.fixture
 def known(hosts):
-    """Files of which all hosts have had two versions, the second one by web1."""
-    for version in ("first", "second version"):
-        for name in ("missed", "beside"):
-            hosts.write("web1", f"{TOP}/{name}", f"{version}\n")
-        hosts.calm("wwwshared", tops=[TOP])
+    """Files that all hosts have."""
+    for name in ("missed", "beside"):
+        hosts.write("web1", f"{TOP}/{name}", "first\n")
+    hosts.calm("wwwshared", tops=[TOP])
     yield
-    with contextlib.suppress(AssertionError):
-        hosts.run("csyncsync.resolve", "wwwshared", "winner=web1")
+    hosts.bed.salt_run("csyncsync.resolve", "wwwshared", "winner=web1", check=False)
     hosts.remove("web1", TOP)
 
 
@@ -57,9 +81,9 @@ def state(hosts, host):
 
 
 def test_what_a_host_has_missed_is_told_and_heals(hosts, known):
-    before = hosts.shell("web1", f"stat -c %Y {TOP}/missed").strip()
-    plant(hosts, "web2", {"missed": "first\n"}, float(before) - 1)
-    assert state(hosts, "web2") == f"differs from web1, web3: 1 path, as {TOP}/missed"
+    with missing(hosts, "web2"):
+        hosts.write("web1", f"{TOP}/missed", "second version\n")
+    hosts.eventually(lambda: state(hosts, "web2") == f"differs from web1, web3: 1 path, as {TOP}/missed", 60)
     with hosts.bus() as bus:
         hosts.run("csyncsync.sync", "wwwshared")
         hosts.everywhere(f"{TOP}/missed", "second version\n", seconds=60)
@@ -70,9 +94,12 @@ def test_what_a_host_has_missed_is_told_and_heals(hosts, known):
 
 
 def test_it_heals_by_itself_after_a_check_of_the_whole_group(hosts, known):
-    plant(hosts, "web3", {"beside": ""})
+    with missing(hosts, "web3"):
+        hosts.write("web2", f"{TOP}/dir/new", "x\n")
+        hosts.path("web1", f"{TOP}/beside").unlink()
     hosts.push_wholly("web2", "wwwshared")
-    hosts.everywhere(f"{TOP}/beside", "second version\n", seconds=90)
+    hosts.everywhere(f"{TOP}/dir/new", "x\n", seconds=90)
+    hosts.everywhere(f"{TOP}/beside", None, seconds=90)
     hosts.calm("wwwshared", tops=[TOP])
 
 
@@ -80,5 +107,5 @@ def test_what_nobody_knows_the_age_of_is_a_conflict(hosts, known):
     plant(hosts, "web3", {"missed": "whose is this?\n"})
     hosts.run("csyncsync.sync", "wwwshared")
     hosts.eventually(lambda: "CONFLICT" in state(hosts, "web3"), 60)
-    assert hosts.read("web1", f"{TOP}/missed") == "second version\n"
+    assert hosts.read("web1", f"{TOP}/missed") == "first\n"
     assert hosts.read("web3", f"{TOP}/missed") == "whose is this?\n"
