@@ -163,7 +163,8 @@ def records(group, slots):
     slots
         Their numbers.
 
-    Returns ``{"calm": whether nothing is to be sent, "paths": {percent-encoded path: digest}}``.
+    Returns ``{"calm": whether nothing is to be sent, "paths": {percent-encoded path: digest}}``; the paths of
+    directories end with "/".
 
     CLI Example:
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 
 from csync2lib import storage
 from csync2lib.csync2.names import decode, encode
-from csync2lib.csync2.states import SOCKET
+from csync2lib.csync2.states import DIRECTORY, SOCKET
 from csync2lib.group import Group
 
 #: How many digests stand for all records: few enough for each status, so many that few paths are behind each.
@@ -23,7 +23,7 @@ DIGESTS = 256
 NOTED = "records.json"
 #: In a group's directory: ``{"total": paths that were found to be another one than on other hosts}``.
 DIFFERENCES = "differences.json"
-_SOCKET = encode(SOCKET)
+_SOCKET, _DIRECTORY = encode(SOCKET), encode(DIRECTORY)
 
 
 def digests(group: Group) -> list[str] | None:
@@ -50,12 +50,15 @@ def digests(group: Group) -> list[str] | None:
 
 
 def entries(group: Group, slots: Collection[int], most: int) -> dict[str, str]:
-    """``{percent-encoded path: digest}`` of the records behind some digests; at most so many. Raises sqlite3.Error."""
+    """
+    ``{percent-encoded path: digest}`` of the records behind some digests, with a "/" at the end of a directory; at most
+    so many. Raises sqlite3.Error.
+    """
     wanted, found = set(slots), dict[str, str]()
     for name, record in _records(group):
         if zlib.crc32(name) % DIGESTS in wanted and len(found) < most:
-            digest = hashlib.blake2b(record, digest_size=8)
-            found[urllib.parse.quote_from_bytes(decode(name))] = digest.hexdigest()
+            path = decode(name) + (b"/" if record.endswith(_DIRECTORY) else b"")
+            found[urllib.parse.quote_from_bytes(path)] = hashlib.blake2b(record, digest_size=8).hexdigest()
     return found
 
 
@@ -65,7 +68,7 @@ def mark(group: Group, names: Collection[str]) -> int:
     is newer, and what is neither is a conflict. Returns how many. Raises CsyncsyncError, sqlite3.Error.
     """
     with group.exclusive(established="this host is not established itself") as config:
-        paths = sorted(config.in_includes(names).values())
+        paths = sorted(config.in_includes(name.rstrip("/") for name in names).values())
         if config.receive_only or not paths:
             return 0
         with group.open_database(write=True) as database:

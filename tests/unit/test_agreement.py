@@ -139,6 +139,12 @@ def test_what_differs_twice_differs():
     }
 
 
+def test_a_directory_that_a_host_keeps_is_no_difference():
+    """What is in it, and not of the group, is only there."""
+    there = {"web1": {"/kept/": "1", "/mode/": "1", "/type/": "1"}, "web2": {"/mode/": "2", "/type": "2"}}
+    assert sorted(differences([there, there], web1="1", web2="2")) == ["/mode/", "/type"]
+
+
 def test_a_change_that_was_under_way_is_no_difference():
     first, other = {"web1": {"/a": "1"}, "web2": {"/a": "2"}}, {"web1": {"/a": "2"}, "web2": {"/a": "2"}}
     assert differences([first, other], web1="1", web2="2") == {}

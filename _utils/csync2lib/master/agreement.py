@@ -60,7 +60,11 @@ def _behind(cluster: Cluster, group: str, hosts: list[str], slots: list[int]) ->
     found = {minion: answer["paths"] for minion, answer in answers.items() if answer["calm"]}
     if len(found) < len(hosts):
         return {}
-    return {path: {host: found[host].get(path) for host in hosts} for path in contents.unlike(found)}
+    unlike = {path: {host: found[host].get(path) for host in hosts} for path in contents.unlike(found)}
+    # A host keeps a directory that was deleted elsewhere if it has something in it that is not of the group.
+    return {
+        path: there for path, there in unlike.items() if not path.endswith("/") or len({*there.values()} - {None}) > 1
+    }
 
 
 def by_host(found: Differences) -> dict[str, list[str]]:
