@@ -191,7 +191,7 @@ def mark(group, paths):
 
         salt '*' csyncsync.mark wwwdata '[/var/www/data/index.html]'
     """
-    return records_module.mark(_group(group), paths)
+    return win_module.mark(_group(group), paths)
 
 
 # --- Backups ---------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ LOCK_WAIT = 60.0
 ONLY_HERE = "alone"
 #: In a group's directory, as JSON: hosts that have left its config while it was in use here.
 DROPPED = "dropped.json"
+#: In a group's directory: ``{"total": paths that were found to be another one than on other hosts}``.
+DIFFERENCES = "differences.json"
 #: An answer names at most so many paths, because it goes over the minion's bus.
 MOST_TOLD = 5000
 

@@ -21,8 +21,6 @@ from csync2lib.group import Group
 DIGESTS = 256
 #: In a group's directory: the digests, and what the database was when they were made.
 NOTED = "records.json"
-#: In a group's directory: ``{"total": paths that were found to be another one than on other hosts}``.
-DIFFERENCES = "differences.json"
 _SOCKET, _DIRECTORY = encode(SOCKET), encode(DIRECTORY)
 
 
@@ -60,23 +58,6 @@ def entries(group: Group, slots: Collection[int], most: int) -> dict[str, str]:
             path = decode(name) + (b"/" if record.endswith(_DIRECTORY) else b"")
             found[urllib.parse.quote_from_bytes(path)] = hashlib.blake2b(record, digest_size=8).hexdigest()
     return found
-
-
-def mark(group: Group, names: Collection[str]) -> int:
-    """
-    Make percent-encoded paths that hosts have differently dirty for all others: who has what all had before gets what
-    is newer, and what is neither is a conflict. Returns how many. Raises CsyncsyncError, sqlite3.Error.
-    """
-    with group.exclusive(established="this host is not established itself") as config:
-        paths = sorted(config.in_includes(name.rstrip("/") for name in names).values())
-        if config.receive_only or not paths:
-            return 0
-        with group.open_database(write=True) as database:
-            database.mark(paths, config.address, config.peers)
-        total = storage.read_json(group.path(DIFFERENCES), {}).get("total", 0) + len(paths)
-        storage.write_json(group.path(DIFFERENCES), {"total": total}, durable=False)
-        storage.write(group.path("left"), "")
-    return len(paths)
 
 
 def _records(group: Group) -> Iterator[tuple[bytes, bytes]]:

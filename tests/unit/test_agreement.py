@@ -7,7 +7,9 @@ import shutil
 import pytest
 from csync2lib import journal, local_changes, records
 from csync2lib.csync2.states import stands
+from csync2lib.group import DIFFERENCES
 from csync2lib.master import agreement
+from csync2lib.push.win import mark
 from csync2lib.report.report import report
 from pair import pair
 from test_check import keep_clean, look, tree
@@ -24,7 +26,7 @@ def known(tree):
     os.symlink("a b", os.fsencode(tree.include) + b"/link")
     tree.check()
     keep_clean(tree)
-    tree.group.forget("local", "held", records.NOTED, records.DIFFERENCES)
+    tree.group.forget("local", "held", records.NOTED, DIFFERENCES)
     yield tree
     tree.group.forget("local")
 
@@ -83,13 +85,24 @@ def test_only_so_many_paths_are_named(known):
 
 def test_what_is_marked_goes_to_all_once_more(known):
     names = [f"{known.include}/z", f"{known.include}/was%20here"]
-    assert records.mark(known.group, names) == 2
+    assert mark(known.group, names) == 2
     with known.group.open_database() as database:
         assert {path for path, _, forced in database.dirty() if not forced} == {
             os.fsencode(f"{known.include}/z"),
             os.fsencode(f"{known.include}/was here"),
         }
-    assert json.loads(open(known.group.path(records.DIFFERENCES), encoding="utf-8").read()) == {"total": 2}
+    assert json.loads(open(known.group.path(DIFFERENCES), encoding="utf-8").read()) == {"total": 2}
+
+
+def test_what_is_recorded_and_missing_is_not_sent_as_a_deletion(known):
+    """A check finds out whether it was deleted, or its disk is away; a file that has changed is sent as it is now."""
+    top = os.fsencode(known.include)
+    os.unlink(top + b"/z")
+    changed = known.write(b"a b", b"changed")
+    assert mark(known.group, [f"{known.include}/z", f"{known.include}/a%20b"]) == 1
+    with known.group.open_database() as database:
+        assert {path for path, _, _ in database.dirty()} == {changed}
+        assert database.record(changed) == stands(changed)
 
 
 # --- On the master ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Make this host's version of some paths replace that of all other hosts."""
+"""Have this host send some paths although it has sent them: so that its version wins, or because hosts differ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from csync2lib import beneath, storage
 from csync2lib.errors import CsyncsyncError
-from csync2lib.group import Group
+from csync2lib.group import DIFFERENCES, Group
 from csync2lib.push.check import recording
 
 
@@ -27,5 +27,26 @@ def win(group: Group, names: Iterable[str], host: str | None = None) -> int:
             paths.update(path for top in tuple(paths) for path in database.below(top))
             for peer in [config.address_of(host)] if host else config.peers:
                 database.force(sorted(paths), config.address, peer)
+        storage.write(group.path("left"), "")
+    return len(paths)
+
+
+def mark(group: Group, names: Iterable[str]) -> int:
+    """
+    Have percent-encoded paths sent once more that hosts have differently: who has what all had before gets what is
+    newer, and what is neither is a conflict. Returns how many. Raises CsyncsyncError, sqlite3.Error.
+    """
+    with group.exclusive(established="this host is not established itself") as config:
+        paths = sorted(config.in_includes(name.rstrip("/") for name in names).values())
+        if config.receive_only or not paths:
+            return 0
+        with recording(group, config) as recorder:
+            recorder.named(dict.fromkeys(paths, False))
+        with group.open_database(write=True) as database:
+            # What is recorded and missing is for the next check: it may be a disk that is away.
+            paths = [path for path in paths if beneath.exists(path) or database.record(path) is None]
+            database.mark(paths, config.address, config.peers)
+        total = storage.read_json(group.path(DIFFERENCES), {}).get("total", 0) + len(paths)
+        storage.write_json(group.path(DIFFERENCES), {"total": total}, durable=False)
         storage.write(group.path("left"), "")
     return len(paths)

@@ -15,7 +15,7 @@ from csync2lib import actions, beneath, certificate, local_changes, records, sto
 from csync2lib.csync2 import custody
 from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
-from csync2lib.group import Group
+from csync2lib.group import DIFFERENCES, Group
 from csync2lib.host import ThisHost
 from csync2lib.journal import count, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
@@ -119,7 +119,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "watch": watch,
         "unread": dict(sorted(note("unread.json").items())[:TOLD]),
         "local": _local(directory, path),
-        "differences": note(records.DIFFERENCES).get("total", 0),
+        "differences": note(DIFFERENCES).get("total", 0),
         "unpublished": config["unpublished"],
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
         "database_bytes": _bytes(path),
