@@ -24,11 +24,12 @@ from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode
 from csync2lib.csync2.namespace import is_below
 from csync2lib.csync2.output import UpdateOutput
-from csync2lib.csync2.states import DIRECTORY, FILE, check_text, is_socket
+from csync2lib.csync2.states import DIRECTORY, is_socket
 from csync2lib.errors import CommandError, Interrupted
 from csync2lib.push.ledger import PeerLedger
 from csync2lib.push.refusals import Refusals
 from csync2lib.push.runs import PART, Peer
+from csync2lib.push.taken import Identity, identity, may_differ
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ MOST_IN_MEMORY = 16 << 20
 #: How many runs of csync2 for one part may be interrupted: in all; at the same path; in a row by the peer, with
 #: nothing sent.
 ATTEMPTS, ATTEMPTS_AT_ONE, ATTEMPTS_IN_VAIN = 20, 2, 4
+#: Paths in one directory that a peer cannot write, after which it is taken to be able to write none there.
+UNWRITTEN = 5
 #: Entries that csync2 on the peer may not have committed when it dies: it commits after 1,000 queries, of which an
 #: entry takes at least three (db.c, csync_db_maycommit()).
 UNCOMMITTED = 400
@@ -161,10 +164,12 @@ class Transfer:
         self.ledger = PeerLedger(job.notes, peer)
         self.refusals = Refusals(self.peer, self.ledger)
         #: what directory stood at each place when the last run began
-        self.seen: dict[bytes, _Identity | None] = {}
+        self.seen: dict[bytes, Identity | None] = {}
         #: directories that the peer lacks, and those that were made dirty because of that
         self.lacking: set[bytes] = set()
         self.sent_anew: set[bytes] = set()
+        #: names at which csync2 on the peer has given up
+        self.unwritten: list[bytes] = []
 
     def all(self) -> None:
         """Send all that is dirty."""
@@ -206,7 +211,8 @@ class Transfer:
             self._note_why(left)
 
     def _note_why(self, left: list[bytes]) -> None:
-        self.job.cannot_write.setdefault(self.peer.address, {}).update(self.refusals.ask_why(left))
+        paths = [*left, *map(decode, self.unwritten)]
+        self.job.cannot_write.setdefault(self.peer.address, {}).update(self.refusals.ask_why(paths))
 
     def _part(self, after: bytes) -> list[DirtyEntry]:
         with self.peer.shared() as shared:
@@ -266,26 +272,49 @@ class Transfer:
     def _entries(self, entries: list[DirtyEntry]) -> list[bytes]:
         """Send some entries. Returns the paths that the peer did not take, without blocked ones."""
         sockets = {entry for entry in entries if is_socket(decode(entry.name))}
-        waiting = self._not_blocked(entry for entry in entries if entry not in sockets)
-        ended_at: collections.Counter[bytes | None] = collections.Counter()
-        in_vain = 0
-        for attempt in range(1, ATTEMPTS + 1):
-            if not waiting:
-                break
-            kept, why, last = self._run(waiting)
-            in_vain = in_vain + 1 if why and why.by_peer and len(kept) >= len(waiting) else 0
-            if why and (attempt == ATTEMPTS or in_vain == ATTEMPTS_IN_VAIN):
-                raise why
-            waiting = [entry for entry in waiting if entry.name in kept]
-            if not why:
-                break
-            ended_at[last] += 1
-            if last and ended_at[last] == ATTEMPTS_AT_ONE:
-                self.refusals.blocked.add([last])
-            waiting = self._not_blocked(waiting)
+        waiting = self._sent_by_runs(self._not_blocked(entry for entry in entries if entry not in sockets))
         waiting = self._send_unchanged(self._without_gone(waiting))
         waiting = self._without_kept(waiting) + self._send_sockets([*sockets])
         return [decode(entry.name) for entry in waiting]
+
+    def _sent_by_runs(self, waiting: list[DirtyEntry]) -> list[DirtyEntry]:
+        """
+        Run csync2, again and again if it is interrupted. Returns what the peer did not take.
+
+        A peer that cannot write a file closes the connection (it has not read what comes behind), so that file is left
+        out for a while. Deletions, which csync2 sends last, go first then: they may be what makes room there.
+        """
+        ended_at: collections.Counter[bytes | None] = collections.Counter()
+        in_vain, deletions = 0, list[DirtyEntry]()
+        for attempt in range(1, ATTEMPTS + 1):
+            if not waiting:
+                break
+            some, deletions = deletions, []
+            sending = some or waiting
+            kept, why, last = self._run(sending)
+            in_vain = in_vain + 1 if why and why.by_peer and len(kept) >= len(sending) else 0
+            if why and (attempt == ATTEMPTS or in_vain == ATTEMPTS_IN_VAIN):
+                raise why
+            taken = {entry.name for entry in sending} - kept
+            waiting = [entry for entry in waiting if entry.name not in taken]
+            if not why and not some:
+                break
+            ended_at[last] += bool(why)
+            if last and ended_at[last] == ATTEMPTS_AT_ONE:
+                waiting, in_vain = self._without_unwritten(waiting, last), 0
+            waiting = self._not_blocked(waiting)
+            if attempt == 1:
+                deletions = [entry for entry in waiting if not beneath.exists(decode(entry.name))]
+        return waiting
+
+    def _without_unwritten(self, entries: list[DirtyEntry], last: bytes) -> list[DirtyEntry]:
+        """Leave out what the peer cannot write; if it is many of one directory, all that is in this directory."""
+        directory = os.path.dirname(last)
+        self.unwritten.append(last)
+        many = sum(os.path.dirname(name) == directory for name in self.unwritten) >= UNWRITTEN
+        names = {entry.name for entry in entries if os.path.dirname(entry.name) == directory} if many else {last}
+        self.refusals.blocked.add(names)
+        return [entry for entry in entries if entry.name not in names]
 
     def _not_blocked(self, entries: Iterable[DirtyEntry]) -> list[DirtyEntry]:
         return [entry for entry in entries if not self.refusals.is_blocked(entry.name)]
@@ -339,7 +368,7 @@ class Transfer:
         copy = self.peer.copy(entries)
         self.ledger.begin(entry.name for entry in entries)
         noted = self.ledger.noted
-        self.seen = {name: _identity(name) for name, state in noted.items() if state.endswith(DIRECTORY)}
+        self.seen = {name: identity(name) for name, state in noted.items() if state.endswith(DIRECTORY)}
         try:
             output, why = self._csync2(copy, entries)
         except CommandError as err:
@@ -386,36 +415,9 @@ class Transfer:
         if not entries:
             return
         with self.peer.shared(write=True) as shared:
-            differ = {entry for entry in entries if self.differs(shared, entry.name, deleted)}
+            differ = {entry for entry in entries if may_differ(shared, entry.name, deleted, self.seen, self.job.since)}
             shared.discharge(self.peer.address, [entry for entry in entries if entry not in differ])
         self.job.changed.update(decode(entry.name) for entry in differ)
-
-    def differs(self, shared: Database, name: bytes, deleted: Mapping[bytes, bool]) -> bool:
-        """
-        True if the peer may hold another state than our record. ``deleted``: ``{name: whether its deletion was sent}``.
-
-        csync2 sends what is on the disk, not what it has recorded. If a path changes while it is sent, and changes
-        back, or is made after the check and gone before the next one, then that check finds nothing to send, and the
-        peer would keep the state in between. A file that is merely written to needs no such care: the watcher knows who
-        wrote. It does not know whether it was csync2 that made a link.
-        """
-        path = decode(name)
-        record = shared.record(path)
-        if name in deleted and deleted[name] != (record is None):
-            return True
-        try:
-            status = beneath.lstat(path)
-        except OSError:
-            return record is not None
-        if record is None:
-            return False
-        if FILE in record and stat.S_ISREG(status.st_mode) and status.st_mtime >= self.job.since:
-            return False
-        if stat.S_ISDIR(status.st_mode):  # its time tells of the files in it, csync2's temporary ones too
-            changed = self.seen.get(name) != _identity(name)
-        else:
-            changed = status.st_ctime >= self.job.since
-        return changed or record != check_text(path, status)
 
 
 def file_size(name: bytes) -> tuple[int, int]:
@@ -425,21 +427,3 @@ def file_size(name: bytes) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return (status.st_size, min(status.st_size, status.st_blocks * 512)) if stat.S_ISREG(status.st_mode) else (0, 0)
-
-
-class _Identity(NamedTuple):
-    """What tells a directory from another one that has taken its place."""
-
-    inode: int
-    mode: int
-    uid: int
-    gid: int
-
-
-def _identity(name: bytes) -> _Identity | None:
-    """Given an encoded name, tell what stands there; None if nothing does."""
-    try:
-        status = beneath.lstat(decode(name))
-    except OSError:
-        return None
-    return _Identity(status.st_ino, status.st_mode, status.st_uid, status.st_gid)
