@@ -48,15 +48,15 @@ database.execute("DELETE FROM dirty WHERE peername = ?", (sys.argv[2],))
 
 
 @contextlib.contextmanager
-def missing(hosts, host):
-    """A host is cut off; afterwards nobody knows that it has missed anything."""
+def missing(hosts, host, *senders):
+    """A host is cut off; afterwards nobody knows that it has missed what these hosts have changed."""
     address = hosts.status(host, "wwwshared")["hosts"][host].partition("@")[2]
     hosts.bed.cut(host)
     try:
         yield
         hosts.equal(TOP, hosts=hosts.others(host), seconds=60)
-        for other in hosts.others(host):
-            hosts.eventually(lambda other=other: not hosts.status(other, "wwwshared")["journal"], 30)
+        for other in senders:
+            hosts.eventually(lambda other=other: host in hosts.status(other, "wwwshared")["unreachable"], 30)
             database = f"/var/lib/csync2/{other}_wwwshared.db3"
             hosts.exec(other, "/opt/salt/bin/python", "-c", FORGET, database, address)
     finally:
@@ -82,7 +82,7 @@ def state(hosts, host):
 
 def test_what_a_host_has_missed_is_told_and_heals(hosts, known):
     with hosts.bus() as bus:
-        with missing(hosts, "web2"):
+        with missing(hosts, "web2", "web1"):
             hosts.write("web1", f"{TOP}/missed", "second version\n")
         hosts.run("csyncsync.sync", "wwwshared")  # if nobody has looked before
         hosts.everywhere(f"{TOP}/missed", "second version\n", seconds=60)
@@ -94,7 +94,7 @@ def test_what_a_host_has_missed_is_told_and_heals(hosts, known):
 
 
 def test_it_heals_by_itself_after_a_check_of_the_whole_group(hosts, known):
-    with missing(hosts, "web3"):
+    with missing(hosts, "web3", "web1", "web2"):
         hosts.write("web2", f"{TOP}/dir/new", "x\n")
         hosts.path("web1", f"{TOP}/beside").unlink()
     hosts.push_wholly("web2", "wwwshared")
