@@ -68,8 +68,13 @@ class Refusals:
         names = [encode(path) for path in paths]
         with self.peer.shared() as shared:
             part = shared.part(self.peer.address, b"", PART)
-        some = {*names}
-        found = self._answers([entry for entry in part if entry.name in some][:ASKED_WHY]).cannot_write
+        some, found = {*names}, dict[bytes, str]()
+        asking = [entry for entry in part if entry.name in some][:ASKED_WHY]
+        while asking:
+            told = self._answers(asking)
+            found.update(told.cannot_write)
+            # It closes the connection after a file that it cannot write, and has said nothing of the others.
+            asking = [entry for entry in asking if entry.name not in told.names] if told.names else []
         if found:
             self.blocked.add(names)
         return {decode(name): words for name, words in found.items()}
