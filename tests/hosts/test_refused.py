@@ -84,7 +84,7 @@ def test_the_status_names_it_with_the_hosts_own_words(hosts, refused, name):
         rows = hosts.run("csyncsync.status", GROUP)["groups"][GROUP]
         lines = [what for what, _ in rows["web1"]["problems"] if f"{TOP}/{name}" in what]
         assert lines, rows["web1"]["problems"]
-        assert any(words in lines[0] for words in ("not permitted", "busy", "Read-only", "Permission")), lines
+        assert any(words in lines[0] for words in ("not permitted", "busy", "Read-only", "journalctl -t csync2")), lines
 
     hosts.eventually(told, 90)
 

@@ -50,6 +50,19 @@ def test_a_connection_that_the_peer_closed(lines, errors, cut_off):
     assert told(*lines, errors=errors).is_cut_off is cut_off
 
 
+def test_a_connection_has_ended_at_what_the_peer_could_not_read():
+    """csync2 has gone on to the next path by then."""
+    broken = b"I/O Error 'Input/output error' in rsync-check: /d/broken\n"
+    lines = (b"Updating /a", b"Updating /broken", broken, STAYS, b"Updating /next", b"Format-error\n")
+    found = told(*lines, errors=None)
+    assert (found.ended_at, found.answered) == (b"/broken", [b"/a", b"/broken"])
+    found = told(b"Updating /a", b"Updating /b", errors=2)
+    assert (found.ended_at, found.answered) == (b"/b", [b"/a"])
+    found = told(b"Updating /a", STAYS, errors=1)
+    assert found.answered == [b"/a"]
+    assert told(errors=1).ended_at is None
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -23,6 +23,8 @@ STAYS = b"File stays in dirty state. Try again later...\n"
 _SAME = b"File is already up to date on peer.\n"
 #: That contents differ; that a directory is missing above a path (its name follows).
 _OTHER_CONTENT, _LACKS = b"File is different on peer (rsync sig).\n", b"missing parent dir : "
+#: How a message begins that says that what the peer sends of a file makes no sense.
+_BROKEN = b"I/O Error '"
 #: How many errors there were; the state of what a peer has, which holds no white space.
 _FINISHED = re.compile(rb"Finished with (\d+) errors\.\n")
 _PEER_HAS, _TOLD = b">>> PEER:  ", re.compile(rb">>> PEER:  (\S+)\n>>> LOCAL: ")
@@ -91,6 +93,21 @@ class UpdateOutput:
                 if answer and not _NOT_EMPTY.fullmatch(message):
                     found[name] = printable(answer.group(1))
         return found
+
+    @property
+    def ended_at(self) -> bytes | None:
+        """
+        The name at which a connection that was cut off has ended: the peer could not even read what is there, and
+        csync2 has talked about the next one before it noticed (rsync.c, "in rsync-check"); else the last one.
+        """
+        sections = zip(self.names, self.sections)
+        broken = (name for name, told in sections if any(message.startswith(_BROKEN) for message in told))
+        return next(broken, self.names[-1] if self.names else None)
+
+    @property
+    def answered(self) -> list[bytes]:
+        """The names that the peer has said something about."""
+        return self.names[:-1] if self.is_cut_off else self.names
 
     @property
     def is_cut_off(self) -> bool:

@@ -150,7 +150,7 @@ class Run(NamedTuple):
     kept: set[bytes]
     #: why it was interrupted, if it was
     why: Interrupted | None
-    #: the last name that it sent
+    #: the name at which it ended
     last: bytes | None
 
 
@@ -388,7 +388,7 @@ class Transfer:
             raise CommandError(told.unreachable)
         self.lacking |= told.lacking
         self._discharge([entry for entry in entries if entry.name in done], told.deleted)
-        return Run(kept, why, told.names[-1] if told.names else None)
+        return Run(kept, why, told.ended_at)
 
     def _csync2(self, copy: str, entries: list[DirtyEntry]) -> tuple[Sequence[bytes], Interrupted | None]:
         """Run csync2 with a copy of entries. Returns its messages, and why it was interrupted, if it was."""
