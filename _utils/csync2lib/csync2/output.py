@@ -23,8 +23,6 @@ STAYS = b"File stays in dirty state. Try again later...\n"
 _SAME = b"File is already up to date on peer.\n"
 #: That contents differ; that a directory is missing above a path (its name follows).
 _OTHER_CONTENT, _LACKS = b"File is different on peer (rsync sig).\n", b"missing parent dir : "
-#: How a message begins that says that what the peer sends of a file makes no sense.
-_BROKEN = b"I/O Error '"
 #: How many errors there were; the state of what a peer has, which holds no white space.
 _FINISHED = re.compile(rb"Finished with (\d+) errors\.\n")
 _PEER_HAS, _TOLD = b">>> PEER:  ", re.compile(rb">>> PEER:  (\S+)\n>>> LOCAL: ")
@@ -97,17 +95,19 @@ class UpdateOutput:
     @property
     def ended_at(self) -> bytes | None:
         """
-        The name at which a connection that was cut off has ended: the peer could not even read what is there, and
-        csync2 has talked about the next one before it noticed (rsync.c, "in rsync-check"); else the last one.
+        The name at which a connection that was cut off has ended: the first one that stays, as the peer reads no more
+        of a file once it has failed (rsync.c), and nothing makes sense to it after that; else the last one.
         """
-        sections = zip(self.names, self.sections)
-        broken = (name for name, told in sections if any(message.startswith(_BROKEN) for message in told))
-        return next(broken, self.names[-1] if self.names else None)
+        stays = (name for name, told in zip(self.names, self.sections) if STAYS in told)
+        return next(stays, self.names[-1] if self.names else None)
 
     @property
     def answered(self) -> list[bytes]:
         """The names that the peer has said something about."""
-        return self.names[:-1] if self.is_cut_off else self.names
+        if not self.is_cut_off:
+            return self.names
+        stays = [at for at, told in enumerate(self.sections) if STAYS in told]
+        return self.names[: stays[0] + 1] if stays else self.names[:-1]
 
     @property
     def is_cut_off(self) -> bool:
