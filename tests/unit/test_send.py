@@ -83,6 +83,8 @@ def test_a_peer_that_cannot_write_says_why(words):
         *(b"Deleting /d/dir", b"response from peer(/d/dir): 10.0.0.2 [8] <- Directory not empty\n", STAYS),
     )
     assert found.cannot_write == {b"/d/a%20b": words}
+    broken = b"I/O Error 'Input/output error' in rsync-check: /d/a\n"
+    assert told(b"Updating /d/a", broken, STAYS).cannot_write == {b"/d/a": output.GAVE_UP}
 
 
 def test_no_name_is_taken_for_an_answer():

@@ -23,6 +23,9 @@ STAYS = b"File stays in dirty state. Try again later...\n"
 _SAME = b"File is already up to date on peer.\n"
 #: That contents differ; that a directory is missing above a path (its name follows).
 _OTHER_CONTENT, _LACKS = b"File is different on peer (rsync sig).\n", b"missing parent dir : "
+#: How a message begins that says that what the peer sends of a file makes no sense (rsync.c): why, it says to its own
+#: journal alone.
+_BROKEN, GAVE_UP = b"I/O Error '", "its csync2 gives up there; what it says: journalctl -t csync2"
 #: How many errors there were; the state of what a peer has, which holds no white space.
 _FINISHED = re.compile(rb"Finished with (\d+) errors\.\n")
 _PEER_HAS, _TOLD = b">>> PEER:  ", re.compile(rb">>> PEER:  (\S+)\n>>> LOCAL: ")
@@ -82,10 +85,15 @@ class UpdateOutput:
 
     @property
     def cannot_write(self) -> dict[bytes, str]:
-        """``{encoded name: the peer's own words}`` of what it cannot write, as csync2 says with three -v; printable."""
+        """
+        ``{encoded name: the peer's own words, or GAVE_UP}`` of what it cannot write, as csync2 says with three -v;
+        printable.
+        """
         found = {}
         for name, told in zip(self.names, self.sections):
             before = _ANSWER % decode(name)
+            if any(message.startswith(_BROKEN) for message in told):
+                found[name] = GAVE_UP
             for message in told:
                 answer = _CANNOT_WRITE.fullmatch(message[len(before) :]) if message.startswith(before) else None
                 if answer and not _NOT_EMPTY.fullmatch(message):

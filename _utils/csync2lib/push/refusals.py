@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 #: Paths for which a peer is asked why it does not take them, and paths for which it is asked what is above them.
 ASKED_WHY, ASKED_ABOVE = 10, 1000
-#: Why a peer does not take a file, if it says nothing about it.
-GAVE_UP = "its csync2 gives up there; what it says: journalctl -t csync2"
 #: Deletions for which a peer is asked whether they are of directories that it cannot empty.
 ASKED_EMPTY = 100
 #: Seconds after an interruption for which a peer's file counts as half made, if it has the content of the one here, or
@@ -75,8 +73,6 @@ class Refusals:
         while asking:
             told = self._answers(asking)
             found.update(told.cannot_write)
-            if told.is_cut_off and told.ended_at in told.answered:
-                found.setdefault(told.ended_at, GAVE_UP)
             # It closes the connection after such a file, and has said nothing of the others.
             asking = [entry for entry in asking if entry.name not in told.answered] if told.answered else []
         if found:
