@@ -165,7 +165,8 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
         _raise_no_source(group, host, receivers, [minion for minion in admitted if minion in senders])
     seed = options["seed"] if options["seed"] in members else None
     first = _found(cluster, group, [host] if receivers else recorded, seed, bool(receivers))
-    note_established(cluster, group, first, members)  # of a group that begins anew, too
+    # Of a group that begins anew, too: whose files then count are those who have not joined it before.
+    note_established(cluster, group, first, [minion for minion in members if minion not in receivers])
     if first != host:
         with cluster.record(group) as notes:
             notes.waiting = [first, host, *(minion for minion in notes.waiting if minion not in (first, host))]
