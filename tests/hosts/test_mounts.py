@@ -219,6 +219,7 @@ def test_a_file_that_exists_nowhere_is_a_file_when_somebody_makes_it(hosts, grou
         assert hosts.shell(host, f"ls -A {TOPS['two']}/etc") == ""
     hosts.write("web2", LATER, "by web2\n")
     hosts.everywhere(LATER, "by web2\n")
+    hosts.settled("two")
     hosts.write("web1", f"{LATER}.other", "x\n")  # beside it, and no include
     hosts.write("web1", LATER, "by web1\n")
     hosts.everywhere(LATER, "by web1\n")
