@@ -259,12 +259,14 @@ def status(group=None, size=False):
 
     size
         Also ``{"files", "bytes", "disks": [{"path", "free": bytes, "total": bytes}, …], "certificate_end": seconds
-        since the epoch, "versions": {…}}``; of a million files that takes a second.
+        since the epoch, "versions": {…}, "records": [digest, …] if it is in sync}``; of a million files that takes some
+        seconds, after a change.
 
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
     "unreachable": {minion id: why}, "held": why, "paused": why, "waiting_since": time,
     "last_push": {…}, "watching": bool, "watch": {…}, "unread": {percent-encoded path: why},
-    "unpublished": [minion id, …], "hosts": {minion id: name@address},
+    "cannot_write": {minion id: {percent-encoded path: why}}, "local": {"number", "paths": {percent-encoded path: kind}},
+    "differences": paths so far, "anew": [minion id, …], "unpublished": [minion id, …], "hosts": {minion id: name@address},
     "database_bytes": bytes, "actions": [{"exec", "exit", "why", "time", "seconds", "log", "running", "waiting"}],
     "in_sync": bool, "error": text}}``.
     ``state`` is new, recorded or established (see ``push``); ``waiting_since`` is when the oldest change was seen that
@@ -272,7 +274,9 @@ def status(group=None, size=False):
     with the numbers of ``pushes`` and ``errors`` so far; ``actions`` says of each command of the group's actions how it
     ended last (``why`` is empty if it did well), and for how many seconds it has been running or waiting; ``in_sync``
     says that nothing of this host waits to be sent; ``unread`` are paths, twenty at most, that could not be looked
-    at, or that csync2 does not carry: they stay on the other hosts as they were.
+    at, or that csync2 does not carry: they stay on the other hosts as they were; ``cannot_write`` is what other hosts
+    say that they cannot write; ``local`` what a host that only receives has otherwise; ``anew`` are hosts that have
+    left the config for a while, and have not joined anew since.
 
     CLI Example:
 
