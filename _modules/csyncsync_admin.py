@@ -265,8 +265,9 @@ def status(group=None, size=False):
     Returns ``{GROUP: {"state", "journal": files, "dirty": {minion id: entries}, "refused": {minion id: [path, …]},
     "unreachable": {minion id: why}, "held": why, "paused": why, "waiting_since": time,
     "last_push": {…}, "watching": bool, "watch": {…}, "unread": {percent-encoded path: why},
-    "cannot_write": {minion id: {percent-encoded path: why}}, "local": {"number", "paths": {percent-encoded path: kind}},
-    "differences": paths so far, "anew": [minion id, …], "unpublished": [minion id, …], "hosts": {minion id: name@address},
+    "cannot_write": {minion id: {percent-encoded path: why}}, "local": {"number", "paths": {percent-encoded path:
+    kind}}, "differences": paths so far, "anew": [minion id, …],
+    "unpublished": [minion id, …], "hosts": {minion id: name@address},
     "database_bytes": bytes, "actions": [{"exec", "exit", "why", "time", "seconds", "log", "running", "waiting"}],
     "in_sync": bool, "error": text}}``.
     ``state`` is new, recorded or established (see ``push``); ``waiting_since`` is when the oldest change was seen that
