@@ -11,7 +11,10 @@ import tempfile
 import pytest
 
 #: Files below tests/hosts whose tests share more than the hosts.
-TOGETHER = ("actions", "backups", "first_content", "guards", "hostile", "join", "mine", "pushers", "secrets")
+TOGETHER = (
+    *("actions", "backups", "first_content", "guards", "hostile", "join", "mine", "mounts", "pushers", "receivers"),
+    *("refused", "secrets"),
+)
 
 
 def unit_of_work(nodeid):
