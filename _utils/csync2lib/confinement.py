@@ -16,7 +16,7 @@ from csync2lib import beneath
 from csync2lib.csync2 import custody, namespace
 from csync2lib.csync2.namespace import READ_ONLY, USERS, WRITABLE, Shown
 from csync2lib.errors import CsyncsyncError
-from csync2lib.guard import absent_roots
+from csync2lib.guard import Guard
 from csync2lib.host import ThisHost
 
 #: The program and the libraries, and what these read: the linker's cache, time zones, rules for TLS; and devices.
@@ -47,8 +47,8 @@ def of_host(host: ThisHost) -> Confinement:
     configs = host.configs()
     for name, said in configs.items():
         rules = said.get("rules") or {}
-        absent = absent_roots(os.path.join(host.state, name))
-        users |= {_place(os.fsencode(path), path in absent) for path in said.get("include", ())}
+        guard = Guard(name, os.path.join(host.state, name), said.get("database") or "")
+        users |= {_place(path, guard) for path in said.get("include", ())}
         if rules.get("backup_directory"):
             users.add(os.fsencode(rules["backup_directory"]))
         if rules.get("commands"):
@@ -62,15 +62,14 @@ def of_host(host: ThisHost) -> Confinement:
     return Confinement([*there], hashlib.sha256(text.encode()).hexdigest())
 
 
-def _place(path: bytes, absent: bool) -> bytes:
+def _place(root: str, guard: Guard) -> bytes:
     """
-    What is to be shown so that csync2 can replace this: a file's directory, because what is mounted cannot be replaced.
-
-    absent
-        It need not be there: others may make it.
+    What is to be shown so that csync2 can make or replace an include: of a file its directory, because what is mounted
+    cannot be replaced.
     """
-    kind = beneath.kind(path)
-    return path if kind in (stat.S_IFDIR, stat.S_IFLNK) or not (kind or absent) else os.path.dirname(path)
+    kind = beneath.kind(root)
+    alone = kind in (stat.S_IFDIR, stat.S_IFLNK) or not (kind or guard.may_be_made(root))
+    return os.fsencode(root if alone else os.path.dirname(root))
 
 
 def _outermost(paths: Iterable[bytes]) -> Iterator[bytes]:

@@ -178,6 +178,13 @@ class Guard:
             names = [name for name, _ in islice(database.states_below(os.fsencode(root)), LOOKED_FOR)]
             return not names or any(beneath.exists(decode(name)) for name in names)
 
+    def may_be_made(self, root: str) -> bool:
+        """Tell whether an include root is missing and need not be there: other hosts may make it."""
+        noted = storage.read_json(self.roots, {}).get(root, {})
+        with contextlib.suppress(sqlite3.Error):
+            return not beneath.kind(root) and (bool(noted.get("absent")) or self._is_deleted_by_others(root))
+        return False
+
     def _is_deleted_by_others(self, root: str) -> bool:
         """Tell whether a root is missing of which csync2 knows nothing any more: it is no lost disk."""
         if beneath.kind(root) or not os.path.exists(self.database):
@@ -311,12 +318,6 @@ def _device(path: str) -> str:
 def _boot() -> str:
     """The id of this boot of the host."""
     return (storage.read("/proc/sys/kernel/random/boot_id") or "").strip()
-
-
-def absent_roots(directory: str) -> set[str]:
-    """The include roots that need not be there, of the group with this directory."""
-    noted = storage.read_json(os.path.join(directory, ROOTS), {})
-    return {root for root, identity in noted.items() if identity.get("absent")}
 
 
 def is_empty_directory(path: str) -> bool:
