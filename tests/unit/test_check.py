@@ -319,6 +319,8 @@ def test_an_include_that_is_lost_stops_no_other_one(tree, two, lose, back):
         tree.group.guard.renew_roots(release=True)
         assert look(tree, release=True).held == ""
         assert dirty(tree) == {new, *(os.fsencode(two / str(number)) for number in range(20))}, "not the include itself"
+        gone = not two.exists() and not two.is_symlink()
+        assert (os.fsencode(two) in records(tree.group.database)[0]) is not gone, "others may make it again"
         tree.group.guard.let_through(dirty(tree) - {new})  # as the push does
         assert look(tree).held == ""
 

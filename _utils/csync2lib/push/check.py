@@ -17,6 +17,7 @@ from csync2lib.csync2.command import run
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.namespace import is_below
+from csync2lib.csync2.states import DIRECTORY
 from csync2lib.group import Group, GroupConfig
 from csync2lib.local_changes import LOCAL
 from csync2lib.push import ledger
@@ -72,6 +73,7 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
         recorder.mark(_without_sent(group, config, same, files))
         held = [*lost.values(), *recorder.hold_moved(), *([] if release else recorder.hold_lost())]
         recorder.delete()
+        recorder.forget_roots()
         recorder.note_local()
     guard.note_mounts(recorder.held)
     journal.discharge(files)
@@ -212,6 +214,16 @@ class Recorder:
             # A mount point has the owner and mode of what is mounted there, or not; others are to have the directory.
             self._write([one for one in batch if one.now is not None and not (one.before and one.path in self.moved)])
         return number
+
+    def forget_roots(self) -> None:
+        """
+        Forget includes that were deleted here: they stay on the other hosts, empty, and what these put into them is to
+        arrive, which csync2 would take for a change of what was deleted here.
+        """
+        for root in self.found.roots:
+            record = None if self._is_left(root) or beneath.kind(root) else self.database.record(root)
+            if record is not None and record.endswith(DIRECTORY):
+                self.database.forget([root])
 
     def note_local(self) -> None:
         """Note what is local, once csync2 has recorded what it has just received."""
