@@ -199,7 +199,8 @@ def remove(group: Group, salt: Functions, test: bool = False) -> list[str]:
     if not is_group_name(group.name):
         raise CsyncsyncError(f"{group.name!r} is no group name")
     removed = [line for what in UNITS for line in _unit(group.name, what, False, salt, test).values()]
-    for path in (group.config_file, group.key_file, group.database, f"{group.database}-journal"):
+    files = (group.config_file, group.key_file, group.database, f"{group.database}-journal")
+    for path in files:
         if os.path.lexists(path):
             removed.append(path)
             if not test:
@@ -207,10 +208,11 @@ def remove(group: Group, salt: Functions, test: bool = False) -> list[str]:
     if os.path.isdir(group.directory):
         removed.append(group.directory)
     until = time.monotonic() + LET_GO_WITHIN
-    while not test and any(map(os.path.lexists, (group.database, group.directory))) and time.monotonic() < until:
+    while not test and any(map(os.path.lexists, (*files, group.directory))) and time.monotonic() < until:
         shutil.rmtree(group.directory, ignore_errors=True)
-        storage.remove(group.database)
-        time.sleep(0.1)  # the watcher, or a push that is under way, may just have made it anew
+        for path in files:
+            storage.remove(path)
+        time.sleep(0.2)  # the watcher, a push, or a refresh that has read an older pillar may just have made it anew
     return removed
 
 
