@@ -25,6 +25,7 @@ REACTIONS = {
             "jid": ("data", "jid"),
             "state": ("data", "state"),
             "refused": ("data", "refused"),
+            "full": ("data", "full"),
         },
     ),
     "csyncsync/wwwdata/facts": ("csyncsync.apply", {"group": ("data", "group"), "reporter": ("id",)}),
@@ -37,6 +38,7 @@ HONEST = {
     "jid": "20261122100000000000",
     "state": "pushed",
     "refused": {"web2": ["/var/www/a"]},
+    "full": False,
 }
 
 HOSTILE = (
