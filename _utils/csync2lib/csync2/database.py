@@ -279,16 +279,9 @@ class Database:
 
     def states_below(self, path: bytes, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         """``(encoded name, recorded state)`` of all below a directory, in the order of names; read in portions."""
-        after, end = encode(path) + b"/", encode(path) + b"0"
-        while rows := self._rows(
-            "SELECT filename, checktxt FROM file WHERE filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT)"
-            " ORDER BY filename LIMIT ?",
-            after,
-            end,
-            most,
-        ):
-            yield from ((name, decode(text)) for name, text in rows)
-            after = rows[-1][0]
+        name = encode(path)
+        rows = self._portions("filename < CAST(? AS TEXT)", most, name + b"/", name + b"0")
+        return ((below, decode(text)) for below, text in rows)
 
     def take_in(
         self,
@@ -349,13 +342,14 @@ class Database:
                 [(name, own, peer) for name in names],
             )
 
-    def _portions(self, wanted: str, most: int) -> Iterator[tuple[bytes, bytes]]:
-        after = b""
+    def _portions(self, wanted: str, most: int, after: bytes = b"", *values: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Records after a name for which ``wanted``, a condition with these values, holds; encoded, in their order."""
         while True:
             rows = self._rows(
                 f"SELECT filename, checktxt FROM file WHERE filename > CAST(? AS TEXT) AND {wanted}"
                 " ORDER BY filename LIMIT ?",
                 after,
+                *values,
                 most,
             )
             if not rows:

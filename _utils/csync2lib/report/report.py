@@ -155,7 +155,7 @@ def _local_changes(group: str, minion: str, status: Status) -> Iterator[str]:
         more = f" and {number - SHOWN} more" if number > SHOWN else ""
         yield (
             f"only on {minion}, which receives only: {', '.join(paths[:SHOWN])}{more}; to undo it:"
-            f" salt-run csyncsync.sync {group} restore=True"
+            f" {_sync(group)} restore=True"
         )
 
 
