@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import os
 import subprocess
+import tempfile
 
 from .shell import wait_for
 
@@ -23,22 +23,15 @@ with salt.utils.event.get_event("master", sock_dir=options["sock_dir"], opts=opt
 
 
 class Bus:
-    """What has been heard so far."""
+    """What has been heard so far, as it stands in a file: a pipe that nobody reads would hold the listener up."""
 
-    def __init__(self, pipe):
-        self._pipe, self._heard, self._rest = pipe, [], b""
-        os.set_blocking(pipe.fileno(), False)
+    def __init__(self, file):
+        self._file, self._heard, self._rest = file, [], b""
 
     def all(self):
-        """Take what there is; [(tag, data, time), …] without what says that the ear is open."""
-        while chunk := self._pipe.read():
-            self._rest += chunk
-        *lines, self._rest = self._rest.split(b"\n")
+        """All that was heard; [(tag, data, time), …] without what says that the ear is open."""
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         self._heard += [tuple(json.loads(line)) for line in lines]
-        return self.taken()
-
-    def taken(self):
-        """The same of what has been taken before: for another thread than the one that takes."""
         return self._heard[1:]
 
     def opened(self):
@@ -52,18 +45,18 @@ class Bus:
 
 @contextlib.contextmanager
 def listen(bed):
-    """Listen for the time of a ``with`` block; yields a Bus. A listener that is slow to take is cut off."""
-    process = subprocess.Popen(
-        bed.find("master").enter("/opt/salt/bin/python", "-W", "ignore", "-c", LISTEN),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        bus = Bus(process.stdout)
-        wait_for("to hear the master's event bus", bus.opened, 90)
-        yield bus
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    """Listen for the time of a ``with`` block; yields a Bus."""
+    with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as heard:
+        process = subprocess.Popen(
+            bed.find("master").enter("/opt/salt/bin/python", "-W", "ignore", "-c", LISTEN),
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            bus = Bus(heard)
+            wait_for("to hear the master's event bus", bus.opened, 90)
+            yield bus
+        finally:
+            process.kill()
+            process.wait()
