@@ -22,8 +22,6 @@ from csync2lib.host import ThisHost
 #: The program and the libraries, and what these read: the linker's cache, time zones, rules for TLS; and devices.
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/gnutls", "/etc/crypto-policies", "/dev/null", "/dev/urandom")
-#: Where syslog(3) writes: the link /dev/log, and what it leads to (systemd-journald-dev-log.socket).
-_LOG = ("/dev/log", "/run/systemd/journal/dev-log")
 #: Seconds until the server has made a new namespace.
 MADE_WITHIN = 5.0
 
@@ -83,7 +81,7 @@ def _outermost(paths: Iterable[bytes]) -> Iterator[bytes]:
 
 def _own(host: ThisHost) -> list[Shown]:
     """What csync2 reads: itself, its configs, keys and certificate."""
-    there = [os.path.join("/", name) for name in _SYSTEM] + [*_FILES, *_LOG]
+    there = [os.path.join("/", name) for name in _SYSTEM] + [*_FILES]
     there += glob.glob(os.path.join(glob.escape(host.system), "csync2_*"))
     return [Shown(os.fsencode(path), READ_ONLY) for path in there]
 

@@ -26,8 +26,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from csync2lib import confinement, storage
-from csync2lib.csync2 import custody, namespace
+from csync2lib.csync2 import custody, namespace, unfinished
 from csync2lib.csync2.command import PORT
+from csync2lib.csync2.log import SYSTEM, Log
 from csync2lib.errors import CommandError
 from csync2lib.host import ThisHost
 
@@ -87,6 +88,8 @@ class Server:
 
     def __init__(self, host: ThisHost) -> None:
         self.host = host
+        self.log = Log()
+        self.includes: list[bytes] = []
         self.listening: dict[str, socket.socket] = {}
         self.silent: dict[int, Silent] = {}
         self.connections: list[Connection] = []
@@ -105,6 +108,7 @@ class Server:
         self.looked = time.monotonic()
         configs = [*self.host.configs().values()]
         self.members = {_plain(host["address"]) for config in configs for host in config.get("hosts", {}).values()}
+        self.includes = [os.fsencode(path) for config in configs for path in config.get("include", ())]
         unheard = self._listen(_addresses(configs))
         self._confine()
         self._tell(self.problem or unheard)
@@ -119,7 +123,7 @@ class Server:
             return
         os.makedirs(PLACE, mode=0o700, exist_ok=True)
         try:
-            made = namespace.make(wanted.shown, PLACE)
+            made = namespace.make(wanted.shown, PLACE, {SYSTEM: custody.LOG})
         except OSError as err:
             made, self.problem = -1, _why_not(err)
         else:
@@ -253,6 +257,13 @@ class Server:
             if connection.begun and code < 0 and -code not in GOOD_ENDS:
                 note_died()
 
+    def hear_csync2(self) -> None:
+        """Take note of what csync2 says: a file that it could not give its name is of no use, and it makes more."""
+        for said in self.log.hear():
+            path = unfinished.not_renamed(said)
+            if path and any(namespace.is_below(path, include) for include in self.includes):
+                unfinished.delete_not_renamed(path)
+
     def cut_off(self) -> None:
         """End what has not begun in time."""
         now = time.monotonic()
@@ -279,7 +290,7 @@ class Server:
     def _serve_once(self, signals: int, mounted: Any) -> None:
         poll = select.poll()
         sockets = {listening.fileno(): listening for listening in self.listening.values()}
-        for handle in (signals, *sockets, *self.silent):
+        for handle in (signals, self.log.socket.fileno(), *sockets, *self.silent):
             poll.register(handle, select.POLLIN)
         poll.register(mounted, select.POLLPRI)
         now = time.monotonic()
@@ -294,6 +305,8 @@ class Server:
                 self.accept(sockets[handle])
             elif handle in self.silent:
                 self.hear(self.silent[handle])
+            elif handle == self.log.socket.fileno():
+                self.hear_csync2()
             elif handle == mounted.fileno():
                 self.look()
         self.reap()

@@ -18,8 +18,8 @@ TRANSFER_STALLED_AFTER = 20.0
 #: Until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
 #: Until a file is tried again where the peer has a directory, or at which its csync2 gave up twice: all other files
-#: would have to wait for one that does not fit on its disk.
-BLOCKED_FOR = 30.0
+#: would have to wait for one that does not fit on its disk. What it cannot write doubles from the first to the second.
+BLOCKED_FOR = (30.0, 120.0)
 
 # --- A master that does not answer -------------------------------------------------------------------------
 

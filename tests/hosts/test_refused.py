@@ -10,20 +10,24 @@ import pytest
 from places import HOSTS
 
 GROUP, TOP = "refused", "/srv/refused"
-#: linux/fs.h: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL
-GET, SET, IMMUTABLE = 0x80086601, 0x40086602, 0x10
+#: linux/fs.h: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL, FS_APPEND_FL
+GET, SET, IMMUTABLE, APPEND = 0x80086601, 0x40086602, 0x10, 0x20
 
 
-def immutable(hosts, path, wanted):
+def immutable(hosts, path, wanted, flag=IMMUTABLE):
     """As chattr(1) does; a container may not."""
     handle = os.open(hosts.path("web3", path), os.O_RDONLY | os.O_NONBLOCK)
     try:
         flags = array.array("L", [0])
         fcntl.ioctl(handle, GET, flags)
-        flags[0] = flags[0] | IMMUTABLE if wanted else flags[0] & ~IMMUTABLE
+        flags[0] = flags[0] | flag if wanted else flags[0] & ~flag
         fcntl.ioctl(handle, SET, flags)
     finally:
         os.close(handle)
+
+
+def append_only(hosts, path, wanted):
+    immutable(hosts, path, wanted, APPEND)
 
 
 def bound(hosts, path, wanted, options=""):
@@ -39,7 +43,10 @@ def read_only(hosts, path, wanted):
 
 
 #: What web3 cannot write, and how that comes.
-KINDS = {"m-file": immutable, "m-mount": bound, "m-dir": immutable, "m-ro": read_only}
+KINDS = {"m-file": immutable, "m-append": append_only, "m-mount": bound, "m-dir": immutable, "m-ro": read_only}
+
+
+NAMES = ("a", "m-file", "m-file-behind", "m-append", "m-mount", "m-dir/file", "m-dir-behind", "m-ro/file", "z")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +55,13 @@ def refused(hosts):
     with hosts.pillar({GROUP: {"members": "web*", "include": [TOP]}}):
         hosts.apply(sls="csyncsync.groups")
         hosts.settled(GROUP, seconds=120)
-        for name in ("a", "m-file", "m-file-behind", "m-mount", "m-dir/file", "m-dir-behind", "m-ro/file", "z"):
+        for name in NAMES:
             hosts.write("web1", f"{TOP}/{name}", "first\n")
         hosts.calm(GROUP, tops=[TOP])
         for name, make in KINDS.items():
             make(hosts, f"{TOP}/{name}", True)
         try:
-            for name in ("a", "m-file", "m-file-behind", "m-mount", "m-dir/file", "m-dir-behind", "m-ro/file", "z"):
+            for name in NAMES:
                 hosts.write("web1", f"{TOP}/{name}", "second version\n")
             hosts.write("web1", f"{TOP}/m-dir/new", "x\n")
             yield
@@ -78,21 +85,33 @@ def test_all_else_arrives(hosts, refused):
     hosts.everywhere(f"{TOP}/later", "x\n", seconds=60)
 
 
-@pytest.mark.parametrize("name", ["m-file", "m-mount", "m-dir/file", "m-ro/file"])
+@pytest.mark.parametrize("name", ["m-file", "m-append", "m-mount", "m-dir/file", "m-ro/file"])
 def test_the_status_names_it_with_the_hosts_own_words(hosts, refused, name):
     def told():
-        rows = hosts.run("csyncsync.status", GROUP)["groups"][GROUP]
-        lines = [what for what, _ in rows["web1"]["problems"] if f"{TOP}/{name}" in what]
-        assert lines, rows["web1"]["problems"]
-        assert any(words in lines[0] for words in ("not permitted", "busy", "Read-only", "journalctl -t csync2")), lines
+        said = hosts.status("web1", GROUP)["cannot_write"]["web3"].get(f"{TOP}/{name}", "")
+        assert any(words in said for words in ("not permitted", "busy", "Read-only", "journalctl -t csync2")), said
+        problems = hosts.run("csyncsync.status", GROUP)["groups"][GROUP]["web1"]["problems"]
+        assert any(what.startswith("web3 cannot write ") for what, _ in problems), problems
 
     hosts.eventually(told, 90)
 
 
-def test_it_is_tried_again_but_seldom(hosts, refused):
+def test_it_is_tried_again_but_seldom_and_no_copies_of_it_stay_anywhere(hosts, refused):
+    hosts.write("web3", f"{TOP}/.m-file.abc123", "somebody's own\n").chmod(0o600)
     before = hosts.status("web1", GROUP)["last_push"]["pushes"]
-    time.sleep(20)
+    time.sleep(30)
     assert hosts.status("web1", GROUP)["last_push"]["pushes"] - before <= 8
+    for host in HOSTS:
+        assert [path.name for path in hosts.path(host, TOP).glob(".m*")] == [".m-file.abc123"], host
+    said = hosts.shell("web3", "journalctl -t csync2 -o cat -S -5min --no-pager")
+    assert f"while renaming tmp file to to be patched file in rsync-patch: {TOP}/m-file" in said, "the log has it"
+
+
+def test_what_is_asked_for_is_tried_at_once(hosts, refused):
+    mark = time.time()
+    hosts.push_wholly("web1", GROUP)
+    said = hosts.shell("web3", f"journalctl -t csync2 -o cat -S @{mark:.0f} --no-pager")
+    assert f"{TOP}/m-file" in said
 
 
 @pytest.mark.parametrize("name", KINDS)

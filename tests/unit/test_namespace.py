@@ -28,8 +28,8 @@ def made(tmp_path):
     handles = []
     (tmp_path / "place").mkdir()
 
-    def make(*shown):
-        handles.append(namespace.make([*SYSTEM, *shown], str(tmp_path / "place")))
+    def make(*shown, links=()):
+        handles.append(namespace.make([*SYSTEM, *shown], str(tmp_path / "place"), dict(links)))
 
         def run(script):
             entrance = custody.Entrance()
@@ -62,6 +62,12 @@ def shown(path, flags=USERS):
 
 
 # --- The namespace ---------------------------------------------------------------------------------------
+
+
+def test_it_has_links_of_its_own(made, include):
+    run = made(shown(include), links={"/dev/log": str(include / "log")})
+    (include / "log").write_text("x")
+    assert run("cat /dev/log; ls -A /dev").stdout == "xlog\n"
 
 
 def test_it_shows_nothing_else(made, include, tmp_path):
@@ -147,7 +153,7 @@ def test_a_process_that_may_not_mount_is_told(tmp_path):
     script = (
         "import sys; sys.path[:0] = sys.argv[1:2]\n"
         "from csync2lib.csync2 import namespace\n"
-        "try: namespace.make([], sys.argv[2])\n"
+        "try: namespace.make([], sys.argv[2], {})\n"
         "except OSError as err: print(err.errno)\n"
     )
     package = os.path.dirname(os.path.dirname(confinement.__file__))

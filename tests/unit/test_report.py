@@ -81,6 +81,7 @@ def test_a_disk_that_is_not_there_has_no_room():
         (status(watching=False, watch={"error": "no room"}), "not watching: no room", "salt web1 state.apply"),
         (status(watching=False, watch={}), "not watching", "salt web1 state.apply"),
         (status(last_push=FAILED), "last push failed: why", "csyncsync.push g"),
+        (status(cannot_write={"web2": {"/a%0a": "busy"}}), r"web2 cannot write /a\x0a: busy", "push g full=True"),
         (
             status(unread={"/a%0a": "Input/output error"}),
             r"left out, and as it was elsewhere: /a\x0a: Input",
@@ -101,6 +102,12 @@ def test_what_needs_somebody_says_what_to_do(answer, what, remedy):
     assert found["state"] == told
     lines = table_module.table({"g": {"web1": found, "web2": rows(web2=status())["web2"]}})
     assert lines[0].startswith(f"g on web1: {what}") and remedy in lines[1]
+
+
+def test_of_many_paths_that_a_host_cannot_write_some_are_named():
+    found = rows(web1=status(cannot_write={"web2": dict.fromkeys("abcdefg", "busy")}), web2=status())["web1"]
+    told = [what for what, _ in found["problems"]]
+    assert told == [*(f"web2 cannot write {path}: busy" for path in "abcde"), "web2 cannot write 2 more paths"]
 
 
 def test_what_ends_by_itself_is_no_problem():

@@ -193,11 +193,35 @@ def test_blocked_names_are_remembered_for_a_while(tmp_path, monkeypatch):
     refusals.Blocked(path).add([b"/a%20b"])
     monkeypatch.setattr(refusals.time, "time", lambda: now + 20)
     refusals.Blocked(path).add([b"/c"])
+    refusals.Blocked(path).add([b"/c"])  # it counts already
     assert set(refusals.Blocked(path).names) == {b"/a%20b", b"/c"}
     monkeypatch.setattr(refusals.time, "time", lambda: now + 40)
     assert set(refusals.Blocked(path).names) == {b"/c"}
     monkeypatch.setattr(refusals.time, "time", lambda: now - 40)  # the clock was set back
     assert not refusals.Blocked(path).names
+
+
+@pytest.mark.parametrize("again", [refusals.waits.BLOCKED_FOR[0] + 1, refusals.waits.BLOCKED_FOR[0] * 2])
+def test_what_a_peer_cannot_write_is_tried_less_and_less_often(tmp_path, monkeypatch, again):
+    path, now = str(tmp_path / "names"), time.time()
+    first, most = refusals.waits.BLOCKED_FOR
+    wanted, found = [first, 2 * first, 4 * first, most, most], []
+    for seconds in wanted:
+        monkeypatch.setattr(refusals.time, "time", lambda now=now: now)
+        refusals.Blocked(path).add([b"/a"], unwritten=True)
+        refusals.Blocked(path).add([b"/b"])
+        found.append(refusals.Blocked(path).names[b"/a"][1])
+        assert refusals.Blocked(path).names[b"/b"][1] == first
+        now += seconds + again - first
+    assert found == [min(seconds, most) for seconds in wanted]
+    monkeypatch.setattr(refusals.time, "time", lambda: now + 3 * most)
+    refusals.Blocked(path).add([b"/a"], unwritten=True)
+    assert refusals.Blocked(path).names[b"/a"][1] == first, "that was long ago"
+
+
+def test_what_was_noted_by_another_version_counts_no_more(tmp_path):
+    (tmp_path / "names").write_bytes(b"%a /a\n" % time.time())
+    assert not refusals.Blocked(str(tmp_path / "names")).names
 
 
 def test_a_peer_tells_of_states_without_their_time():

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 from csync2lib.csync2 import custody, unfinished
@@ -79,3 +80,108 @@ def test_what_has_taken_its_place_is_not_deleted(tmp_path):
     assert unfinished.delete(path, os.lstat(path).st_ino)
     assert not os.path.exists(path)
     assert not unfinished.delete(path, inode)
+
+
+# --- What csync2 could not give its name
+
+
+def says(path, words="renaming tmp file to to be patched file", why="Operation not permitted"):
+    """As csync2 does (rsync.c, csync_rs_patch()), by syslog(3)."""
+    return b"<132>Nov 30 00:17:01 csync2[7]: I/O Error '%s' while %s in rsync-patch: %s\n" % (
+        why.encode(),
+        words.encode(),
+        os.fsencode(path),
+    )
+
+
+@pytest.mark.parametrize(
+    "path", ["/a", "/a b/ü\n", "/x\n", "/it's\nin rsync-patch: /b", "/ while renaming tmp file to x", "/%s"]
+)
+def test_what_csync2_could_not_rename_is_known(path):
+    assert unfinished.not_renamed(says(path)) == os.fsencode(path)
+    assert unfinished.not_renamed(says(path, why="Das Gerät ist 'belegt'")) == os.fsencode(path)
+
+
+@pytest.mark.parametrize("words", ["creating new data temp file", "opening data file for writing"])
+def test_what_csync2_says_otherwise_is_no_file_that_it_left(words):
+    assert unfinished.not_renamed(says("/a", words)) is None
+    assert unfinished.not_renamed(says("a")) is None
+    assert unfinished.not_renamed(b"Identification failed!\n") is None
+
+
+def left(directory, name, temporary, **how):
+    """A file, and another one that has its owner and mode by now."""
+    for one in (name, temporary):
+        path = directory / one
+        path.write_text("x")
+        os.chmod(path, how.get("mode", 0o640) if one == temporary else 0o640)
+        os.utime(path, (0, 0))
+    return os.fsencode(directory / name)
+
+
+#: rsync.c, get_tmpname(): names, and what it makes of them.
+NAMES = [
+    ("name", ".name.aB3dE6"),
+    (".name", ".name.aB3dE6"),
+    ("name.", ".name.aB3dE6"),
+    ("..name", "..name.aB3dE6"),
+    ("n", ".n.000000"),
+    (LONG, f".{LONG[:246]}.aB3dE6"),
+    ("." + LONG[:254], f".{LONG[:246]}.aB3dE6"),
+    (LONG[:245] + "ü" + "xyz", f".{LONG[:245]}.aB3dE6"),
+    (LONG[:244] + "ü" + "xyz", f".{LONG[:244]}ü.aB3dE6"),
+    ("a.b.aB3dE6", ".a.b.aB3dE6.aB3dE6"),
+]
+
+
+@pytest.mark.parametrize(("name", "temporary"), NAMES)
+def test_what_it_left_is_deleted(tmp_path, name, temporary):
+    path = left(tmp_path, name, temporary)
+    assert unfinished.delete_not_renamed(path)
+    assert os.listdir(tmp_path) == [name]
+    assert not unfinished.delete_not_renamed(path)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("name", ".name.backup1"), ("name", ".nam.aB3dE6"), ("name", "name.aB3dE6"), ("name", ".name.a-3dE6"),
+     ("name", ".name.x.aB3dE6"), ("na", ".name.aB3dE6"), ("name", ".Name.aB3dE6")],
+)  # fmt: skip
+def test_what_is_named_otherwise_is_not_deleted(tmp_path, name, other):
+    assert not unfinished.delete_not_renamed(left(tmp_path, name, other))
+    assert (tmp_path / other).exists()
+
+
+def test_what_may_be_anybodys_is_not_deleted(tmp_path):
+    path = left(tmp_path, "name", ".name.aB3dE6", mode=0o600)
+    assert not unfinished.delete_not_renamed(path), "csync2 has given its own the mode"
+    left(tmp_path, "name", ".name.aB3dE6")
+    left(tmp_path, "name", ".name.aB3dE7")
+    assert not unfinished.delete_not_renamed(path), "there are two"
+    os.unlink(tmp_path / ".name.aB3dE7")
+    (tmp_path / ".name.aB3dE8").symlink_to("name")
+    (tmp_path / ".name.aB3dE9").mkdir()
+    assert unfinished.delete_not_renamed(path)
+    assert sorted(os.listdir(tmp_path)) == [".name.aB3dE8", ".name.aB3dE9", "name"]
+
+
+def test_what_has_stood_there_for_longer_is_not_deleted(tmp_path, monkeypatch):
+    path = left(tmp_path, "name", ".name.aB3dE6")
+    now = time.time()
+    monkeypatch.setattr(unfinished.time, "time", lambda: now + unfinished.JUST_NOW + 1)
+    assert not unfinished.delete_not_renamed(path)
+    assert (tmp_path / ".name.aB3dE6").exists()
+
+
+def test_nothing_is_deleted_through_a_symlink_or_beside_anything_but_a_file(tmp_path):
+    (tmp_path / "real").mkdir()
+    left(tmp_path / "real", "name", ".name.aB3dE6")
+    (tmp_path / "link").symlink_to("real")
+    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "link/name"))
+    (tmp_path / "real/name").unlink()
+    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "real/name"))
+    (tmp_path / "real/name").mkdir(mode=0o640)
+    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "real/name"))
+    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "nothing/name"))
+    assert (tmp_path / "real/.name.aB3dE6").exists()

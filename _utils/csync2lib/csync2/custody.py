@@ -27,6 +27,8 @@ CAPABILITIES = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3
 RUN_DIR = "/run/csyncsync"
 #: A link to the namespace, and what the server says of it (Notice).
 NAMESPACE, NOTICE = f"{RUN_DIR}/namespace", f"{RUN_DIR}/custody.json"
+#: Where syslog(3) writes in the namespace: a socket of the server's.
+LOG = f"{RUN_DIR}/log"
 #: A directory with the number of each csync2 that serves a peer.
 SERVING = f"{RUN_DIR}/serving"
 #: Touched when a csync2 that served a peer was killed: it may not have written down what it did last.

@@ -7,7 +7,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from csync2lib import beneath
@@ -82,12 +82,14 @@ def is_below(path: bytes, top: bytes) -> bool:
 # --- A namespace -----------------------------------------------------------------------------------------
 
 
-def make(shown: Iterable[Shown], place: str) -> int:
+def make(shown: Iterable[Shown], place: str, links: Mapping[str, str]) -> int:
     """
     Make a mount namespace. Returns a descriptor of it, which keeps it alive.
 
     place
         An empty directory of root's, which nobody else uses meanwhile.
+    links
+        ``{path: what it leads to}`` of symlinks that are made beside what is shown.
 
     What is mounted on the host later, below what is shown, comes into it, and what is unmounted goes, but without its
     flags: then make a new one. The process may have no other threads. Raises OSError: ENOSYS or EINVAL if the kernel
@@ -97,7 +99,7 @@ def make(shown: Iterable[Shown], place: str) -> int:
     wait, go = os.pipe()
     child = os.fork()
     if not child:
-        _make_and_wait(sorted(shown), os.fsencode(place), made, wait, (ready, go))
+        _make_and_wait(sorted(shown), os.fsencode(place), links, made, wait, (ready, go))
     try:
         os.close(made)
         os.close(wait)
@@ -113,13 +115,15 @@ def make(shown: Iterable[Shown], place: str) -> int:
         os.waitpid(child, 0)
 
 
-def _make_and_wait(shown: list[Shown], place: bytes, made: int, wait: int, others: tuple[int, ...]) -> None:
+def _make_and_wait(
+    shown: list[Shown], place: bytes, links: Mapping[str, str], made: int, wait: int, others: tuple[int, ...]
+) -> None:
     """In the child: make the namespace, say how that went (errno, and where), and live until the parent has it."""
     try:
         for handle in others:
             os.close(handle)
         try:
-            _make(shown, place)
+            _make(shown, place, links)
             os.write(made, b"0 ")
         except OSError as err:
             where = err.filename or b""
@@ -130,12 +134,15 @@ def _make_and_wait(shown: list[Shown], place: bytes, made: int, wait: int, other
         os._exit(0)
 
 
-def _make(shown: list[Shown], place: bytes) -> None:
+def _make(shown: list[Shown], place: bytes, links: Mapping[str, str]) -> None:
     _call("unshare", CLONE_NEWNS)
     _mount(None, b"/", MS_REC | MS_SLAVE)
     _mount(b"tmpfs", place, MS_NOSUID | MS_NODEV, kind=b"tmpfs", options=b"mode=0755,size=1m")
     for path, flags in shown:
         _show(path, flags, place + path)
+    for link, leads in links.items():
+        os.makedirs(place + os.fsencode(os.path.dirname(link)), exist_ok=True)
+        os.symlink(leads, place + os.fsencode(link))
     os.chdir(place)
     _mount(None, place, MS_REMOUNT | MS_BIND | READ_ONLY | MS_NODEV)
     # The old root comes to stand on the new one, and goes: pivot_root(2), "pivot_root(".", ".")".

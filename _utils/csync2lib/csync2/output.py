@@ -86,19 +86,18 @@ class UpdateOutput:
     @property
     def cannot_write(self) -> dict[bytes, str]:
         """
-        ``{encoded name: the peer's own words, or GAVE_UP}`` of what it cannot write, as csync2 says with three -v;
-        printable.
+        ``{encoded name: the peer's own words, or GAVE_UP}`` of the first that it cannot write, as csync2 says with
+        three -v; printable. After that, what it answers is for something else: it takes content for commands.
         """
-        found = {}
         for name, told in zip(self.names, self.sections):
             before = _ANSWER % decode(name)
             if any(message.startswith(_BROKEN) for message in told):
-                found[name] = GAVE_UP
+                return {name: GAVE_UP}
             for message in told:
                 answer = _CANNOT_WRITE.fullmatch(message[len(before) :]) if message.startswith(before) else None
                 if answer and not _NOT_EMPTY.fullmatch(message):
-                    found[name] = printable(answer.group(1))
-        return found
+                    return {name: printable(answer.group(1))}
+        return {}
 
     @property
     def ended_at(self) -> bytes | None:
@@ -112,6 +111,8 @@ class UpdateOutput:
     @property
     def answered(self) -> list[bytes]:
         """The names that the peer has said something about."""
+        for unwritten in self.cannot_write:
+            return self.names[: self.names.index(unwritten) + 1]
         if not self.is_cut_off:
             return self.names
         stays = [at for at, told in enumerate(self.sections) if STAYS in told]

@@ -1,8 +1,8 @@
 """
 What csync2 has made and not finished: it belongs to csync2's own user (``custody``) until csync2 gives it to its owner.
 
-Such a path is never judged, recorded or sent. A temporary file that csync2 left, because the disk was full or it was
-killed, is deleted; nothing else ever is. Paths are bytes.
+Such a path is never judged, recorded or sent. A temporary file that csync2 left, because the disk was full, or it was
+killed, or it could not give it its name, is deleted; nothing else ever is. Paths are bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import stat
+import time
 
 from csync2lib import beneath
 from csync2lib.csync2 import custody
@@ -20,6 +21,10 @@ from csync2lib.csync2 import custody
 _TEMPORARY = re.compile(rb"\.(?:.*\.)?[A-Za-z0-9]{6}\Z", re.DOTALL)
 #: rsync.c: NAME_MAX without the dots and the suffix
 UNCUT = 246
+#: rsync.c, csync_rs_patch(): what csync2 says when it cannot give a temporary file its name, and leaves it.
+_NOT_RENAMED = re.compile(rb" while renaming tmp file to to be patched file in rsync-patch: (/.*?)\n?\Z", re.DOTALL)
+#: Seconds within which such a file was changed last: csync2 sets its owner and mode before it renames it.
+JUST_NOW = 5.0
 
 
 def is_temporary(name: bytes) -> bool:
@@ -59,3 +64,45 @@ def delete(path: bytes, inode: int) -> bool:
             os.unlink(name, dir_fd=above)
             return True
     return False
+
+
+# --- What csync2 could not give its name -----------------------------------------------------------------
+
+
+def not_renamed(said: bytes) -> bytes | None:
+    """Given what csync2 says, return the path that it could not rename a temporary file to, None if that is not it."""
+    found = _NOT_RENAMED.search(said)
+    return found[1] if found else None
+
+
+def delete_not_renamed(path: bytes) -> bool:
+    """
+    Delete the temporary file that csync2 has just said it could not rename to a path. Tells whether that was done.
+
+    It has the owner and mode of what stands at the path by then. csync2 has left one, so the only one that may be it is
+    it. If there are more, they stay.
+    """
+    with contextlib.suppress(OSError), beneath.directory(os.path.dirname(path)) as above:
+        name = os.path.basename(path)
+        there, begin, now = beneath.lstat_in(above, name), _without_suffix(name), time.time()
+        found = [
+            base
+            for base in map(os.fsencode, beneath.names(above))
+            if base.startswith(begin) and len(base) == len(begin) + 6 and is_temporary(base)
+            for status in [beneath.lstat_in(above, base)]
+            if (status.st_mode, status.st_uid, status.st_gid) == (there.st_mode, there.st_uid, there.st_gid)
+            and abs(now - status.st_ctime) < JUST_NOW
+        ]
+        if stat.S_ISREG(there.st_mode) and len(found) == 1:
+            os.unlink(found[0], dir_fd=above)
+            return True
+    return False
+
+
+def _without_suffix(name: bytes) -> bytes:
+    """What the name of a temporary file begins with, up to mkstemp()'s six characters (rsync.c, get_tmpname())."""
+    begin = name[1:] if name.startswith(b".") else name
+    kept = begin[:UNCUT]
+    if begin[UNCUT : UNCUT + 1] >= b"\x80":
+        kept = re.sub(rb"[\x80-\xff]+\Z", b"", kept)
+    return b"." + kept.removesuffix(b".") + b"."

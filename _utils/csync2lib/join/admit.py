@@ -14,7 +14,7 @@ from csync2lib.errors import CsyncsyncError
 from csync2lib.group import MOST_TOLD, Group, GroupConfig
 from csync2lib.join.compare import compare, unlike
 from csync2lib.join.unsent import as_text, from_text
-from csync2lib.push import transfer
+from csync2lib.push import refusals, transfer
 from csync2lib.push.refusals import no_directory_above
 
 
@@ -33,6 +33,7 @@ def admit(
         if why := ("" if remove else group.why_paused()) or config.why_no_source(group.host.minion):
             raise CsyncsyncError(why)
         since = transfer.now()
+        refusals.try_all(group.name, [peer])
         with _dirty_meanwhile(group, peer, keep) as before:
             _mark_unlike(group, config, peer, digests, remove)
             _drop_dirty(group, peer, before, from_text(unsent))

@@ -19,7 +19,7 @@ from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group, GroupConfig
-from csync2lib.push import check, large, peers, transfer
+from csync2lib.push import check, large, peers, refusals, transfer
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +173,8 @@ class _Push:
         if config.receive_only:  # nobody would take it
             with group.open_database(write=True) as database:
                 database.keep_dirty(lambda path, peer: False)
+        if self.asked.full:
+            refusals.try_all(group.name, config.peers)
         due = peers.due(group, config)
         vanished = guard.vanished(list(config.minions))
         # What somebody's own csync2 -c has recorded, or an older version.

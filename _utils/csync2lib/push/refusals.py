@@ -12,17 +12,19 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from csync2lib import beneath, waits
+from csync2lib import beneath, storage, waits
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.output import UpdateOutput
 from csync2lib.csync2.states import GONE, PeerState, as_told, fields, is_file, time_of
 from csync2lib.errors import CommandError
 from csync2lib.push.ledger import PeerLedger
-from csync2lib.push.runs import PART, Peer
+from csync2lib.push.runs import PART, Peer, directory
 
 log = logging.getLogger(__name__)
 
+#: What the name of the file with what is Blocked ends with.
+BLOCKED = ".blocked"
 #: Paths for which a peer is asked why it does not take them, and paths for which it is asked what is above them.
 ASKED_WHY, ASKED_ABOVE = 10, 1000
 #: Deletions for which a peer is asked whether they are of directories that it cannot empty.
@@ -39,7 +41,7 @@ class Refusals:
 
     def __init__(self, peer: Peer, ledger: PeerLedger) -> None:
         self.peer, self.ledger = peer, ledger
-        self.blocked = Blocked(f"{peer.directory}.blocked")
+        self.blocked = Blocked(f"{peer.directory}{BLOCKED}")
 
     # ---- Files that the peer cannot take now
 
@@ -62,8 +64,7 @@ class Refusals:
 
     def ask_why(self, paths: Iterable[bytes]) -> dict[bytes, str]:
         """
-        ``{path: the peer's own words}`` of those of these paths that it cannot write, of the first ones. If there are
-        any, all of them are blocked for a while.
+        ``{path: the peer's own words}`` of those of these paths that it cannot write, of the first ones.
         """
         names = [encode(path) for path in paths]
         with self.peer.shared() as shared:
@@ -73,10 +74,8 @@ class Refusals:
         while asking:
             told = self._answers(asking)
             found.update(told.cannot_write)
-            # It closes the connection after such a file, and has said nothing of the others.
+            # What it says after such a file is of no use.
             asking = [entry for entry in asking if entry.name not in told.answered] if told.answered else []
-        if found:
-            self.blocked.add(names)
         return {decode(name): words for name, words in found.items()}
 
     def _answers(self, entries: list[DirtyEntry]) -> UpdateOutput:
@@ -176,28 +175,44 @@ class Refusals:
 
 
 class Blocked:
-    """A set of encoded names that is kept in a file, and forgets each name after some time."""
+    """
+    A set of encoded names that is kept in a file, and forgets each name after some time.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        #: {name: when it came}
-        self.names: dict[bytes, float] = {}
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            for when, name in (line.split(b" ") for line in file.read().splitlines()):
-                if 0 <= time.time() - float(when) <= waits.BLOCKED_FOR:  # others are old, or the clock was set back
-                    self.names[name] = float(when)
+        #: {name: (when it came, for how many seconds)}: those that count, and those that may come again
+        self.names: dict[bytes, tuple[float, float]] = {}
+        self.before: dict[bytes, tuple[float, float]] = {}
+        with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
+            for when, seconds, name in (line.split(b" ") for line in file.read().splitlines()):
+                age = time.time() - float(when)
+                if 0 <= age <= 3 * float(seconds):  # others are old, or the clock was set back
+                    (self.names if age <= float(seconds) else self.before)[name] = float(when), float(seconds)
 
     def __contains__(self, name: bytes) -> bool:
         return name in self.names
 
-    def add(self, names: Collection[bytes]) -> None:
-        """Take in names, from now on."""
+    def add(self, names: Collection[bytes], unwritten: bool = False) -> None:
+        """Take in names, from now on; what the peer cannot write for twice the time whenever it comes again."""
         if not names:
             return
-        self.names.update(dict.fromkeys(names, time.time()))
+        first, most = waits.BLOCKED_FOR
+        for name in names:
+            _, seconds = self.names.get(name) or self.before.pop(name, (0.0, 0.0))
+            longer = seconds if name in self.names else min(2 * seconds, most) if unwritten else first
+            self.names[name] = time.time(), max(first, longer)
         with open(f"{self.path}.new", "wb") as file:
-            file.writelines(b"%a %s\n" % (when, name) for name, when in self.names.items())
+            for name, (when, seconds) in (*self.before.items(), *self.names.items()):
+                file.write(b"%a %a %s\n" % (when, seconds, name))
         os.replace(f"{self.path}.new", self.path)
+
+
+def try_all(group: str, peers: Iterable[str]) -> None:
+    """Have peers be sent what they could not write before, too."""
+    for peer in peers:
+        for large in (False, True):
+            storage.remove(f"{directory(group, peer, large)}{BLOCKED}")
 
 
 def _above(path: bytes) -> Iterator[bytes]:

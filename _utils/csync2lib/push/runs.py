@@ -25,12 +25,17 @@ from csync2lib.errors import CommandError, Interrupted
 PART = 5000
 
 
+def directory(group: str, address: str, large: bool) -> str:
+    """Where the runs towards a peer are; a peer has two, one for large files."""
+    return os.path.join(RUN_DIR, group, f"{address}-large" if large else address)
+
+
 class Peer:
     """What csync2 is run for: one peer of one group."""
 
     def __init__(self, group: str, database: str, address: str, large: bool = False) -> None:
         self.group, self.database, self.address = group, database, address
-        self.directory = os.path.join(RUN_DIR, group, f"{address}-large" if large else address)
+        self.directory = directory(group, address, large)
         #: holds the encoded name of a large file, and is locked, while that is sent to the peer
         self.sending = os.path.join(RUN_DIR, group, f"{address}-large.name")
         #: this host's own encoded address, as the entries of the last part have it

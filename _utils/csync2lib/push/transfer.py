@@ -21,7 +21,7 @@ from typing import NamedTuple
 from csync2lib import beneath, storage, waits
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database, DirtyEntry
-from csync2lib.csync2.names import decode
+from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.namespace import is_below
 from csync2lib.csync2.output import UpdateOutput
 from csync2lib.csync2.states import DIRECTORY, is_socket
@@ -50,6 +50,8 @@ MOST_IN_MEMORY = 16 << 20
 #: How many runs of csync2 for one part may be interrupted: in all; at the same path; in a row by the peer, with
 #: nothing sent.
 ATTEMPTS, ATTEMPTS_AT_ONE, ATTEMPTS_IN_VAIN = 20, 2, 4
+#: How often in one push the rest is sent after something was found that a peer cannot write.
+ROUNDS = 20
 #: Paths in one directory that a peer cannot write, after which it is taken to be able to write none there.
 UNWRITTEN = 5
 #: Entries that csync2 on the peer may not have committed when it dies: it commits after 1,000 queries, of which an
@@ -174,16 +176,22 @@ class Transfer:
     def all(self) -> None:
         """Send all that is dirty."""
         with self.peer.prepared():
+            left = self._all()
+            for _ in range(ROUNDS):
+                if not self._note_why(left):
+                    break
+                left = self._all()  # it has not understood what came after something that it cannot write
+
+    def _all(self) -> list[bytes]:
+        """Returns the paths that the peer did not take."""
+        parts = self._parts()
+        while self._send_lacking():
             parts = self._parts()
-            while self._send_lacking():
-                parts = self._parts()
-            left = parts.left
-            if parts.left or parts.postponed:  # directories that are empty only now, and what replaces them
-                left = self._parts().left
-            self.lacking |= self.refusals.lacking(left)
-            if self._send_lacking():
-                left = self._parts().left
-            self._note_why(left)
+        left = parts.left
+        if parts.left or parts.postponed:  # directories that are empty only now, and what replaces them
+            left = self._parts().left
+        self.lacking |= self.refusals.lacking(left)
+        return self._parts().left if self._send_lacking() else left
 
     def large(self, lock: str) -> None:
         """
@@ -210,9 +218,15 @@ class Transfer:
             self._send_lacking()  # the next push sends it
             self._note_why(left)
 
-    def _note_why(self, left: list[bytes]) -> None:
-        paths = [*left, *map(decode, self.unwritten)]
-        self.job.cannot_write.setdefault(self.peer.address, {}).update(self.refusals.ask_why(paths))
+    def _note_why(self, left: list[bytes]) -> bool:
+        """Note what the peer cannot write, and leave that out for a while. Returns whether any of it was left."""
+        told = self.job.cannot_write.setdefault(self.peer.address, {})
+        why = self.refusals.ask_why([*left, *(decode(name) for name in self.unwritten if decode(name) not in told)])
+        told.update(why)
+        names = [encode(path) for path in why if path in left]
+        for name in names:
+            self._leave_out(name, map(encode, left))
+        return bool(names)
 
     def _part(self, after: bytes) -> list[DirtyEntry]:
         with self.peer.shared() as shared:
@@ -308,13 +322,18 @@ class Transfer:
         return waiting
 
     def _without_unwritten(self, entries: list[DirtyEntry], last: bytes) -> list[DirtyEntry]:
-        """Leave out what the peer cannot write; if it is many of one directory, all that is in this directory."""
-        directory = os.path.dirname(last)
-        self.unwritten.append(last)
-        many = sum(os.path.dirname(name) == directory for name in self.unwritten) >= UNWRITTEN
-        names = {entry.name for entry in entries if os.path.dirname(entry.name) == directory} if many else {last}
-        self.refusals.blocked.add(names)
+        """Leave out what the peer cannot write."""
+        names = self._leave_out(last, (entry.name for entry in entries))
         return [entry for entry in entries if entry.name not in names]
+
+    def _leave_out(self, unwritten: bytes, others: Iterable[bytes]) -> set[bytes]:
+        """Of many of one directory, leave out all that is in this directory. Returns what is left out now."""
+        directory = os.path.dirname(unwritten)
+        self.unwritten.append(unwritten)
+        many = sum(os.path.dirname(name) == directory for name in self.unwritten) >= UNWRITTEN
+        names = {name for name in others if os.path.dirname(name) == directory} if many else {unwritten}
+        self.refusals.blocked.add(names, unwritten=True)
+        return names
 
     def _not_blocked(self, entries: Iterable[DirtyEntry]) -> list[DirtyEntry]:
         return [entry for entry in entries if not self.refusals.is_blocked(entry.name)]

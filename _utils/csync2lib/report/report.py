@@ -113,11 +113,11 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
             f"mend it on {minion}; then: {_full(minion, group)}",
         ]
     for other, paths in sorted(status.get("cannot_write", {}).items()):
+        look = f"look there on {other}; it is tried again by itself, or now: {_full(minion, group)}"
         for path, why in sorted(paths.items())[:SHOWN]:
-            yield [
-                f"{other} cannot write {readable(path)}: {why}",
-                f"look there on {other}; it is tried again by itself",
-            ]
+            yield [f"{other} cannot write {readable(path)}: {why}", look]
+        if len(paths) > SHOWN:
+            yield [f"{other} cannot write {len(paths) - SHOWN} more paths", look]
     watch = status["watch"]
     if not status["watching"]:
         why = watch.get("error")

@@ -14,7 +14,7 @@ SERVED = "/srv/salt/_utils/csync2lib/waits.py"
 SHORTER = {
     "PEER_RETRY": (4.0, 8.0),
     "TRANSFER_STALLED_AFTER": 14.0,
-    "BLOCKED_FOR": 10.0,
+    "BLOCKED_FOR": (10.0, 20.0),
     "LINKED_INTERVAL": 10.0,
     "REWALK": 10.0,
     "LEFT_AFTER": 5.0,
