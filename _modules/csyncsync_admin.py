@@ -313,30 +313,25 @@ def metrics():
     return metrics_module.text(host_status.of_host(host), host.minion, end, time.time())
 
 
-def actions_command():
+def command(program):
     """
-    The beginning of the command line that runs what is due of a group's actions, for ``csyncsync-action@.service``.
+    The beginning of the command line that runs one of csyncsync's own programs on this host, for systemd's units.
+
+    program
+        ``server`` (csync2's server), ``alone`` (a push that no master has asked for: a group's name follows, and
+        ``full`` for a full rescan) or ``actions`` (what is due of a group: its directory follows).
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt web1 csyncsync.actions_command
+        salt web1 csyncsync.command server
     """
-    return actions.command_line()
-
-
-def server_command():
-    """
-    The command line that runs csync2's server on this host, for ``csyncsync-server.service``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt web1 csyncsync.server_command
-    """
-    return [*actions.command_line("server"), _host().system]
+    host = _host()
+    known = {"server": [host.system], "alone": [host.minion, host.system], "actions": []}
+    if program not in known:
+        raise CommandExecutionError(f"{program} is none of {', '.join(known)}")
+    return [*actions.command_line(program), *known[program]]
 
 
 def user_number():

@@ -181,7 +181,9 @@ def _newest_key(name, path):
     if not os.path.exists(path) or _holds(path, key):
         return key
     opts = dict(__opts__)  # it is changed there
-    now = salt.pillar.get_pillar(opts, __grains__, opts["id"], opts.get("saltenv"), pillarenv=opts.get("pillarenv"))
+    now = salt.pillar.get_pillar(
+        opts, dict(__grains__), opts["id"], opts.get("saltenv"), pillarenv=opts.get("pillarenv")
+    )
     return _key_in(now.compile_pillar(), name) or key
 
 

@@ -23,7 +23,6 @@ EXECUTION = {
     "key_proof",
     "join",
     "digests",
-    "server_command",
     "user_number",
     "code",
     "claims",
@@ -39,7 +38,7 @@ EXECUTION = {
     "contents",
     "reset",
     "metrics",
-    "actions_command",
+    "command",
 }
 STATES = {"certificate_present", "member_published", "group_present", "group_absent"}
 RUNNER = {

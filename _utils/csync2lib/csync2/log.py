@@ -13,6 +13,8 @@ from csync2lib.csync2 import custody
 SYSTEM = "/dev/log"
 #: Bytes of a message, at most: a path, and some words.
 MOST = 1 << 14
+#: Messages that are heard at once.
+AT_ONCE = 50
 
 
 class Log:
@@ -24,9 +26,9 @@ class Log:
         self.socket.bind(custody.LOG)
 
     def hear(self) -> Iterator[bytes]:
-        """Yields each message."""
+        """Yields messages, some at a time: a peer may cause as many as it likes."""
         with contextlib.suppress(BlockingIOError):
-            while True:
+            for _ in range(AT_ONCE):
                 said = self.socket.recv(MOST)
                 with contextlib.suppress(OSError):
                     self.socket.sendto(said, SYSTEM)
