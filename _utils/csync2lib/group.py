@@ -262,7 +262,7 @@ class Group:
             self._await_tables()
             with Database(self.database, timeout=DATABASE_WAIT, write=not test) as database:
                 pinned = database.certificates()
-                if pinned == wanted:
+                if pinned == wanted and database.is_pinned():
                     return {}
                 if not test:
                     database.pin(wanted)

@@ -16,7 +16,7 @@ from typing import Any
 from csync2lib import beneath, storage
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import decode
-from csync2lib.csync2.namespace import is_below, mounted_below, mounts
+from csync2lib.csync2.namespace import is_below, mount_of, mounted_below
 from csync2lib.errors import CsyncsyncError
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,10 @@ UUIDS = "/dev/disk/by-uuid"
 Root = dict[str, Any]
 #: What is mounted somewhere: [type, UUID or source, root in it, and without a UUID its device and the boot's id].
 Mount = list[str]
+#: ``{include root: {mount point below it: Mount}}``
+Mounts = dict[str, dict[str, Mount]]
+#: File systems that end when they are unmounted: another one of these is never the one that it was.
+IN_MEMORY = ("tmpfs", "ramfs")
 
 
 class Guard:
@@ -105,23 +109,30 @@ class Guard:
         release
             What is wrong is accepted: a root that is missing was deleted.
         """
-        noted = storage.read_json(self.roots, {})
-        wrong = {} if release else self._problems(noted)
-        now = {root: identity if root in wrong else _accepted(root, identity) for root, identity in noted.items()}
+        noted, now = storage.read_json(self.roots, {}), {}
+        for root, identity in noted.items():
+            there = _look(root)
+            wrong = not release and self._problem(root, identity, there)
+            now[root] = identity if wrong else _accepted(identity, there)
         if now != noted:
             storage.write_json(self.roots, now)
 
     # ---- Mounts below them
 
-    def moved_mounts(self) -> dict[bytes, str]:
+    def mounts(self) -> Mounts:
+        """What is mounted below the includes now."""
+        return {root: _mounts_below(root) for root in storage.read_json(self.roots, {})}
+
+    def moved_mounts(self, mounted: Mounts | None = None) -> dict[bytes, str]:
         """
-        ``{mount point below an include: what happened}`` of those where something else is mounted than when all below
-        was checked last: what is gone there was not deleted.
+        ``{mount point below an include: what happened}`` of those where something else is mounted (now) than when all
+        below was checked last: what is gone there was not deleted.
         """
+        mounted = self.mounts() if mounted is None else mounted
         noted = storage.read_json(self.roots, {})
         found = {}
         for root, identity in noted.items():
-            before, now = identity.get("below"), _mounts_below(root)
+            before, now = identity.get("below"), mounted.get(root, {})
             for point in sorted({*(now if before is None else before), *now}):
                 if before is not None and not self._is_same_mount(point, before.get(point), now.get(point)):
                     what = "another file system is mounted there" if point in now else "what was mounted there is gone"
@@ -130,35 +141,44 @@ class Guard:
 
     def _is_same_mount(self, point: str, before: Mount | None, now: Mount | None) -> bool:
         """A UUID tells; without one a mount of another boot, or device, is the same if the same files are in it."""
-        return before == now or bool(before and now and before[:3] == now[:3] and self._is_familiar(point))
+        if before == now or not before or not now:
+            return before == now
+        return before[:3] == now[:3] and before[0] not in IN_MEMORY and self._is_familiar(point)
 
-    def note_mounts(self, but: Collection[bytes]) -> None:
-        """Note what is mounted below the includes now, but for these mount points, which stay as they are noted."""
-        noted, kept = storage.read_json(self.roots, {}), {os.fsdecode(point) for point in but}
+    def note_mounts(self, mounted: Mounts, held: Collection[bytes] = (), unread: Collection[bytes] = ()) -> None:
+        """
+        Note what was mounted below the includes when all was checked; what could not be looked at stays as it is noted:
+        what is below places that are held, and beside what was not read.
+        """
+        noted = storage.read_json(self.roots, {})
+
+        def stays(point: str) -> bool:
+            path = os.fsencode(point)
+            beside = (is_below(path, place) or is_below(place, path) for place in unread)
+            return any(is_below(path, place) for place in held) or any(beside)
+
         changed = {}
         for root, identity in noted.items():
-            before, now = identity.get("below") or {}, _mounts_below(root)
-            below = {point: now[point] for point in now if point not in kept}
-            below.update({point: before[point] for point in before if point in kept})
+            before, now = identity.get("below") or {}, mounted.get(root, {})
+            below = {point: now[point] for point in now if not stays(point)}
+            below.update({point: before[point] for point in before if stays(point)})
             changed[root] = {**identity, "below": below}
         if changed != noted:
             storage.write_json(self.roots, changed)
 
     def _problems(self, noted: dict[str, Root]) -> dict[str, str]:
-        problems = {root: self._problem(root, identity) for root, identity in sorted(noted.items())}
+        problems = {root: self._problem(root, identity, _look(root)) for root, identity in sorted(noted.items())}
         advice = (
             "Nothing below it is sent meanwhile. Put it back; or, to have what is missing here deleted on all hosts:"
             f" salt-run csyncsync.release {self.group}"
         )
         return {root: f"{problem} {advice}" for root, problem in problems.items() if problem}
 
-    def _problem(self, root: str, noted: Root) -> str:
-        """Why an include root is not the one that was noted ("" if it is)."""
-        try:
-            now = _stands_on(root)
-        except CsyncsyncError as err:
+    def _problem(self, root: str, noted: Root, now: Root | str) -> str:
+        """Why an include root, as _look() finds it, is not the one that was noted ("" if it is)."""
+        if isinstance(now, str):
             absent = noted.get("absent") and beneath.kind(root) in (0, stat.S_IFLNK)
-            return "" if absent or self._is_deleted_by_others(root) else str(err)
+            return "" if absent or self._is_deleted_by_others(root) else now
         if noted.get("absent"):
             return ""
         same_disk = noted.get("uuid") and (noted["uuid"], noted["mount"][3]) == (now.get("uuid"), now["mount"][3])
@@ -171,12 +191,12 @@ class Guard:
         return ""
 
     def _is_familiar(self, root: str) -> bool:
-        """Tell whether any of the first records below a root is of something that is there; true if there are none."""
+        """Tell whether half of the first records below a root are of something that is there."""
         if not os.path.exists(self.database):
             return True
         with self._open() as database:
             names = [name for name, _ in islice(database.states_below(os.fsencode(root)), LOOKED_FOR)]
-            return not names or any(beneath.exists(decode(name)) for name in names)
+            return 2 * sum(beneath.exists(decode(name)) for name in names) >= len(names)
 
     def may_be_made(self, root: str) -> bool:
         """Tell whether an include root is missing and need not be there: other hosts may make it."""
@@ -252,13 +272,19 @@ class Guard:
         return Database(self.database, timeout=20)
 
 
-def _accepted(root: str, noted: Root) -> Root:
-    """What a root stands on now; one that is not there was deleted."""
-    below = {"below": noted["below"]} if "below" in noted else {}
-    try:
-        return {**_stands_on(root), **below}
-    except CsyncsyncError:
+def _accepted(noted: Root, now: Root | str) -> Root:
+    """What is noted of a root from now on, given what _look() finds; one that is not there was deleted."""
+    if isinstance(now, str):
         return {**noted, "absent": True}
+    return {**now, **({"below": noted["below"]} if "below" in noted else {})}
+
+
+def _look(root: str) -> Root | str:
+    """What a root stands on now; why it is not there."""
+    try:
+        return _stands_on(root)
+    except CsyncsyncError as err:
+        return str(err)
 
 
 def _stands_on(path: str) -> Root:
@@ -276,9 +302,13 @@ def _stands_on(path: str) -> Root:
         raise CsyncsyncError(f"include root {path} is, or lies below, a symlink to {real}, which csync2 ignores.")
     if status is None:
         raise CsyncsyncError(f"include root {path} is missing: is its disk unmounted?")
-    over = [mount for mount in mounts() if is_below(os.fsencode(path), mount.point)]
-    point, root, kind, source, _ = max(over, key=lambda mount: len(mount.point))
-    mount = [os.fsdecode(field) for field in (point, kind, source, root)]
+    try:
+        with beneath.opened(path) as handle:
+            over = mount_of(handle)
+    except OSError as err:
+        raise CsyncsyncError(f"include root {path} cannot be opened: {err.strerror}.") from err
+    fields = (over.point, over.kind, over.source, over.root) if over else ()  # in a chroot its own may not be named
+    mount = [os.fsdecode(field) for field in fields] or [""] * 4
     identity: Root = {"mount": mount, "device": _device(path), "inode": status.st_ino, "boot": _boot()}
     return {**identity, **({"uuid": uuid} if (uuid := _uuid(mount[2])) else {})}
 

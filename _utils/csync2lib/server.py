@@ -8,6 +8,7 @@ let in at all, and who has not said within seconds which group is meant is cut o
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import hashlib
@@ -15,6 +16,7 @@ import ipaddress
 import json
 import os
 import pathlib
+import resource
 import select
 import shutil
 import signal
@@ -28,7 +30,7 @@ from typing import Any, NamedTuple
 from csync2lib import confinement, storage
 from csync2lib.csync2 import custody, namespace, unfinished
 from csync2lib.csync2.command import PORT
-from csync2lib.csync2.log import SYSTEM, Log
+from csync2lib.csync2.log import AT_ONCE, SYSTEM, Log
 from csync2lib.errors import CommandError
 from csync2lib.host import ThisHost
 
@@ -39,6 +41,10 @@ FIRST = (b"SSL\n", b"CONFIG ")
 #: Connections of one host at once: such as have said nothing yet; with a csync2; of these, such as have not begun, that
 #: is, not said which group they mean.
 MOST_SILENT, MOST, MOST_NOT_BEGUN = 256, 128, 64
+#: Connections of all hosts that have said nothing yet, of the open files that a process may have.
+SILENT_SHARE = 0.5
+#: Files that the server may have open, if the host lets it.
+OPEN_FILES = 8192
 #: Seconds in which a connection has to begin, and after which it may have to make room for another one.
 BEGIN_WITHIN, ROOM_AFTER = 5.0, 1.0
 #: Seconds between two looks at the host's groups and mounts, and at connections that have not begun.
@@ -90,6 +96,8 @@ class Server:
         self.host = host
         self.log = Log()
         self.includes: list[bytes] = []
+        #: when csync2 had last said nothing that was not heard
+        self.heard = time.time()
         self.listening: dict[str, socket.socket] = {}
         self.silent: dict[int, Silent] = {}
         self.connections: list[Connection] = []
@@ -100,6 +108,7 @@ class Server:
         self.refused: set[str] = set()
         self.told: custody.Notice | None = None
         self.looked = float("-inf")
+        self.most_silent = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * SILENT_SHARE)
 
     # ---- What it serves
 
@@ -178,6 +187,10 @@ class Server:
         others = [silent for silent in self.silent.values() if silent.source == source]
         if len(others) > MOST_SILENT:
             self._close(others[0])
+        elif len(self.silent) > self.most_silent:  # of who has the most
+            sources = collections.Counter(silent.source for silent in self.silent.values())
+            [(most, _)] = sources.most_common(1)
+            self._close(next(silent for silent in self.silent.values() if silent.source == most))
 
     def _refuse(self, source: str) -> None:
         """Say once that somebody is no member: perhaps a host that comes from another address than it should."""
@@ -259,10 +272,13 @@ class Server:
 
     def hear_csync2(self) -> None:
         """Take note of what csync2 says: a file that it could not give its name is of no use, and it makes more."""
-        for said in self.log.hear():
+        now, messages = time.time(), [*self.log.hear()]
+        for said in messages:
             path = unfinished.not_renamed(said)
             if path and any(namespace.is_below(path, include) for include in self.includes):
-                unfinished.delete_not_renamed(path)
+                unfinished.delete_not_renamed(path, self.heard)
+        if len(messages) < AT_ONCE:
+            self.heard = now
 
     def cut_off(self) -> None:
         """End what has not begun in time."""
@@ -295,7 +311,10 @@ class Server:
         poll.register(mounted, select.POLLPRI)
         now = time.monotonic()
         if now - self.looked >= LOOK:
-            self.look()
+            try:
+                self.look()
+            except OSError as err:
+                _log(f"cannot look at this host's groups: {err}")
             self.cut_off()
         told = b""
         for handle, _ in poll.poll(max(0.0, self.looked + LOOK - time.monotonic()) * 1000):
@@ -305,10 +324,9 @@ class Server:
                 self.accept(sockets[handle])
             elif handle in self.silent:
                 self.hear(self.silent[handle])
-            elif handle == self.log.socket.fileno():
-                self.hear_csync2()
             elif handle == mounted.fileno():
                 self.look()
+        self.hear_csync2()
         self.reap()
         if signal.SIGUSR1 in told:
             self.end_all()
@@ -407,4 +425,6 @@ def main(arguments: Sequence[str]) -> None:
     shutil.rmtree(custody.SERVING, ignore_errors=True)
     os.mkdir(custody.SERVING)
     note_died()  # what the server before this one had open was killed with it
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, OPEN_FILES), most))
     Server(ThisHost("", socket.gethostname().lower(), *arguments[:1])).serve()

@@ -47,10 +47,17 @@ def described(status: os.stat_result) -> dict[str, Any]:
     return {
         "size": status.st_size,
         "mtime": status.st_mtime,
-        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(status.st_mtime)),
+        "time": _time(status.st_mtime),
         "mode": f"{stat.S_IMODE(status.st_mode):04o}",
         "owner": f"{_name(pwd.getpwuid, status.st_uid)}:{_name(grp.getgrgid, status.st_gid)}",
     }
+
+
+def _time(when: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when))
+    except (OverflowError, ValueError):  # some file systems take any number
+        return f"{when:.0f} s since 1970"
 
 
 def _name(look_up: Callable[[int], Any], number: int) -> str:

@@ -99,7 +99,6 @@ def says(path, words="renaming tmp file to to be patched file", why="Operation n
 )
 def test_what_csync2_could_not_rename_is_known(path):
     assert unfinished.not_renamed(says(path)) == os.fsencode(path)
-    assert unfinished.not_renamed(says(path, why="Das Gerät ist 'belegt'")) == os.fsencode(path)
 
 
 @pytest.mark.parametrize("words", ["creating new data temp file", "opening data file for writing"])
@@ -107,6 +106,15 @@ def test_what_csync2_says_otherwise_is_no_file_that_it_left(words):
     assert unfinished.not_renamed(says("/a", words)) is None
     assert unfinished.not_renamed(says("a")) is None
     assert unfinished.not_renamed(b"Identification failed!\n") is None
+
+
+@pytest.mark.parametrize("header", [b"", b"<132>Nov 30 00:17:01 csync2[7]: "])
+def test_a_name_that_is_such_a_message_is_none(header):
+    spoken = says("/etc/shadow").removeprefix(b"<132>Nov 30 00:17:01 csync2[7]: ").strip()
+    name = b"/srv/x" + header + spoken
+    for said in (b"I/O Error 'Directory not empty' in rsync-sig: " + name, b"Unknown file: " + name, name):
+        assert unfinished.not_renamed(b"<132>Nov 30 00:17:01 csync2[7]: " + said + b"\n") is None
+    assert unfinished.not_renamed(says(os.fsdecode(name))) == name
 
 
 def left(directory, name, temporary, **how):
@@ -137,9 +145,9 @@ NAMES = [
 @pytest.mark.parametrize(("name", "temporary"), NAMES)
 def test_what_it_left_is_deleted(tmp_path, name, temporary):
     path = left(tmp_path, name, temporary)
-    assert unfinished.delete_not_renamed(path)
+    assert unfinished.delete_not_renamed(path, time.time())
     assert os.listdir(tmp_path) == [name]
-    assert not unfinished.delete_not_renamed(path)
+    assert not unfinished.delete_not_renamed(path, time.time())
     assert os.listdir(tmp_path) == [name]
 
 
@@ -149,28 +157,26 @@ def test_what_it_left_is_deleted(tmp_path, name, temporary):
      ("name", ".name.x.aB3dE6"), ("na", ".name.aB3dE6"), ("name", ".Name.aB3dE6")],
 )  # fmt: skip
 def test_what_is_named_otherwise_is_not_deleted(tmp_path, name, other):
-    assert not unfinished.delete_not_renamed(left(tmp_path, name, other))
+    assert not unfinished.delete_not_renamed(left(tmp_path, name, other), time.time())
     assert (tmp_path / other).exists()
 
 
 def test_what_may_be_anybodys_is_not_deleted(tmp_path):
     path = left(tmp_path, "name", ".name.aB3dE6", mode=0o600)
-    assert not unfinished.delete_not_renamed(path), "csync2 has given its own the mode"
+    assert not unfinished.delete_not_renamed(path, time.time()), "csync2 has given its own the mode"
     left(tmp_path, "name", ".name.aB3dE6")
     left(tmp_path, "name", ".name.aB3dE7")
-    assert not unfinished.delete_not_renamed(path), "there are two"
+    assert not unfinished.delete_not_renamed(path, time.time()), "there are two"
     os.unlink(tmp_path / ".name.aB3dE7")
     (tmp_path / ".name.aB3dE8").symlink_to("name")
     (tmp_path / ".name.aB3dE9").mkdir()
-    assert unfinished.delete_not_renamed(path)
+    assert unfinished.delete_not_renamed(path, time.time())
     assert sorted(os.listdir(tmp_path)) == [".name.aB3dE8", ".name.aB3dE9", "name"]
 
 
-def test_what_has_stood_there_for_longer_is_not_deleted(tmp_path, monkeypatch):
+def test_what_has_stood_there_for_longer_is_not_deleted(tmp_path):
     path = left(tmp_path, "name", ".name.aB3dE6")
-    now = time.time()
-    monkeypatch.setattr(unfinished.time, "time", lambda: now + unfinished.JUST_NOW + 1)
-    assert not unfinished.delete_not_renamed(path)
+    assert not unfinished.delete_not_renamed(path, time.time() + 1)
     assert (tmp_path / ".name.aB3dE6").exists()
 
 
@@ -178,10 +184,10 @@ def test_nothing_is_deleted_through_a_symlink_or_beside_anything_but_a_file(tmp_
     (tmp_path / "real").mkdir()
     left(tmp_path / "real", "name", ".name.aB3dE6")
     (tmp_path / "link").symlink_to("real")
-    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "link/name"))
+    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "link/name"), time.time())
     (tmp_path / "real/name").unlink()
-    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "real/name"))
+    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "real/name"), time.time())
     (tmp_path / "real/name").mkdir(mode=0o640)
-    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "real/name"))
-    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "nothing/name"))
+    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "real/name"), time.time())
+    assert not unfinished.delete_not_renamed(os.fsencode(tmp_path / "nothing/name"), time.time())
     assert (tmp_path / "real/.name.aB3dE6").exists()

@@ -30,6 +30,10 @@ class DirtyEntry(NamedTuple):
     peer: bytes
 
 
+#: The trigger that keeps csync2 from taking in certificates.
+PINNED = "csyncsync_pinned"
+
+
 class Database:
     """
     csync2's database of one group, opened for one question: use it as a context manager.
@@ -235,6 +239,18 @@ class Database:
                 query = f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)"
                 self._db.executemany(query, [(encode(path),) for path in paths])
 
+    def put_back(self, records: Mapping[bytes, bytes | None], dirty: Iterable[tuple[bytes, str, bool]]) -> None:
+        """Have these records as they were; of what is dirty of these paths, only this stays."""
+        if not records:
+            return
+        rows = [(encode(path), encode(text)) for path, text in records.items() if text is not None]
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", rows
+            )
+        kept = {(path, peer) for path, peer, _ in dirty}
+        self.keep_dirty(lambda path, peer: path not in records or (path, peer) in kept)
+
     def claim(self, entry: DirtyEntry) -> DirtyEntry | None:
         """
         Give a dirty entry a rowid that no other one gets: one that a check makes meanwhile is another then, and not
@@ -392,10 +408,21 @@ class Database:
         return {decode(peer).decode(): data.decode() for peer, data in rows}
 
     def pin(self, certificates: Mapping[str, str]) -> None:
-        """Pin these certificates, and no others: ``{peer's address: certificate}``."""
+        """
+        Pin these certificates, and no others: ``{peer's address: certificate}``. csync2 takes in that of whoever comes
+        with a name that it does not know; an error here ends it.
+        """
         with self._transaction():
+            self._db.execute(f"DROP TRIGGER IF EXISTS {PINNED}")
             self._db.execute("DELETE FROM x509_cert")
             self._db.executemany(
                 "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), ?)",
                 [(encode(peer.encode()), data) for peer, data in sorted(certificates.items())],
             )
+            self._db.execute(
+                f"CREATE TRIGGER {PINNED} BEFORE INSERT ON x509_cert BEGIN SELECT RAISE(ABORT, 'is not pinned'); END"
+            )
+
+    def is_pinned(self) -> bool:
+        """Tell whether csync2 can take in no certificate."""
+        return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = ?", PINNED))

@@ -28,9 +28,13 @@ def lost_database(directory: str, path: str) -> str | None:
     What is left of the database that a group had before it was deleted, truncated, or made anew: its second name, which
     is all of it, or a copy, which may be some minutes old. None if nothing is.
     """
-    kept, copied = kept_database(directory, path), copied_database(directory, path)
-    if not _is_same_file(kept, path) and _is_whole(kept):
-        return kept
+    kept = kept_database(directory, path)
+    return kept if not _is_same_file(kept, path) and _is_whole(kept) else last_copy(directory, path)
+
+
+def last_copy(directory: str, path: str) -> str | None:
+    """The last copy of a group's database, None if there is none."""
+    copied = copied_database(directory, path)
     return copied if os.path.exists(copied) else None
 
 

@@ -17,6 +17,8 @@ CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x1, 0x2, 0x4, 0x8, 0x20
 MS_NOSYMFOLLOW, MS_BIND, MS_REC, MS_SLAVE = 0x100, 0x1000, 0x4000, 0x80000
 MNT_DETACH = 0x2
+#: What the kernel says of a mount point that another mount hides.
+HIDDEN = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
 #: Options of a mount that one more mount of the same may not lose.
 _KEPT = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
 
@@ -41,6 +43,9 @@ class Mount(NamedTuple):
     kind: bytes
     source: bytes
     options: frozenset[str]
+    number: bytes
+    #: the file system's own options
+    data: bytes
 
 
 # --- What is mounted -------------------------------------------------------------------------------------
@@ -55,12 +60,19 @@ def mounts() -> list[Mount]:
 @functools.lru_cache(maxsize=1)  # the watcher asks each second
 def _parsed(text: bytes) -> list[Mount]:
     found = []
-    for line in text.splitlines():
+    for line in filter(None, text.split(b"\n")):  # a name may hold any other line break
         left, _, right = line.partition(b" - ")
-        fields, (kind, source) = left.split(b" "), right.split(b" ")[:2]
+        fields, (kind, source, data) = left.split(b" "), right.split(b" ")[:3]
         options = frozenset(fields[5].decode("ascii", "replace").split(","))
-        found.append(Mount(_unescaped(fields[4]), _unescaped(fields[3]), kind, source, options))
+        found.append(Mount(_unescaped(fields[4]), _unescaped(fields[3]), kind, source, options, fields[0], data))
     return found
+
+
+def mount_of(handle: int) -> Mount | None:
+    """The mount that an open file or directory is in: of several at one place, only the last one is seen."""
+    with open(f"/proc/self/fdinfo/{handle}", "rb") as file:
+        number = next(line.split()[1] for line in file if line.startswith(b"mnt_id:"))
+    return next((mount for mount in mounts() if mount.number == number), None)
 
 
 def mounted_below(path: bytes) -> list[Mount]:
@@ -137,6 +149,7 @@ def _make_and_wait(
 def _make(shown: list[Shown], place: bytes, links: Mapping[str, str]) -> None:
     _call("unshare", CLONE_NEWNS)
     _mount(None, b"/", MS_REC | MS_SLAVE)
+    _drop_users_mounts([one.path for one in shown if one.flags == USERS])
     _mount(b"tmpfs", place, MS_NOSUID | MS_NODEV, kind=b"tmpfs", options=b"mode=0755,size=1m")
     for path, flags in shown:
         _show(path, flags, place + path)
@@ -148,6 +161,14 @@ def _make(shown: list[Shown], place: bytes, links: Mapping[str, str]) -> None:
     # The old root comes to stand on the new one, and goes: pivot_root(2), "pivot_root(".", ".")".
     _call("pivot_root", b".", b".")
     _call("umount2", b".", MNT_DETACH)
+
+
+def _drop_users_mounts(places: list[bytes]) -> None:
+    """Without what users have mounted there by FUSE: nobody else may look into it, and it may hide other mounts."""
+    for mount in reversed(mounts()):
+        users = mount.kind.startswith(b"fuse") and b"user_id=0," not in mount.data + b","
+        if users and any(is_below(mount.point, place) for place in places):
+            _call("umount2", mount.point, MNT_DETACH, where=mount.point)
 
 
 def _show(path: bytes, flags: int, target: bytes) -> None:
@@ -169,7 +190,11 @@ def _show(path: bytes, flags: int, target: bytes) -> None:
             kept = 0
             for option in mount.options & {*_KEPT}:
                 kept |= _KEPT[option]
-            _mount(None, mount.point, MS_REMOUNT | MS_BIND | flags | kept)
+            try:
+                _mount(None, mount.point, MS_REMOUNT | MS_BIND | flags | kept)
+            except OSError as err:
+                if mount.point == target or err.errno not in HIDDEN:
+                    raise
 
 
 def _mount(source: bytes | None, target: bytes, flags: int, kind: bytes | None = None, options: bytes = b"") -> None:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import stat
-import time
 
 from csync2lib import beneath
 from csync2lib.csync2 import custody
@@ -21,10 +20,15 @@ from csync2lib.csync2 import custody
 _TEMPORARY = re.compile(rb"\.(?:.*\.)?[A-Za-z0-9]{6}\Z", re.DOTALL)
 #: rsync.c: NAME_MAX without the dots and the suffix
 UNCUT = 246
-#: rsync.c, csync_rs_patch(): what csync2 says when it cannot give a temporary file its name, and leaves it.
-_NOT_RENAMED = re.compile(rb" while renaming tmp file to to be patched file in rsync-patch: (/.*?)\n?\Z", re.DOTALL)
-#: Seconds within which such a file was changed last: csync2 sets its owner and mode before it renames it.
-JUST_NOW = 5.0
+#: rsync.c, csync_rs_patch(): what csync2 says when it cannot give a temporary file its name, and leaves it; after what
+#: syslog(3) puts before it. All of it counts: a name may be any of csync2's own messages.
+_NOT_RENAMED = re.compile(
+    rb"<[0-9]+>[A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} csync2\[[0-9]+\]: I/O Error '[^'\n]*'"
+    rb" while renaming tmp file to to be patched file in rsync-patch: (/.*?)\n?",
+    re.DOTALL,
+)
+#: Seconds by which the time of a file may be older than the clock was when it was set: it is that of the last tick.
+TICK = 0.1
 
 
 def is_temporary(name: bytes) -> bool:
@@ -70,28 +74,32 @@ def delete(path: bytes, inode: int) -> bool:
 
 
 def not_renamed(said: bytes) -> bytes | None:
-    """Given what csync2 says, return the path that it could not rename a temporary file to, None if that is not it."""
-    found = _NOT_RENAMED.search(said)
+    """
+    Given a message of csync2's, as syslog(3) sends it, return the path that it could not rename a temporary file to,
+    None if it says something else.
+    """
+    found = _NOT_RENAMED.fullmatch(said)
     return found[1] if found else None
 
 
-def delete_not_renamed(path: bytes) -> bool:
+def delete_not_renamed(path: bytes, since: float) -> bool:
     """
-    Delete the temporary file that csync2 has just said it could not rename to a path. Tells whether that was done.
+    Delete the temporary file that csync2 has said it could not rename to a path since then (in seconds since the
+    epoch). Tells whether that was done.
 
     It has the owner and mode of what stands at the path by then. csync2 has left one, so the only one that may be it is
     it. If there are more, they stay.
     """
     with contextlib.suppress(OSError), beneath.directory(os.path.dirname(path)) as above:
         name = os.path.basename(path)
-        there, begin, now = beneath.lstat_in(above, name), _without_suffix(name), time.time()
+        there, begin = beneath.lstat_in(above, name), _without_suffix(name)
         found = [
             base
             for base in map(os.fsencode, beneath.names(above))
             if base.startswith(begin) and len(base) == len(begin) + 6 and is_temporary(base)
             for status in [beneath.lstat_in(above, base)]
             if (status.st_mode, status.st_uid, status.st_gid) == (there.st_mode, there.st_uid, there.st_gid)
-            and abs(now - status.st_ctime) < JUST_NOW
+            and status.st_ctime >= since - TICK
         ]
         if stat.S_ISREG(there.st_mode) and len(found) == 1:
             os.unlink(found[0], dir_fd=above)

@@ -16,6 +16,7 @@ from csync2lib.join.compare import compare, unlike
 from csync2lib.join.unsent import as_text, from_text
 from csync2lib.push import refusals, transfer
 from csync2lib.push.refusals import no_directory_above
+from csync2lib.push.withheld import held
 
 
 def admit(
@@ -74,7 +75,9 @@ def _send(group: Group, config: GroupConfig, peer: str, since: float, changed: s
     """Send what is dirty for a peer, and nothing to others. Returns why that cannot be done, "" if it was."""
     members = [*config.minions]
     notes, why = group.path("sent"), dict[str, dict[bytes, str]]()
-    sent = transfer.send_all(group.name, config.database, notes, [peer], members, since, changed, cannot_write=why)
+    sent = transfer.send_all(
+        group.name, config.database, notes, [peer], members, since, changed, held=held(group), cannot_write=why
+    )
     cannot = next(iter(why.get(peer, {}).items()), None)
     return sent[peer] or (f"cannot write {os.fsdecode(cannot[0])}: {cannot[1]}" if cannot else "")
 

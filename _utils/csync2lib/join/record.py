@@ -23,6 +23,7 @@ def record(group: Group) -> None:
     if group.state() == Database.NEW:
         group.forget(ONLY_HERE)
         _note_unwatched_changes(group)
+        group.guard.note_mounts(group.guard.mounts())
         with recording(group, group.config) as recorder:
             recorder.everything()
         with group.open_database(write=True) as database:

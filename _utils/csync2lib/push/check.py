@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,12 +16,13 @@ from csync2lib.csync2 import excludes, unfinished
 from csync2lib.csync2.command import run
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
+from csync2lib.csync2.kept import last_copy
 from csync2lib.csync2.namespace import is_below
 from csync2lib.csync2.states import DIRECTORY
 from csync2lib.group import Group, GroupConfig
 from csync2lib.local_changes import LOCAL
 from csync2lib.push import ledger
-from csync2lib.push.differences import Difference, Differences
+from csync2lib.push.differences import TOO_LONG, Difference, Differences
 
 #: Differences that are written at once: csync2's server waits meanwhile.
 BATCH = 300
@@ -31,17 +32,20 @@ ROUNDS = 5
 UNREAD, MOST_UNREAD = "unread.json", 1000
 #: In a group's directory: what is left as it is recorded, because it looks like a lost disk.
 HELD = "held"
+#: In a group's directory: the include roots and mount points below which another file system is than should be.
+AWAY = "away"
 
 
 class Checked(NamedTuple):
     """
     What a check has done: how many paths the journal named; what it left as it was, and why ("" if nothing); whether it
-    was of the whole group.
+    was of the whole group; whether a file system is away.
     """
 
     named: int
     held: str
     full: bool
+    away: bool
 
 
 def check(group: Group, config: GroupConfig, full: bool, release: bool = False) -> Checked:
@@ -55,7 +59,8 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
         Record deletions, too, that look like a lost disk.
     """
     guard = group.guard
-    lost, moved = ({}, {}) if release else (guard.problems(), guard.moved_mounts())
+    mounted = guard.mounts()
+    lost, moved = ({}, {}) if release else (guard.problems(), guard.moved_mounts(mounted))
     files, entries, whole = journal.take(group.journal)
     full = full or whole
     with contextlib.suppress(sqlite3.OperationalError), group.open_database(write=True) as database:
@@ -71,16 +76,21 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
         if full:
             recorder.everything()
         recorder.mark(_without_sent(group, config, same, files))
+        if not release:  # what has gone away while all was looked at
+            recorder.leave(map(os.fsencode, {**guard.problems(), **lost}))
+            recorder.moved = {**guard.moved_mounts(), **moved}
         held = [*lost.values(), *recorder.hold_moved(), *([] if release else recorder.hold_lost())]
+        recorder.leave_hidden(release)
         recorder.delete()
         recorder.forget_roots()
         recorder.note_local()
-    guard.note_mounts(recorder.held)
+    recorder.note_left()
+    guard.note_mounts(mounted, recorder.held, recorder.found.unread)
     journal.discharge(files)
     group.forget("recorded")
     if full:
         journal.forget_unwatched(group.directory)
-    return Checked(len(entries), "; ".join(held), full)
+    return Checked(len(entries), "; ".join(held), full, bool(recorder.away or recorder.unseen()))
 
 
 def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: list[str]) -> list[bytes]:
@@ -119,18 +129,21 @@ class Recorder:
         self.left: tuple[bytes, ...] = ()
         #: ``{mount point: what happened}`` where something else is mounted than was.
         self.moved: Mapping[bytes, str] = {}
-        #: What is left as it is recorded, with all below it.
+        #: What is left as it is recorded, with all below it; of that, where a file system is away.
         self.held: set[bytes] = set()
+        self.away: set[bytes] = set()
         #: Where the host only receives, what it has otherwise: its records stay those of what it has received.
         self.local: set[bytes] | None = None
 
     def leave(self, places: Iterable[bytes]) -> None:
-        """Leave what is at these places, and below, as it is recorded."""
-        self.held.update(places)
+        """Leave what is at these include roots, and below, as it is recorded."""
+        self.away.update(places)
+        self.held |= self.away
         self.left = tuple(self.held)
+        self.gone = {path: one for path, one in self.gone.items() if not self._is_left(path)}
 
     def _is_left(self, path: bytes) -> bool:
-        return any(is_below(path, place) for place in self.left)
+        return _is_below_any(path, self.left)
 
     def everything(self) -> None:
         """Of the whole group."""
@@ -171,18 +184,21 @@ class Recorder:
 
     # ---- Deletions, which are recorded last
 
-    def hold_moved(self) -> Iterator[str]:
-        """Leave out those below mount points where something else is mounted by now; yields what is to be told."""
+    def hold_moved(self) -> list[str]:
+        """Leave out those below mount points where something else is mounted by now; returns what is to be told."""
+        told = []
         for point, what in self.moved.items():
             below = [path for path in self.gone if is_below(path, point)]
             if below:
                 for path in below:
                     del self.gone[path]
                 self.held.add(point)
-                yield (
+                self.away.add(point)
+                told.append(
                     f"{len(below)} paths of {os.fsdecode(point)} are missing, and {what}: they stay on the other hosts."
                     f" Put it back; or, to have them deleted on all hosts: salt-run csyncsync.release {self.group.name}"
                 )
+        return told
 
     def hold_lost(self) -> list[str]:
         """Leave all of them out if they look like a lost disk; returns what is to be told."""
@@ -197,6 +213,36 @@ class Recorder:
         self.gone = {}
         return [why]
 
+    def leave_hidden(self, release: bool) -> None:
+        """
+        Where a file system is away, or was until now, some things are nobody's deletions. The copy of the database,
+        which is not renewed meanwhile, tells of them.
+
+        csync2's server takes what is not there for deleted as soon as a peer sends it: its record is put back. And what
+        came meanwhile was written into the bare directory, where the file system hides it: it is forgotten here.
+        """
+        before = storage.read_names(self.group.path(AWAY))
+        back, unseen = set() if release else before - self.away, self.away | self.unseen()
+        copy = last_copy(self.group.directory, self.group.database)
+        if not (unseen or back) or copy is None:
+            return
+        with Database(copy) as known:
+            lost = [path for path in self._missing_below(unseen) if not self.database.record(path)]
+            self.database.put_back({path: known.record(path) for path in lost}, known.dirty())
+            hidden = [path for path in self.gone if _is_below_any(path, back) and known.record(path) is None]
+        self.database.forget(hidden)
+        for path in hidden:
+            del self.gone[path]
+
+    def unseen(self) -> set[bytes]:
+        """What could not be looked at now."""
+        return {path for path, why in self.found.unread.items() if why != TOO_LONG}
+
+    def _missing_below(self, places: Collection[bytes]) -> set[bytes]:
+        """The paths below places that are dirty, and not there."""
+        dirty = {path for path, _, _ in self.database.dirty() if _is_below_any(path, places)} if places else set()
+        return {path for path in dirty if not beneath.exists(path)}
+
     def delete(self) -> None:
         """Record what is gone, and is not held."""
         gone = iter(self.gone.values())
@@ -208,6 +254,7 @@ class Recorder:
     def _record(self, differences: Iterator[Difference]) -> int:
         """Returns how many there were."""
         number = 0
+        differences = (one for one in differences if not self._is_left(one.path))
         while batch := list(islice(differences, BATCH)):
             number += len(batch)
             self.gone.update((one.path, one) for one in batch if one.now is None)
@@ -251,7 +298,6 @@ class Recorder:
         """What is to be done when all is recorded, and the database is closed."""
         if self.commands.due:
             run(self.group.name, "-M", fine=(0, 2))  # any run of csync2's ends with the commands that are due
-        self._note_left()
         left = self.found.unfinished
         opened = unfinished.opened() if left else set()  # rsync.c renames its temporary file before it closes it
         for path, status in left.items():  # what csync2 left, unseen by a watcher
@@ -263,13 +309,19 @@ class Recorder:
         unread = map(urllib.parse.unquote_to_bytes, storage.read_json(self.group.path(UNREAD), {}))
         return dict.fromkeys((*unread, *storage.read_names(self.group.path(HELD))), True)
 
-    def _note_left(self) -> None:
-        if self.held != storage.read_names(self.group.path(HELD)):
-            storage.write_names(self.group.path(HELD), self.held)
+    def note_left(self) -> None:
+        """Note, after a check, what is left as it is recorded, and what could not be read."""
+        for name, places in ((HELD, self.held), (AWAY, self.away)):
+            if places != storage.read_names(self.group.path(name)):
+                storage.write_names(self.group.path(name), places)
         unread = sorted(self.found.unread.items())[:MOST_UNREAD]
         now = {urllib.parse.quote_from_bytes(path): why for path, why in unread}
         if now != storage.read_json(self.group.path(UNREAD), {}):
             storage.write_json(self.group.path(UNREAD), now, durable=False)
+
+
+def _is_below_any(path: bytes, places: Collection[bytes]) -> bool:
+    return any(is_below(path, place) for place in places)
 
 
 def _parents(path: bytes, roots: Iterable[bytes]) -> Iterator[bytes]:

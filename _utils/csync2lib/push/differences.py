@@ -39,6 +39,15 @@ class Difference(NamedTuple):
     before: bytes | None
 
 
+class _Opened(NamedTuple):
+    """A directory that is walked through: a user may make them as deep as a path is long."""
+
+    handle: int
+    entries: Iterator[tuple[bytes, bytes]]
+    path: bytes
+    name: bytes
+
+
 class Differences:
     """
     Looks for differences below the includes of a group.
@@ -95,47 +104,48 @@ class Differences:
 
     def _walk(self, path: bytes, name: bytes) -> Iterator[tuple[bytes, bytes | None]]:
         """``(name, state)`` of all below a directory, in the order of names; without a state if it is left as it is."""
-        with contextlib.ExitStack() as stack:
-            try:
-                handle = stack.enter_context(beneath.directory(path))
-            except NOT_THERE:
-                return
-            except OSError as err:
-                self._note(path, err)
-                return
-            yield from self._walk_in(handle, path, name)
-
-    def _walk_in(self, handle: int, path: bytes, name: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+        opened: list[_Opened] = []
         try:
-            entries = self._entries(handle)
-        except OSError as err:
-            self._note(path, err)
-            return
-        for key, base in entries:
-            below = key.endswith(b"/")
-            there = path + b"/" + base
-            if len(there) > LONGEST:
-                self.unread.setdefault(there, TOO_LONG)
-            elif self.excludes.match(there, base):
-                continue
-            elif not below:
-                with contextlib.suppress(*NOT_THERE):
-                    yield name + b"/" + key, self._state_in(handle, base, there)
-            else:
-                yield from self._walk_child(handle, base, there, name + b"/" + key[:-1])
+            try:
+                with beneath.parent(path) as (above, base):
+                    self._enter(opened, above, base, path, name)
+            except OSError as err:
+                self._unless_gone(path, err)
+            while opened:
+                last = opened[-1]
+                entry = next(last.entries, None)
+                if entry is None:
+                    os.close(opened.pop().handle)
+                    continue
+                key, base = entry
+                there = last.path + b"/" + base
+                if len(there) > LONGEST:
+                    self.unread.setdefault(there, TOO_LONG)
+                elif self.excludes.match(there, base):
+                    continue
+                elif key.endswith(b"/"):
+                    self._enter(opened, last.handle, base, there, last.name + b"/" + key[:-1])
+                else:
+                    with contextlib.suppress(*NOT_THERE):
+                        yield last.name + b"/" + key, self._state_in(last.handle, base, there)
+        finally:
+            for one in opened:
+                os.close(one.handle)
 
-    def _walk_child(self, above: int, base: bytes, path: bytes, name: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+    def _enter(self, opened: list[_Opened], above: int, base: bytes, path: bytes, name: bytes) -> None:
+        """Go on in a directory of an open directory, if it can be read."""
+        handle = -1
         try:
             handle = beneath.open_directory(above, base)
-        except NOT_THERE:
-            return
+            opened.append(_Opened(handle, iter(self._entries(handle)), path, name))
         except OSError as err:
+            self._unless_gone(path, err)
+            if handle >= 0:
+                os.close(handle)
+
+    def _unless_gone(self, path: bytes, err: OSError) -> None:
+        if not isinstance(err, NOT_THERE):
             self._note(path, err)
-            return
-        try:
-            yield from self._walk_in(handle, path, name)
-        finally:
-            os.close(handle)
 
     def _state_in(self, handle: int, base: bytes, path: bytes) -> bytes | None:
         try:

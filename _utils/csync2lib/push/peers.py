@@ -14,6 +14,7 @@ from csync2lib.csync2.names import encode
 from csync2lib.csync2.namespace import is_below
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import transfer
+from csync2lib.push.withheld import held
 
 #: In a group's directory: ``{address: Failure}`` of the peers that something is left for; of those that large files
 #: could not be sent to; and ``{address: [path, …]}`` of the large files that were refused.
@@ -73,11 +74,10 @@ def send(
     failed = dict(before)
     stalled = {peer: failure.stalled for peer, failure in before.items()}
     notes, members, lock = group.path("sent"), list(config.minions), group.path("lock") if large else None
-    held = [os.fsencode(root) for root in group.guard.problems()]
     why: dict[str, dict[bytes, str]] = {}
     with journal.checked_again(group.journal) as changed:
         problems = transfer.send_all(
-            group.name, config.database, notes, peers, members, since, changed, stalled, apart, lock, held, why
+            group.name, config.database, notes, peers, members, since, changed, stalled, apart, lock, held(group), why
         )
     _note_cannot_write(group, why)
     for peer, problem in problems.items():

@@ -190,7 +190,8 @@ class _Push:
         self._set(refused=peers.refused(group, config, self.result.refused))
         if checked.held:
             self._set(state="held", comment=checked.held)
-        keep_copy(group.directory, group.database)
+        if not checked.away:
+            keep_copy(group.directory, group.database)
 
 
 def _put_aside_if_damaged(group: Group) -> str:

@@ -30,6 +30,7 @@ from csync2lib.push.ledger import PeerLedger
 from csync2lib.push.refusals import Refusals
 from csync2lib.push.runs import PART, Peer
 from csync2lib.push.taken import Identity, identity, may_differ
+from csync2lib.push.withheld import without_missing
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,8 @@ class Job(NamedTuple):
     changed: set[bytes]
     #: is filled with large files, which are not sent; None: they are sent as others are
     apart: set[bytes] | None = None
-    #: places below which nothing is sent
-    held: Collection[bytes] = ()
+    #: ``{place: whether only deletions}`` of places below which nothing, or no deletion, is sent
+    held: Mapping[bytes, bool] = {}
     #: is filled with ``{peer: {path: its own words}}`` of what peers cannot write
     cannot_write: dict[str, dict[bytes, str]] = {}
 
@@ -99,7 +100,7 @@ def send_all(
     failed: Mapping[str, int] | None = None,
     apart: set[bytes] | None = None,
     large: str | None = None,
-    held: Collection[bytes] = (),
+    held: Mapping[bytes, bool] | None = None,
     cannot_write: dict[str, dict[bytes, str]] | None = None,
 ) -> dict[str, str]:
     """
@@ -119,7 +120,7 @@ def send_all(
     Job explains the others.
     """
     told = {} if cannot_write is None else cannot_write
-    job, doubtful = Job(group, database, notes, members, since, changed, apart, held, told), failed or {}
+    job, doubtful = Job(group, database, notes, members, since, changed, apart, held or {}, told), failed or {}
     os.makedirs(notes, mode=0o700, exist_ok=True)
 
     def send(peer: str) -> str:
@@ -167,9 +168,8 @@ class Transfer:
         self.refusals = Refusals(self.peer, self.ledger)
         #: what directory stood at each place when the last run began
         self.seen: dict[bytes, Identity | None] = {}
-        #: directories that the peer lacks, and those that were made dirty because of that
-        self.lacking: set[bytes] = set()
-        self.sent_anew: set[bytes] = set()
+        #: directories that the peer lacks; those that were made dirty because of that
+        self.lacking, self.sent_anew = set[bytes](), set[bytes]()
         #: names at which csync2 on the peer has given up
         self.unwritten: list[bytes] = []
 
@@ -233,7 +233,7 @@ class Transfer:
             return shared.part(self.peer.address, after, PART)
 
     def _is_held(self, entry: DirtyEntry) -> bool:
-        return any(is_below(decode(entry.name), place) for place in self.job.held)
+        return any(is_below(decode(entry.name), place) for place, deletions in self.job.held.items() if not deletions)
 
     def _send_lacking(self) -> bool:
         """
@@ -285,6 +285,8 @@ class Transfer:
 
     def _entries(self, entries: list[DirtyEntry]) -> list[bytes]:
         """Send some entries. Returns the paths that the peer did not take, without blocked ones."""
+        entries, missed = without_missing(entries, self.job.held, self.peer)
+        self.job.changed.update(missed)
         sockets = {entry for entry in entries if is_socket(decode(entry.name))}
         waiting = self._sent_by_runs(self._not_blocked(entry for entry in entries if entry not in sockets))
         waiting = self._send_unchanged(self._without_gone(waiting))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from csync2lib import beneath, storage
@@ -21,7 +22,10 @@ def win(group: Group, names: Iterable[str], host: str | None = None) -> int:
         raise CsyncsyncError(why)
     with group.exclusive():
         with recording(group, config) as recorder:
+            recorder.leave(map(os.fsencode, group.guard.problems()))
+            recorder.moved = group.guard.moved_mounts()
             recorder.named({path: True for path in paths if beneath.exists(path)})
+            recorder.hold_moved()
             recorder.delete()
         with group.open_database(write=True) as database:
             paths.update(path for top in tuple(paths) for path in database.below(top))
