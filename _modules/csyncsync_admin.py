@@ -163,8 +163,8 @@ def records(group, slots):
     slots
         Their numbers.
 
-    Returns ``{"calm": whether nothing is to be sent, "paths": {percent-encoded path: digest}}``; the paths of
-    directories end with "/".
+    Returns ``{"calm": whether nothing is to be sent, and all is there, "paths": {percent-encoded path: digest}}``; the
+    paths of directories end with "/".
 
     CLI Example:
 
@@ -173,15 +173,19 @@ def records(group, slots):
         salt '*' csyncsync.records wwwdata '[7]'
     """
     found = _group(group).require()
-    calm = host_status.read(found.directory, found.database, found.host.minion).get("in_sync", False)
-    return {"calm": calm, "paths": records_module.entries(found, slots, MOST_TOLD)}
+    status = host_status.read(found.directory, found.database, found.host.minion)
+    away = status.get("held") or found.guard.root_problems() or found.guard.moved_mounts()
+    return {"calm": status.get("in_sync", False) and not away, "paths": records_module.entries(found, slots, MOST_TOLD)}
 
 
 @raised_as(CommandExecutionError)
-def mark(group, paths):
+def mark(group, paths, test=False):
     """
     Have this host send some paths again, because hosts have them differently though nobody has anything to send: what
     is newer replaces what is older, and what is neither is a conflict. The runner calls it.
+
+    test
+        Only find out whether it could.
 
     Returns how many entries are to be sent. Raises CommandExecutionError for a path that is in no include.
 
@@ -191,7 +195,7 @@ def mark(group, paths):
 
         salt '*' csyncsync.mark wwwdata '[/var/www/data/index.html]'
     """
-    return win_module.mark(_group(group), paths)
+    return win_module.mark(_group(group), paths, test)
 
 
 # --- Backups ---------------------------------------------------------------------------------------------

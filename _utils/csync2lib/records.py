@@ -6,6 +6,7 @@ Digests of what csync2 has recorded of a group on this host: where all hosts are
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import urllib.parse
@@ -21,18 +22,21 @@ from csync2lib.group import Group
 DIGESTS = 256
 #: In a group's directory: the digests, and what the database was when they were made.
 NOTED = "records.json"
+#: Of the way in which they are made.
+VERSION = 2
 _SOCKET, _DIRECTORY = encode(SOCKET), encode(DIRECTORY)
 
 
 def digests(group: Group) -> list[str] | None:
     """
-    DIGESTS digests, of 16 hexadecimal digits each, of all records but those of the include roots: an empty one need not
-    be like another host's. None if the database changes meanwhile. Raises CsyncsyncError, sqlite3.Error, OSError.
+    DIGESTS digests, of 16 hexadecimal digits each, of all records but those of includes that are directories: an empty
+    one need not be like another host's. None if the database changes meanwhile. Raises CsyncsyncError, sqlite3.Error,
+    OSError.
 
     They are kept until the database is changed.
     """
     roots = group.config.roots
-    before = [_change(group.database), sorted(urllib.parse.quote_from_bytes(root) for root in roots)]
+    before = [VERSION, _change(group.database), sorted(urllib.parse.quote_from_bytes(root) for root in roots)]
     noted = storage.read_json(group.path(NOTED), {})
     if noted.get("of") == before:
         found: list[str] = noted["digests"]
@@ -40,10 +44,11 @@ def digests(group: Group) -> list[str] | None:
     slots = [hashlib.blake2b(digest_size=8) for _ in range(DIGESTS)]
     for name, record in _records(group):  # in the order of names, on all hosts
         slots[zlib.crc32(name) % DIGESTS].update(name + b" " + record)
-    if _change(group.database) != before[0]:
+    if _change(group.database) != before[1]:
         return None
     found = [slot.hexdigest() for slot in slots]
-    storage.write_json(group.path(NOTED), {"of": before, "digests": found}, durable=False)
+    with contextlib.suppress(OSError):  # a full disk
+        storage.write_json(group.path(NOTED), {"of": before, "digests": found}, durable=False)
     return found
 
 
@@ -64,7 +69,9 @@ def _records(group: Group) -> Iterator[tuple[bytes, bytes]]:
     """``(name, record)`` as csync2 encodes them, without white space, in the order of names."""
     roots = {encode(root) for root in group.config.roots}
     with group.open_database() as database:
-        yield from (row for row in database.raw_states() if row[0] not in roots and not row[1].endswith(_SOCKET))
+        for name, record in database.raw_states():
+            if not record.endswith(_SOCKET) and not (name in roots and record.endswith(_DIRECTORY)):
+                yield name, record
 
 
 def _change(path: str) -> list[int]:

@@ -26,14 +26,16 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 
 
 @pytest.fixture(autouse=True)
-def noted(tree):
+def noted(tree, tmp_path):
     """The include is known, and nothing of other tests is."""
     copy = tree.group.path(os.path.basename(tree.group.database) + ".copy")
     tree.group.forget("roots.json", "held", "away", "let_through", copy)
     tree.group.guard.note_roots([str(tree.include)])
     yield
-    for point in sorted((mount.point for mount in namespace.mounted_below(os.fsencode(tree.include))), reverse=True):
-        umount(point)
+    for top in (os.fsencode(tree.include), os.fsencode(tmp_path)):
+        for mount in reversed(namespace.mounts()):
+            if namespace.is_below(mount.point, top):
+                umount(mount.point)
     tree.group.forget("roots.json", "held", "away", "let_through", copy)
 
 
@@ -42,10 +44,8 @@ def includes(tree):
     """``includes(path, …)``: the group has these."""
     path = tree.group.path("config.json")
     before = open(path, encoding="utf-8").read()
-    made = []
 
     def use(*paths):
-        made.extend(paths)
         with open(path, "w", encoding="utf-8") as file:
             json.dump({**json.loads(before), "include": [str(path) for path in paths]}, file)
         tree.group.guard.note_roots([str(path) for path in paths])
@@ -53,9 +53,6 @@ def includes(tree):
     yield use
     with open(path, "w", encoding="utf-8") as file:
         file.write(before)
-    for top in made:
-        while os.path.ismount(top):
-            umount(top)
 
 
 @pytest.fixture

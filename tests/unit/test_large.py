@@ -6,7 +6,7 @@ import time
 
 import pytest
 from csync2lib.csync2.database import Database
-from csync2lib.push import large, peers, transfer
+from csync2lib.push import large, peers, sending, transfer
 from pair import THERE, pair
 
 __all__ = ["pair"]
@@ -53,7 +53,7 @@ def test_a_push_leaves_large_files_to_others(established):
 def test_what_changes_while_it_is_sent_is_sent_anew(established, monkeypatch):
     path = established.write(b"a", b"1" * 2000)
     push(established)
-    sent = transfer.Transfer._csync2
+    sent = sending.Sender._csync2
 
     left = []
 
@@ -65,7 +65,7 @@ def test_what_changes_while_it_is_sent_is_sent_anew(established, monkeypatch):
             established.check()
         return done
 
-    monkeypatch.setattr(transfer.Transfer, "_csync2", changed_meanwhile)
+    monkeypatch.setattr(sending.Sender, "_csync2", changed_meanwhile)
     large.send(established.group)
     assert established.left() == set()
     assert established.tree(established.there) == {b"a": b"2" * 2001}
@@ -79,7 +79,7 @@ def test_no_push_sends_what_is_being_sent(established, monkeypatch, change):
     established.write(b"d/a", b"1" * 2000)
     established.write(b"d/b")
     push(established)
-    sent, there = transfer.Transfer._csync2, []
+    sent, there = sending.Sender._csync2, []
 
     def changed_meanwhile(self, *arguments):
         if not self.peer.directory.endswith("-large") or there:
@@ -109,7 +109,7 @@ def test_no_push_sends_what_is_being_sent(established, monkeypatch, change):
             if change == "made small":
                 established.write(b"d/a", b"small")
 
-    monkeypatch.setattr(transfer.Transfer, "_csync2", changed_meanwhile)
+    monkeypatch.setattr(sending.Sender, "_csync2", changed_meanwhile)
     large.send(established.group)
     assert b"d/a" not in there[0]
     push(established)
@@ -130,7 +130,7 @@ def test_only_one_process_sends_them(established):
 def test_holes_are_read_faster_than_blocks(tmp_path):
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(1 << 30)
-    assert transfer.file_size(os.fsencode(tmp_path / "sparse")) == (1 << 30, 0)
+    assert sending.file_size(os.fsencode(tmp_path / "sparse")) == (1 << 30, 0)
     (tmp_path / "file").write_bytes(os.urandom(100_000))
-    assert transfer.file_size(os.fsencode(tmp_path / "file")) == (100_000, 100_000)
-    assert transfer.file_size(os.fsencode(tmp_path)) == transfer.file_size(b"/nothing") == (0, 0)
+    assert sending.file_size(os.fsencode(tmp_path / "file")) == (100_000, 100_000)
+    assert sending.file_size(os.fsencode(tmp_path)) == sending.file_size(b"/nothing") == (0, 0)

@@ -59,6 +59,12 @@ class UpdateOutput:
             elif self.sections:
                 self.sections[-1].append(message)
 
+    def cut(self, end: bytes | None) -> None:
+        """Leave out what was said after this name, if there is one."""
+        if end is not None:
+            at = self.names.index(end) + 1
+            self.names, self.sections = self.names[:at], self.sections[:at]
+
     @property
     def sent(self) -> set[bytes]:
         """The names of what the peer has taken, as far as it said so, and of what was under way at the end."""
@@ -80,7 +86,7 @@ class UpdateOutput:
     @property
     def not_empty(self) -> set[bytes]:
         """The encoded names of the directories that the peer could not remove, as csync2 says with three -v."""
-        sections = zip(self.names, self.sections)
+        sections = zip(self.answered, self.sections)
         return {name for name, told in sections if any(map(_NOT_EMPTY.fullmatch, told))}
 
     @property

@@ -96,9 +96,15 @@ def heal(cluster: Cluster, group: str, members: list[str]) -> Differences:
     said = {host: len(paths) for host, paths in by_host(found).items()}
     with salt.utils.event.get_master_event(cluster.opts, cluster.opts["sock_dir"], listen=False) as event:
         event.fire_event({"group": group, "path": path, "hosts": said}, f"csyncsync/{group}/differs")
-    cluster.call(members, "csyncsync.mark", [group, sorted(found)])
-    for minion in members:
-        ask(cluster, group, minion)
+    # Who has not marked what is newer would take what is older.
+    if all(
+        cluster.call(members, "csyncsync.mark", [group, sorted(found)], test=test).keys() == {*members}
+        for test in (True, False)
+    ):
+        for minion in members:
+            ask(cluster, group, minion)
+    else:
+        log.warning("csyncsync: not all hosts of %s can send what they have differently; it is tried again", group)
     return found
 
 

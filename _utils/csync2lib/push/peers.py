@@ -14,6 +14,7 @@ from csync2lib.csync2.names import encode
 from csync2lib.csync2.namespace import is_below
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import transfer
+from csync2lib.push.sending import file_size
 from csync2lib.push.withheld import held
 
 #: In a group's directory: ``{address: Failure}`` of the peers that something is left for; of those that large files
@@ -120,7 +121,7 @@ def large_left(group: Group, peers: Collection[str]) -> dict[str, dict[str, byte
     found: dict[str, dict[str, bytes | None]] = {peer: {} for peer in peers}
     with group.open_database() as database:
         for path, peer, _ in database.dirty(peers):
-            if transfer.file_size(encode(path))[0] > transfer.LARGE:
+            if file_size(encode(path))[0] > transfer.LARGE:
                 found[peer][urllib.parse.quote_from_bytes(path)] = database.record(path)
     return found
 
@@ -149,6 +150,6 @@ def refused(group: Group, config: GroupConfig, before: dict[str, list[str]]) -> 
             path, paths = urllib.parse.quote_from_bytes(raw), found.setdefault(minions[peer], [])
             if len(paths) >= MOST_REFUSED or (peer in silent and path not in before.get(minions[peer], ())):
                 continue
-            if transfer.file_size(encode(raw))[0] <= transfer.LARGE or path in large.get(peer, ()):
+            if file_size(encode(raw))[0] <= transfer.LARGE or path in large.get(peer, ()):
                 paths.append(path)
     return {minion: paths for minion, paths in found.items() if paths}

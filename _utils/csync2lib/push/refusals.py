@@ -19,14 +19,14 @@ from csync2lib.csync2.output import UpdateOutput
 from csync2lib.csync2.states import GONE, PeerState, as_told, fields, is_file, time_of
 from csync2lib.errors import CommandError
 from csync2lib.push.ledger import PeerLedger
-from csync2lib.push.runs import PART, Peer, directory
+from csync2lib.push.runs import Peer, directory
 
 log = logging.getLogger(__name__)
 
 #: What the name of the file with what is Blocked ends with.
 BLOCKED = ".blocked"
-#: Paths for which a peer is asked why it does not take them, and paths for which it is asked what is above them.
-ASKED_WHY, ASKED_ABOVE = 10, 1000
+#: Paths for which a peer is asked what is above them.
+ASKED_ABOVE = 1000
 #: Deletions for which a peer is asked whether they are of directories that it cannot empty.
 ASKED_EMPTY = 100
 #: Seconds after an interruption for which a peer's file counts as half made, if it has the content of the one here, or
@@ -46,7 +46,7 @@ class Refusals:
     # ---- Files that the peer cannot take now
 
     def is_blocked(self, name: bytes) -> bool:
-        return name in self.blocked and is_file(name)
+        return name in self.blocked and (self.blocked.is_unwritten(name) or is_file(name))
 
     def both_wait(self, copy: str, entries: Iterable[DirtyEntry]) -> bool:
         """
@@ -61,22 +61,6 @@ class Refusals:
         if blocked:
             log.warning("csyncsync: %s has directories in place of %d files", self.peer.address, len(blocked))
         return bool(blocked)
-
-    def ask_why(self, paths: Iterable[bytes]) -> dict[bytes, str]:
-        """
-        ``{path: the peer's own words}`` of those of these paths that it cannot write, of the first ones.
-        """
-        names = [encode(path) for path in paths]
-        with self.peer.shared() as shared:
-            part = shared.part(self.peer.address, b"", PART)
-        some, found = {*names}, dict[bytes, str]()
-        asking = [entry for entry in part if entry.name in some][:ASKED_WHY]
-        while asking:
-            told = self._answers(asking)
-            found.update(told.cannot_write)
-            # What it says after such a file is of no use.
-            asking = [entry for entry in asking if entry.name not in told.answered] if told.answered else []
-        return {decode(name): words for name, words in found.items()}
 
     def _answers(self, entries: list[DirtyEntry]) -> UpdateOutput:
         """Send entries once more, and return what the peer answered."""
@@ -181,17 +165,24 @@ class Blocked:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        #: {name: (when it came, for how many seconds)}: those that count, and those that may come again
-        self.names: dict[bytes, tuple[float, float]] = {}
-        self.before: dict[bytes, tuple[float, float]] = {}
+        #: {name: (when it came, for how many seconds, whether the peer cannot write it)}: those that count, and of what
+        #: it could not write also those that counted lately
+        self.names: dict[bytes, tuple[float, float, bool]] = {}
+        self.before: dict[bytes, tuple[float, float, bool]] = {}
         with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
-            for when, seconds, name in (line.split(b" ") for line in file.read().splitlines()):
-                age = time.time() - float(when)
-                if 0 <= age <= 3 * float(seconds):  # others are old, or the clock was set back
-                    (self.names if age <= float(seconds) else self.before)[name] = float(when), float(seconds)
+            for when, seconds, what, name in (line.split(b" ") for line in file.read().splitlines()):
+                age, entry = time.time() - float(when), (float(when), float(seconds), what == b"w")
+                if 0 <= age <= entry[1]:  # others are old, or the clock was set back
+                    self.names[name] = entry
+                elif entry[2] and entry[1] < age <= 3 * entry[1]:
+                    self.before[name] = entry
 
     def __contains__(self, name: bytes) -> bool:
         return name in self.names
+
+    def is_unwritten(self, name: bytes) -> bool:
+        """Tell whether the peer cannot write a name that is in the set."""
+        return self.names[name][2]
 
     def add(self, names: Collection[bytes], unwritten: bool = False) -> None:
         """Take in names, from now on; what the peer cannot write for twice the time whenever it comes again."""
@@ -199,12 +190,12 @@ class Blocked:
             return
         first, most = waits.BLOCKED_FOR
         for name in names:
-            _, seconds = self.names.get(name) or self.before.pop(name, (0.0, 0.0))
+            _, seconds, _ = self.names.get(name) or self.before.pop(name, (0.0, 0.0, False))
             longer = seconds if name in self.names else min(2 * seconds, most) if unwritten else first
-            self.names[name] = time.time(), max(first, longer)
+            self.names[name] = time.time(), max(first, longer), unwritten
         with open(f"{self.path}.new", "wb") as file:
-            for name, (when, seconds) in (*self.before.items(), *self.names.items()):
-                file.write(b"%a %a %s\n" % (when, seconds, name))
+            for name, (when, seconds, what) in (*self.before.items(), *self.names.items()):
+                file.write(b"%a %a %s %s\n" % (when, seconds, b"w" if what else b"-", name))
         os.replace(f"{self.path}.new", self.path)
 
 

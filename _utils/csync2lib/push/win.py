@@ -35,15 +35,18 @@ def win(group: Group, names: Iterable[str], host: str | None = None) -> int:
     return len(paths)
 
 
-def mark(group: Group, names: Iterable[str]) -> int:
+def mark(group: Group, names: Iterable[str], test: bool = False) -> int:
     """
     Have percent-encoded paths sent once more that hosts have differently: who has what all had before gets what is
     newer, and what is neither is a conflict. Returns how many. Raises CsyncsyncError, sqlite3.Error.
+
+    test
+        Only tell whether that could be done: it has to be done on all hosts, as who has not marked takes what is older.
     """
     with group.exclusive(established="this host is not established itself") as config:
         paths = sorted(config.in_includes(name.rstrip("/") for name in names).values())
-        if config.receive_only or not paths:
-            return 0
+        if config.receive_only or not paths or test:
+            return 0 if config.receive_only else len(paths)
         with recording(group, config) as recorder:
             recorder.named(dict.fromkeys(paths, False))
         with group.open_database(write=True) as database:
