@@ -184,19 +184,22 @@ class Guard:
         same_disk = noted.get("uuid") and (noted["uuid"], noted["mount"][3]) == (now.get("uuid"), now["mount"][3])
         anew = any(noted[what] != now[what] for what in ("boot", "device"))
         # An overlay or a network file system has another device when it is mounted anew; a stranger has other files.
-        if not same_disk and (noted["mount"] != now["mount"] or (anew and not self._is_familiar(root))):
+        familiar = same_disk or not anew or self._is_familiar(root, list(noted.get("below") or ()))
+        if not same_disk and (noted["mount"] != now["mount"] or not familiar):
             return f"include root {root} is on another file system than before: is its disk unmounted?"
         if noted.get("inode") != now["inode"] and is_empty_directory(root) and self._has_records_below(root):
             return f"include root {root} was replaced by an empty directory: was its content moved away?"
         return ""
 
-    def _is_familiar(self, root: str) -> bool:
-        """Tell whether half of the first records below a root are of something that is there."""
+    def _is_familiar(self, root: str, apart: Collection[str] = ()) -> bool:
+        """Tell whether half of the first records below a root, but not below these, are of something that is there."""
         if not os.path.exists(self.database):
             return True
         with self._open() as database:
-            names = [name for name, _ in islice(database.states_below(os.fsencode(root)), LOOKED_FOR)]
-            return 2 * sum(beneath.exists(decode(name)) for name in names) >= len(names)
+            paths = (decode(name) for name, _ in database.states_below(os.fsencode(root)))
+            here = (path for path in paths if not any(is_below(path, os.fsencode(point)) for point in apart))
+            found = [beneath.exists(path) for path in islice(here, LOOKED_FOR)]
+            return 2 * sum(found) >= len(found)
 
     def may_be_made(self, root: str) -> bool:
         """Tell whether an include root is missing and need not be there: other hosts may make it."""

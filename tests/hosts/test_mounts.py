@@ -221,8 +221,8 @@ def test_a_file_that_exists_nowhere_is_a_file_when_somebody_makes_it(hosts, grou
     hosts.everywhere(LATER, "by web2\n")
     hosts.settled("two")
     hosts.write("web1", f"{LATER}.other", "x\n")  # beside it, and no include
-    hosts.write("web1", LATER, "by web1\n")
-    hosts.everywhere(LATER, "by web1\n")
+    hosts.write("web1", LATER, "changed by web1\n")
+    hosts.everywhere(LATER, "changed by web1\n")
     hosts.everywhere(f"{LATER}.other", None, hosts=["web2", "web3"])
     hosts.path("web1", f"{LATER}.other").unlink()
     calm_again(hosts, "two")

@@ -413,3 +413,18 @@ def test_an_include_in_an_include_that_was_replaced(tree, includes):
         assert "was replaced by an empty directory" in look(tree, full)
     assert not dirty(tree)
     shutil.rmtree(tree.include.parent / "moved away")
+
+
+def test_a_host_that_boots_without_one_below_its_include_has_lost_that_alone(tree, disk, monkeypatch):
+    place = below(tree, b"a")
+    disk(place)
+    paths = [tree.write(b"a/%03d" % number) for number in range(150)]
+    other = tree.write(b"z")
+    calm(tree)
+    monkeypatch.setattr("csync2lib.guard._boot", lambda: "another")
+    umount(place)
+    assert look(tree).startswith("150 paths of")
+    os.unlink(other)
+    look(tree)
+    assert dirty(tree) == {other}
+    assert is_recorded(tree, paths[0])
