@@ -1,5 +1,6 @@
 """Whether hosts agree: digests of what csync2 has recorded, and what follows from them."""
 
+import errno
 import json
 import os
 import shutil
@@ -74,6 +75,23 @@ def test_another_include_makes_them_anew(known, config):
     before = records.digests(known.group)
     config(include=[f"{known.include}/dir"])
     assert records.digests(known.group) != before, "an include itself is left out"
+
+
+def test_an_include_that_is_a_file_is_compared(known, config):
+    config(include=[f"{known.include}/z"])
+    before = records.digests(known.group)
+    with known.group.open_database(write=True) as database:
+        database.forget([os.fsencode(f"{known.include}/z")])
+    assert records.digests(known.group) != before
+
+
+def test_a_disk_that_is_full_does_not_keep_hosts_from_being_compared(known, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    known.group.forget(records.NOTED)
+    monkeypatch.setattr(records.storage, "write_json", full)
+    assert len(records.digests(known.group)) == records.DIGESTS
 
 
 def test_only_so_many_paths_are_named(known):

@@ -8,12 +8,14 @@ the path in a state of its *base*, that is, what both hosts had before, then nob
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from csync2lib import beneath
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.states import GONE, UNKNOWN, is_made_here, stands
@@ -194,6 +196,31 @@ class Base:
         states = {encode(path): records[path] or _unrecorded(path) for path in names if path not in dirty}
         os.makedirs(self.notes, mode=0o700, exist_ok=True)
         Log(os.path.join(self.notes, BEFORE)).take(states)
+
+
+def note_received(notes: str, peers: Iterable[str], records: Mapping[bytes, bytes | None]) -> None:
+    """
+    Given ``{path: record}``, note what came from other hosts as what all had: it is newer than anything that was sent
+    from here before, so who still, or again, has that has not missed a change of this host.
+    """
+    logs, before = [Log(os.path.join(notes, peer)) for peer in peers], Log(os.path.join(notes, BEFORE))
+
+    def is_own(name: bytes, state: bytes) -> bool:
+        sent = any(state in {log.taken(name).state, *(one.state for one in log.begun(name))} for log in logs)
+        changed = _changed(decode(name))
+        return sent or bool(changed and changed <= before.taken(name).when)
+
+    states = {encode(path): record or GONE for path, record in records.items()}
+    received = {name: state for name, state in states.items() if not is_own(name, state)}
+    os.makedirs(notes, mode=0o700, exist_ok=True)
+    before.take(received)
+
+
+def _changed(path: bytes) -> float | None:
+    """When what stands at a path was changed last; None if nothing is there."""
+    with contextlib.suppress(OSError):
+        return beneath.lstat(path).st_ctime
+    return None
 
 
 def _unrecorded(path: bytes) -> bytes:

@@ -9,6 +9,7 @@ from csync2lib import beneath, storage
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import DIFFERENCES, Group
 from csync2lib.push.check import recording
+from csync2lib.push.ledger import note_received
 
 
 def win(group: Group, names: Iterable[str], host: str | None = None) -> int:
@@ -52,6 +53,8 @@ def mark(group: Group, names: Iterable[str], test: bool = False) -> int:
         with group.open_database(write=True) as database:
             # What is recorded and missing is for the next check: it may be a disk that is away.
             paths = [path for path in paths if beneath.exists(path) or database.record(path) is None]
+            here = {path: database.record(path) for path in paths if not database.is_dirty(path)}
+            note_received(group.path("sent"), config.peers, here)
             database.mark(paths, config.address, config.peers)
         total = storage.read_json(group.path(DIFFERENCES), {}).get("total", 0) + len(paths)
         storage.write_json(group.path(DIFFERENCES), {"total": total}, durable=False)

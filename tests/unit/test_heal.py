@@ -1,0 +1,85 @@
+"""What hosts have differently though nobody has anything to send: what is plainly older is replaced, no more."""
+
+import os
+import time
+import urllib.parse
+
+import pytest
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.states import stands
+from csync2lib.push import peers
+from csync2lib.push.win import mark
+from pair import HERE, THERE, pair
+from test_check import below, dirty, keep_clean, look, tree
+
+__all__ = ["pair", "tree"]
+
+
+@pytest.fixture
+def flag(tree):
+    """A file that both hosts have."""
+    tree.group.forget(f"sent/{THERE}", "sent/before")
+    tree.group.guard.note_roots([str(tree.include)])
+    tree.write(b"flag", b"1")
+    tree.write(b"other", b"1")
+    look(tree)
+    send(tree)
+    time.sleep(1.1)  # csync2 records whole seconds
+    return below(tree, b"flag")
+
+
+def send(tree):
+    peers.send(tree.group, tree.group.config, [THERE], time.time())
+
+
+def received(tree, path):
+    """As csync2's server records what it has received."""
+    with tree.group.open_database(write=True) as database:
+        database.take_in([(path, stands(path), database.record(path))], HERE, [])
+
+
+def mark_both(tree, path):
+    with Database(str(tree.hosts[THERE].directory / f"{THERE}_data.db3"), timeout=5, write=True) as database:
+        database.mark([path], THERE, [HERE])
+    assert mark(tree.group, [urllib.parse.quote_from_bytes(path)]) == 1
+
+
+def there(tree):
+    path = tree.there / "flag"
+    return path.read_bytes() if path.exists() else None
+
+
+def test_a_change_that_was_never_sent_replaces_what_both_had(tree, flag):
+    tree.write(b"flag", b"newer")
+    look(tree)
+    keep_clean(tree)
+    mark_both(tree, flag)
+    send(tree)
+    assert there(tree) == b"newer"
+
+
+def test_what_was_deleted_there_does_not_come_back(tree, flag):
+    """It was deleted here once, made again there, received here, and deleted there again, which this host missed."""
+    os.unlink(flag)
+    look(tree)
+    send(tree)
+    assert there(tree) is None
+    time.sleep(1.1)
+    tree.write(b"flag", b"again")
+    os.utime(flag, (int(time.time()),) * 2)
+    received(tree, flag)
+    mark_both(tree, flag)
+    send(tree)
+    assert there(tree) is None
+    assert flag in dirty(tree), "a conflict"
+
+
+def test_what_was_put_back_there_does_not_go(tree, flag):
+    """The other host took a version from here, changed it (received here), and has the old version again on purpose."""
+    tree.write(b"flag", b"theirs")
+    os.utime(flag, (int(time.time()),) * 2)
+    received(tree, flag)
+    mark_both(tree, flag)
+    send(tree)
+    assert there(tree) == b"1"
+    assert flag in dirty(tree), "a conflict"
