@@ -93,7 +93,9 @@ def test_nor_is_it_deleted_when_the_host_boots_without_it(hosts, groups):
     hosts.shell("web3", f"mkdir {disk} && mount -t tmpfs -o mode=755 tmpfs {disk}")
     fill(hosts, "web3", disk)
     hosts.equal(disk)
-    hosts.settled("mounted", hosts=["web2", "web3"])
+    hosts.settled("mounted", hosts=["web3"])
+    # What was written where web1's disk is away waits until that is back.
+    hosts.eventually(lambda: not hosts.status("web2", "mounted")["dirty"].keys() - {"web1"}, 60)
     tree = hosts.tree("web2", disk)
     hosts.bed.kill("web3")
     hosts.bed.boot("web3")

@@ -375,6 +375,24 @@ def test_what_a_killed_process_has_begun_to_write_is_rolled_back_by_whoever_come
         assert database.count() < 10
 
 
+def test_nobody_else_pins_a_certificate(tree):
+    """csync2 takes in that of whoever comes with a name that it does not know, as another spelling of an address is."""
+    tree.check()
+    with tree.database(write=True) as database:
+        assert not database.is_pinned()
+        for _ in range(2):
+            database.pin({"10.0.0.2": "3082AA"})
+            assert database.is_pinned()
+    path = database_path(str(tree.csync2.directory), "web1", "data")
+    with contextlib.closing(sqlite3.connect(path)) as raw, pytest.raises(sqlite3.IntegrityError, match="not pinned"):
+        raw.execute("INSERT INTO x509_cert (peername, certdata) VALUES ('0x0a.0.0.2', '3082')")
+    tree.write(b"new")
+    tree.check()
+    with tree.database() as database:
+        assert database.certificates() == {"10.0.0.2": "3082AA"}
+        assert database.record(tree / b"new")
+
+
 def test_pinned_certificates_are_exactly_those_given(tree):
     tree.check()
     with tree.database(write=True) as database:

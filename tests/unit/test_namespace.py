@@ -1,5 +1,6 @@
 """The namespace that csync2 runs in, and what it shows: real mounts, real processes of csync2's user."""
 
+import ctypes
 import errno
 import json
 import os
@@ -61,7 +62,46 @@ def shown(path, flags=USERS):
     return Shown(os.fsencode(path), flags)
 
 
+def fuse(path, user):
+    """A mount of a user's, by FUSE, that nobody serves."""
+    child = os.fork()
+    if not child:
+        server = os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={server},rootmode=40000,user_id={user},group_id=0".encode()
+        libc = ctypes.CDLL(None, use_errno=True)
+        os._exit(libc.mount(b"users", os.fsencode(path), b"fuse", 0, options))
+    assert os.waitpid(child, 0)[1] == 0
+
+
 # --- The namespace ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE")
+def test_what_a_user_has_mounted_stops_nobody(made, include):
+    """One is hidden by the other, and nobody but the user may look into either."""
+    (include / "x/y").mkdir(parents=True)
+    (include / "x/file").write_text("below")
+    mounted = []
+    try:
+        for path in (include / "x/y", include / "x"):
+            fuse(path, 33)
+            mounted.append(path)
+        assert made(shown(include))(f"cat {include}/x/file").stdout == "below"
+    finally:
+        for path in reversed(mounted):
+            subprocess.run(["umount", "-l", path], check=True)
+
+
+def test_one_mount_that_hides_another_stops_nobody(made, include):
+    (include / "x/y").mkdir(parents=True)
+    for path in (include / "x/y", include / "x"):
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
+    try:
+        (include / "x/file").write_text("there")
+        assert made(shown(include))(f"cat {include}/x/file").stdout == "there"
+    finally:
+        for path in (include / "x", include / "x/y"):
+            subprocess.run(["umount", "-l", path], check=True)
 
 
 def test_it_has_links_of_its_own(made, include):
