@@ -110,7 +110,7 @@ def test_it_is_tried_again_but_seldom_and_no_copies_of_it_stay_anywhere(hosts, r
 def test_what_is_asked_for_is_tried_at_once(hosts, refused):
     mark = time.time()
     hosts.push_wholly("web1", GROUP)
-    said = hosts.shell("web3", f"journalctl -t csync2 -o cat -S @{mark:.0f} --no-pager")
+    said = hosts.shell("web3", f"journalctl -t csync2 -o cat -S @{int(mark)} --no-pager")
     assert f"{TOP}/m-file" in said
 
 

@@ -35,7 +35,6 @@ _UNREACHABLE = (b"ERROR: Connection to ", b"SSL: ", b"Peer did ")
 #: What a peer answers that cannot write something (csync2.h: 8 is CR_ERROR; daemon.c: strerror(errno)), as csync2 tells
 #: it with three -v, after the name.
 _ANSWER, _CANNOT_WRITE = b"response from peer(%s): ", re.compile(rb"\S+ \[8\] <- ([^\n]{1,200})\n")
-_SEND_DATA = re.compile(rb"\S+ \[3\] <- OK \(send_data\)\.\n")
 #: ENOTEMPTY; ENOTDIR and ENOENT: it has no directory above the path. csync2 speaks English.
 NOT_EMPTY, NO_PLACE = "Directory not empty", ("Not a directory", "No such file or directory")
 _NOT_EMPTY = re.compile(rb"response from peer\(.*\): \S+ \[\d+\] <- Directory not empty\n", re.DOTALL)
@@ -97,17 +96,16 @@ class UpdateOutput:
         """
         ``{encoded name: the peer's own words, or GAVE_UP}`` of the first that it cannot write, as csync2 says with
         three -v; printable. After that, what it answers is for something else: it takes content for commands. Not if it
-        has no place for it, and has said so before it was sent content: something else stands there.
+        says at once that it has no place for it, as something else stands there.
         """
         for name, told in zip(self.names, self.sections):
             before = _ANSWER % decode(name)
             if any(message.startswith(_BROKEN) for message in told):
                 return {name: GAVE_UP}
             answers = [message[len(before) :] for message in told if message.startswith(before)]
-            sent = any(_SEND_DATA.fullmatch(answer) for answer in answers)
-            for found in filter(None, map(_CANNOT_WRITE.fullmatch, answers)):
-                words = printable(found.group(1))
-                if words != NOT_EMPTY and (sent or words not in NO_PLACE):
+            for number, answer in enumerate(answers):
+                words = printable(found.group(1)) if (found := _CANNOT_WRITE.fullmatch(answer)) else NOT_EMPTY
+                if words != NOT_EMPTY and (number or words not in NO_PLACE):
                     return {name: words}
         return {}
 

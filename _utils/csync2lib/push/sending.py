@@ -16,7 +16,7 @@ from typing import NamedTuple
 from csync2lib import beneath, waits
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode
-from csync2lib.csync2.output import GAVE_UP, NO_PLACE, STAYS, UpdateOutput
+from csync2lib.csync2.output import GAVE_UP, STAYS, UpdateOutput
 from csync2lib.csync2.states import DIRECTORY
 from csync2lib.errors import CommandError, Interrupted
 from csync2lib.push.ledger import PeerLedger
@@ -220,8 +220,6 @@ def _believed(
     refused = believed & kept - ({last} if why and last else set()) if asking else set()
     if why:
         refused &= set(told.names)
-    if unwritten and words in NO_PLACE:
-        refused, unwritten = refused | {unwritten}, None
     taken = believed - kept
     if why and why.by_peer:
         taken -= set(told.names[-UNCOMMITTED:])  # csync2 there may not have committed these
