@@ -35,8 +35,10 @@ _UNREACHABLE = (b"ERROR: Connection to ", b"SSL: ", b"Peer did ")
 #: What a peer answers that cannot write something (csync2.h: 8 is CR_ERROR; daemon.c: strerror(errno)), as csync2 tells
 #: it with three -v, after the name.
 _ANSWER, _CANNOT_WRITE = b"response from peer(%s): ", re.compile(rb"\S+ \[8\] <- ([^\n]{1,200})\n")
-#: ENOTEMPTY; ENOTDIR and ENOENT: it has no directory above the path. csync2 speaks English.
-NOT_EMPTY, NO_PLACE = "Directory not empty", ("Not a directory", "No such file or directory")
+#: ENOTEMPTY; ENOTDIR, ENOENT, and ELOOP, as it follows no symlink: it has no directory above the path. csync2 speaks
+#: English.
+NOT_EMPTY = "Directory not empty"
+NO_PLACE = ("Not a directory", "No such file or directory", "Too many levels of symbolic links")
 _NOT_EMPTY = re.compile(rb"response from peer\(.*\): \S+ \[\d+\] <- Directory not empty\n", re.DOTALL)
 #: A record of a peer's: a name, and a state.
 _RECORD = re.compile(rb"Fetched tuple from peer: (.+) \[(\S+)\]\n", re.DOTALL)
