@@ -7,15 +7,15 @@ import tempfile
 
 from .shell import wait_for
 
-#: Runs on the master: prints each event as a line of JSON, with the time of its arrival.
+#: Runs on the master, until its standard input ends: prints each event as a line of JSON, with the time of its arrival.
 LISTEN = """
-import json, time
+import json, select, sys, time
 import salt.config, salt.utils.event
 options = salt.config.master_config("/etc/salt/master")
 with salt.utils.event.get_event("master", sock_dir=options["sock_dir"], opts=options, listen=True) as bus:
     bus.connect_pub(timeout=10)
     print(json.dumps(["ready", {}, time.time()]), flush=True)
-    while True:
+    while not select.select([sys.stdin], [], [], 0)[0]:
         event = bus.get_event(wait=1, full=True, auto_reconnect=True)
         if event:
             print(json.dumps([event["tag"], event["data"], time.time()], default=repr), flush=True)
@@ -49,7 +49,7 @@ def listen(bed):
     with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as heard:
         process = subprocess.Popen(
             bed.find("master").enter("/opt/salt/bin/python", "-W", "ignore", "-c", LISTEN),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=written,
             stderr=subprocess.DEVNULL,
         )
@@ -58,5 +58,5 @@ def listen(bed):
             wait_for("to hear the master's event bus", bus.opened, 90)
             yield bus
         finally:
-            process.kill()
+            process.stdin.close()
             process.wait()
