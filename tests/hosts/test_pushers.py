@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import time
 
 import pytest
@@ -72,25 +71,6 @@ def _in_sync(hosts):
 
 
 @contextlib.contextmanager
-def listening(hosts):
-    """Listen on the bus, and take what is heard from it all the time: a listener that is slow is cut off."""
-    with hosts.bus() as bus:
-        ended = threading.Event()
-
-        def drain():
-            while not ended.wait(0.1):
-                bus.all()
-
-        thread = threading.Thread(target=drain)
-        thread.start()
-        try:
-            yield bus.taken
-        finally:
-            ended.set()
-            thread.join()
-
-
-@contextlib.contextmanager
 def slow_line(hosts, origin, peer, rate="1mbit"):
     """Let what csync2 on one host sends to another through slowly."""
 
@@ -148,7 +128,7 @@ def no_conflict(hosts, *groups):
 def test_one_host_of_a_group_pushes_at_a_time(hosts):
     """While all hosts write all the time; two groups push at the same time; nothing is asked for again and again."""
     began = time.time()
-    with listening(hosts) as heard:
+    with hosts.bus() as bus:
         numbers = itertools.count()
         while time.time() - began < 8:
             number = next(numbers) % 20
@@ -157,7 +137,7 @@ def test_one_host_of_a_group_pushes_at_a_time(hosts):
                     hosts.write(host, f"{top}/steadily/{host}-{number}", f"{time.time()}\n")
             time.sleep(0.1)
         hosts.calm(tops=[SHARED, DATA])
-        events = heard()
+        events = bus.all()
     ended = {group: [push for push in pushes(events) if push[0] == group] for group in ("wwwshared", "wwwdata")}
     for group, its in ended.items():
         assert {push[1] for push in its} == set(HOSTS), group
@@ -174,7 +154,7 @@ def test_one_host_of_a_group_pushes_at_a_time(hosts):
 def test_a_slow_push_holds_up_no_other_group_and_is_not_started_twice(hosts):
     """It takes longer than the time after which the master asks for it, and a host that waits pushes by itself."""
     big, top = os.urandom(5_000_000), f"{SHARED}/slow-{int(time.time())}"
-    with listening(hosts) as heard:
+    with hosts.bus() as bus:
         with slow_line(hosts, "web1", "web3"):
             began = time.time()
             hosts.write("web1", f"{top}/big", big)
@@ -191,7 +171,7 @@ def test_a_slow_push_holds_up_no_other_group_and_is_not_started_twice(hosts):
                 if time.time() - began > served()["ALONE_AFTER"] + served()["ALONE_SPREAD"] + 3:
                     break
                 time.sleep(1)
-            during = heard()
+            during = bus.all()
             for host in HOSTS:
                 assert (hosts.read(host, f"{top}/waits-on-web2") is None) == (host != "web2")
         hosts.everywhere(f"{top}/waits-on-web2", "x\n", seconds=60)
