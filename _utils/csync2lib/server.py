@@ -113,8 +113,15 @@ class Server:
     # ---- What it serves
 
     def look(self) -> None:
-        """Look at the host's groups and mounts: who may come, where to listen, and what csync2 may see."""
+        """Look at the host's groups and mounts, if it is possible; whatever asks for it, the server goes on."""
         self.looked = time.monotonic()
+        try:
+            self._look()
+        except OSError as err:
+            _log(f"cannot look at this host's groups: {err}")
+
+    def _look(self) -> None:
+        """Find out who may come, where to listen, and what csync2 may see."""
         configs = [*self.host.configs().values()]
         self.members = {_plain(host["address"]) for config in configs for host in config.get("hosts", {}).values()}
         self.includes = [os.fsencode(path) for config in configs for path in config.get("include", ())]
@@ -311,10 +318,7 @@ class Server:
         poll.register(mounted, select.POLLPRI)
         now = time.monotonic()
         if now - self.looked >= LOOK:
-            try:
-                self.look()
-            except OSError as err:
-                _log(f"cannot look at this host's groups: {err}")
+            self.look()
             self.cut_off()
         told = b""
         for handle, _ in poll.poll(max(0.0, self.looked + LOOK - time.monotonic()) * 1000):

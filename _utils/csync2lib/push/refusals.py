@@ -159,9 +159,7 @@ class Refusals:
 
 
 class Blocked:
-    """
-    A set of encoded names that is kept in a file, and forgets each name after some time.
-    """
+    """A set of encoded names that is kept in a file, and forgets each name after some time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
