@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import socket
 import stat
@@ -84,6 +85,20 @@ class Pair:
         self.process.kill()
         self.process.wait()
 
+    def served(self):
+        """Wait until the other csync2 is done: it may be at its last command when who sent it has ended."""
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        until = time.monotonic() + 10
+        while any(self._lives(child) for child in children.read_text().split()):
+            assert time.monotonic() < until, "the other csync2 does not end"
+            time.sleep(0.01)
+
+    @staticmethod
+    def _lives(process):
+        with contextlib.suppress(OSError):
+            return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False
+
     def check(self, full=True):
         """Have what has changed recorded: all of it, or what the journal names."""
         check.check(self.group, self.group.config, full)
@@ -93,7 +108,9 @@ class Pair:
 
     def send(self):
         """Send all that is dirty. ``{peer: why it could not be reached}``."""
-        return transfer.send_all("data", self.group.database, self.notes, [THERE], [HERE, THERE], time.time(), set())
+        found = transfer.send_all("data", self.group.database, self.notes, [THERE], [HERE, THERE], time.time(), set())
+        self.served()
+        return found
 
     def left(self):
         with self.group.open_database() as database:

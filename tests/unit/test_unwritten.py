@@ -70,6 +70,7 @@ class Peer:
             set(),
             cannot_write=told,
         )
+        self.pair.served()
         self.told.update(told.get(THERE, {}))
         assert not found[THERE], found
         return len(self.runs)
