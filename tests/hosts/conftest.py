@@ -512,13 +512,12 @@ def _bed():
     # Tests that run beside these have a testbed of their own.
     os.environ["TESTBED_NAME"] = os.environ.get("TESTBED_NAME", "test") + os.environ.get("PYTEST_XDIST_WORKER", "")
     keep = bool(os.environ.get("TESTBED_KEEP"))  # for work on a test: neither begin anew nor clean up
-    bed = Testbed()
+    bed = Testbed(tested="CHAOS_MINUTES" not in os.environ)  # make chaos has the real times
     if not keep:
         bed.down()
     try:
         bed.up(0)
-        # Before minions talk with it: they take long to miss a master that restarts. make chaos has the real times.
-        set_up_master(bed, shorter="CHAOS_MINUTES" not in os.environ)
+        set_up_master(bed)  # before minions talk with it: they take long to miss a master that restarts
         bed.up(3)
         yield bed
     finally:

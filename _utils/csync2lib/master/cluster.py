@@ -29,7 +29,7 @@ from csync2lib.master.shapes import Shape
 log = logging.getLogger(__name__)
 
 #: Seconds that what the pillar says about a minion's groups is kept.
-PILLAR_AGE = 20
+PILLAR_AGE = 60
 #: The same for a group that was not there: it may just have been added.
 PILLAR_AGE_WITHOUT = 1
 #: Seconds between two lines in the log about one minion that asks for groups it is not in.

@@ -17,11 +17,17 @@ NAME = r"master|web[0-9]+"
 
 
 class Testbed:
-    """One testbed by its name; the name tells two of them on one machine apart."""
+    """
+    One testbed by its name; the name tells two of them on one machine apart.
+
+    tested
+        It is made for tests: its hosts wait less, and have keys that cost less (see bed/waits.py, bed/hosts.py).
+    """
 
     __test__ = False  # pytest: not a test class
 
-    def __init__(self, name=None):
+    def __init__(self, name=None, tested=False):
+        self.tested = tested
         self.name = name or os.environ.get("TESTBED_NAME") or "csyncsync"
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,19}", self.name):
             raise TestbedError(f"bad TESTBED_NAME {self.name!r}: use up to 20 lower-case letters, digits, dashes")
@@ -34,7 +40,7 @@ class Testbed:
         return locked(f"/run/lock/csyncsync-testbed-{self.name}", f"testbed {self.name}")
 
     def _host(self, name):
-        return Host(self.name, name, self.state / name, self.network)
+        return Host(self.name, name, self.state / name, self.network, self.tested)
 
     def _all(self):
         """All hosts with something on disk, half-built ones too: master first, then by number."""

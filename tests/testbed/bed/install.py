@@ -24,12 +24,12 @@ def install(bed, hosts):
     say("in sync")
 
 
-def set_up_master(bed, shorter=False):
-    """The README's steps on the master, which may serve shorter waiting times. A second call changes nothing."""
+def set_up_master(bed):
+    """The README's steps on the master; for tests, it serves shorter waiting times. A second call changes nothing."""
     if bed.exec("master", "test", "-e", "/etc/salt/master.d/csyncsync.conf", check=False).returncode == 0:
         return
     say("setting up the master …")
-    if shorter:
+    if bed.tested:
         bed.exec("master", "sh", "-c", f"install -D -m 644 /dev/stdin {waits.SERVED}", input=waits.shorter())
     bed.exec("master", "sh", "-c", "cat >/etc/salt/master.d/roots.conf", input=ROOTS)
     bed.exec("master", "install", "-D", "-m", "600", "/srv/csyncsync/pillar.example", "/srv/pillar/csyncsync.sls")
