@@ -422,11 +422,11 @@ class Hosts:
 
         A probe that does not come true in time fails the test, with the last objection and the state of the hosts. The
         seconds are those of a machine that has nothing else to do. ``pause()`` returns when it is worth asking again;
-        without it, files are looked at all the time, and minions asked now and then: each time keeps them from working.
+        without it, files are looked at all the time, and minions asked for a third of it: that keeps them from working.
         """
         until = time.monotonic() + seconds * PATIENCE
         while True:
-            asked = self._asked
+            asked, began = self._asked, time.monotonic()
             try:
                 result = probe()
                 if result is not False:
@@ -439,7 +439,7 @@ class Hosts:
             if pause:
                 pause()
             else:
-                time.sleep(0.05 if self._asked == asked else 0.3)
+                time.sleep(0.05 if self._asked == asked else 2 * (time.monotonic() - began))
 
     def diagnosis(self):
         """What the master thinks of the groups, and the ends of the logs."""
