@@ -31,6 +31,10 @@ TABLES_WITHIN, DATABASE_WAIT = 3.0, 20.0
 LOCK_WAIT = 60.0
 #: In a group's directory, from the first step of a join to the second: what this host alone had.
 ONLY_HERE = "alone"
+#: In a group's directory: the include roots and mount points below which another file system is than should be.
+AWAY = "away"
+#: In a group's directory: this host joins anew, though it has its database: others have dropped what was dirty for it.
+ANEW = "anew"
 #: In a group's directory, as JSON: hosts that have left its config while it was in use here.
 DROPPED = "dropped.json"
 #: In a group's directory: ``{"total": paths that were found to be another one than on other hosts}``.
@@ -218,7 +222,7 @@ class Group:
     def reset(self) -> None:
         """Forget what csync2 knows of the group's files, so that this host joins it anew. Raises CsyncsyncError."""
         with self.exclusive():
-            self.forget("established", ONLY_HERE, "push.json", "peers.json", "large.json", LET_THROUGH, DROPPED)
+            self.forget("established", ANEW, ONLY_HERE, "push.json", "peers.json", "large.json", LET_THROUGH, DROPPED)
             self.state()  # makes the database, if it is missing
             with self.open_database(write=True) as database:
                 database.empty()

@@ -43,7 +43,8 @@ class Pair:
         self.there.mkdir()
         self.group = Group("data", ThisHost("web1", HERE, str(tmp_path / HERE), str(tmp_path / "state"), self._top()))
         os.makedirs(self.group.journal)
-        hosts = {minion: {"name": host, "address": host} for minion, host in (("web1", HERE), ("web2", THERE))}
+        minions = {"web1": HERE, "web2": THERE}
+        hosts = {minion: {"name": host, "address": host, "certificate": "00"} for minion, host in minions.items()}
         config = {"group": "data", "include": [str(self.include)], "exclude": [], "hosts": hosts, "name": HERE}
         config.update(address=HERE, database=self.group.database)
         self.group.path("config.json")

@@ -1,143 +1,268 @@
-"""What is kept of a lost database, and what it tells of the files as they are now."""
+"""A lost database is put back: what was received stays the others', what was done here is sent, nothing is guessed."""
 
 import os
+import shutil
+import sqlite3
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from csync2lib import journal
 from csync2lib.csync2 import kept
+from csync2lib.csync2.database import Database
+from csync2lib.csync2.states import stands
+from csync2lib.group import ANEW
 from csync2lib.join import recovery
+from csync2lib.join.record import record
+from pair import HERE, THERE, pair
+from test_check import below, dirty, keep_clean, look, tree
 
-NOW = 1_700_000_000_500_000_000
+__all__ = ["pair", "tree"]
+
+LOSSES = ["deleted", "truncated", "empty", "made anew"]
 
 
-class Host:
-    """A tree whose database is csync2's, with nothing to be sent, and the directory where it is kept."""
+class Member:
+    """A host that has what the group has, and whose database is kept."""
 
-    def __init__(self, tree, directory):
-        self.tree, self.path, self.state, self.top = tree, tree.file, directory / "state", Path(os.fsdecode(tree.path))
-        self.state.mkdir()
-        for name in ("a", "b", "dir/a", "dir/sub/a", "other/a"):
-            self.write(name, "x")
-        tree.check()
-        with tree.database(write=True) as database:
-            database.keep_dirty(lambda path, peer: False)
-
-    def write(self, name, content, when=NOW):
-        os.utime(self.tree.write(os.fsencode(name), content.encode()), ns=(when, when))
+    def __init__(self, tree):
+        self.tree, self.group = tree, tree.group
+        for name in (b"a", b"b", b"dir/a", b"dir/sub/a", b"other/a", b"mode"):
+            tree.write(name)
+        look(tree)
+        keep_clean(tree)
+        self.group.pin(self.group.config)
+        self.keep()
 
     def keep(self):
-        kept.keep_link(self.state, self.path)
-        kept.keep_copy(self.state, self.path)
+        kept.keep_link(self.group.directory, self.group.database)
+        assert kept.keep_copy(self.group.directory, self.group.database)
 
-    def lost(self):
-        return kept.lost_database(self.state, self.path)
+    def lose(self, how):
+        path = self.group.database
+        if how == "deleted":
+            os.unlink(path)
+        elif how == "made anew":  # as csync2's server does when a peer comes
+            os.unlink(path)
+            self.group.state()
+        else:
+            os.truncate(path, 5000 if how == "truncated" else 0)
+        if how == "truncated":  # what the push does that finds it
+            kept.put_aside(self.group.directory, path)
+        journal.mark_whole(self.group.journal)
 
-    def changed(self, since=0.0):
-        """What counts as changed since then, as ``{path below the tree: whole tree?}``."""
-        found = recovery.changed_since(self.lost(), since)
-        return {os.fsdecode(os.path.relpath(path, self.tree.path)): whole for path, whole in found.items()}
+    def put_back(self):
+        """As a push does; what is to be sent then, relative to the include."""
+        self.group.state()
+        done = recovery.put_back(self.group)
+        look(self.tree)
+        return done, {os.path.relpath(path, below(self.tree)) for path in dirty(self.tree)}
+
+    def journals(self, *names, tree=False):
+        """The watcher has heard of changes here."""
+        journal.write(self.group.journal, [below(self.tree, name) + b"/" * tree for name in names], False, "test")
+
+    def received(self, name, content=b"theirs"):
+        """A peer has sent this; the database that is lost knows of it, and no copy does."""
+        path = self.tree.write(name, content)
+        os.utime(path, (int(time.time()),) * 2)
+        if os.path.exists(self.group.database):
+            with self.group.open_database(write=True) as database:
+                database.take_in([(path, stands(path), database.record(path))], HERE, [])
 
 
 @pytest.fixture
-def known(tree, tmp_path):
-    """A host whose database has been kept."""
-    host = Host(tree, tmp_path)
-    host.keep()
-    return host
+def member(tree):
+    for name in os.listdir(tree.group.journal):
+        path = os.path.join(tree.group.journal, name)
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    group = tree.group
+    for path in Path(group.directory).glob("*.db3*"):
+        path.unlink()
+    group.forget(ANEW, journal.UNWATCHED, journal.WATCHED)
+    group.guard.note_roots([str(tree.include)])
+    Path(group.path("established")).write_text(group.host.name, encoding="utf-8")
+    Path(group.path("watch.json")).write_text(f'{{"pid": {os.getpid()}}}', encoding="utf-8")
+    yield Member(tree)
+    if not os.path.exists(group.database):
+        group.state()
+    group.forget("established", "watch.json", ANEW, journal.UNWATCHED, journal.WATCHED)
 
 
-@pytest.fixture
-def host(known):
-    """A host whose database is deleted, and whose directories nobody has changed since."""
-    os.unlink(known.path)
-    for directory in (known.top, *known.top.rglob("*/")):
-        os.utime(directory, (1, 1))
-    return known
+@pytest.mark.parametrize("how", LOSSES)
+def test_all_is_as_it_was(member, how):
+    before = rows(member)
+    member.lose(how)
+    assert member.put_back() == (True, set())
+    assert rows(member) == before
 
 
-def test_nothing_has_changed(host):
-    assert host.changed() == {}
+def rows(member):
+    with member.group.open_database() as database:
+        return [*database.states()], database.dirty(), database.certificates(), database.state()
 
 
-def test_what_was_written_and_deleted_has(host):
-    host.write("a", "longer")
-    (host.top / "b").unlink()
-    (host.top / "dir/a").chmod(0o600)
-    assert host.changed() == {"a": False, "b": True, "dir/a": False}
+@pytest.mark.parametrize("how", LOSSES)
+def test_what_was_to_be_sent_still_is(member, how):
+    """A deletion that some host has not got yet, too."""
+    os.unlink(below(member.tree, b"a"))
+    member.tree.write(b"b", b"newer")
+    look(member.tree)
+    member.keep()
+    member.lose(how)
+    assert member.put_back() == (True, {b"a", b"b"})
 
 
-def test_a_deleted_directory_stands_for_what_was_in_it(host):
-    (host.top / "dir/sub/a").unlink()
-    (host.top / "dir/sub").rmdir()
-    (host.top / "dir/a").unlink()
-    (host.top / "dir").rmdir()
-    assert host.changed() == {"dir": True}
+@pytest.mark.parametrize("how", LOSSES)
+def test_what_was_received_is_sent_to_nobody(member, how):
+    """Also what was deleted here because a peer had it deleted: another host may have made it again since."""
+    for name in (b"a", b"new/of/theirs"):
+        member.received(name)
+    path = below(member.tree, b"b")
+    os.unlink(path)
+    with member.group.open_database(write=True) as database:
+        database.forget([path])
+    member.lose(how)
+    assert member.put_back() == (True, set())
+    with member.group.open_database() as database:
+        assert database.record(below(member.tree, b"new/of/theirs")) is not None
+        assert database.record(path) is None
 
 
-def test_what_csync2_may_have_brought_has_not(host):
-    """It sets whole seconds."""
-    host.write("a", "longer", when=NOW // 10**9 * 10**9)
-    assert host.changed() == {}
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", LOSSES)
+def test_what_was_done_here_is_sent(member, how, when):
+    """The journal names it: what was checked and not sent to all yet, and what nobody has checked."""
+    if when == "after":
+        member.lose(how)
+    time.sleep(1.1)  # another whole second
+    member.tree.write(b"a", b"newer")
+    os.chmod(below(member.tree, b"mode"), 0o600)
+    member.tree.write(b"new/of/ours", b"newer")
+    shutil.rmtree(below(member.tree, b"dir"))
+    member.journals(b"a", b"mode")
+    member.journals(b"new", b"dir", tree=True)
+    if when == "before":
+        look(member.tree)
+        member.lose(how)
+    ours = {b"a", b"mode", b"new", b"new/of", b"new/of/ours", b"dir", b"dir/a", b"dir/sub", b"dir/sub/a"}
+    assert member.put_back() == (True, ours)
 
 
-def test_an_older_file_is_from_a_backup_and_then_nothing_was_deleted(host):
-    host.write("a", "longer", when=NOW - 10**12)
-    (host.top / "b").unlink()
-    assert host.changed() == {}
+@pytest.mark.parametrize("how", LOSSES)
+def test_what_was_done_while_nobody_watched_is_sent(member, how):
+    """The kernel's times tell of it; what was received before that is not sent."""
+    member.received(b"other/a")
+    member.lose(how)
+    time.sleep(1.1)
+    with open(member.group.path(journal.UNWATCHED), "w", encoding="ascii") as file:
+        file.write(f"{time.time() - 0.5:.3f}")
+    time.sleep(0.6)
+    member.tree.write(b"a", b"newer")
+    os.chmod(below(member.tree, b"mode"), 0o600)
+    os.unlink(below(member.tree, b"b"))
+    shutil.rmtree(below(member.tree, b"dir"))
+    ours = {b"a", b"mode", b"b", b"dir", b"dir/a", b"dir/sub", b"dir/sub/a"}
+    assert member.put_back() == (True, ours)
+    assert not os.path.exists(member.group.path(journal.UNWATCHED))
 
 
-def test_what_is_missing_from_a_directory_that_nobody_has_changed_was_not_deleted(host):
-    (host.top / "dir/a").unlink()
-    os.utime(host.top / "dir", (1, 1))
-    assert host.changed(2.0) == {}
+def test_a_watcher_that_has_died_has_not_watched(member):
+    Path(member.group.path("watch.json")).write_text('{"pid": 4194305}', encoding="utf-8")
+    journal.note_watched(member.group.directory)
+    os.utime(member.group.path(journal.WATCHED), (time.time() - 60,) * 2)
+    member.lose("deleted")
+    member.tree.write(b"a", b"newer")
+    assert member.put_back() == (True, {b"a"})
 
 
-def test_what_was_done_before_is_not_told_again(host):
-    host.write("a", "longer")
-    (host.top / "b").unlink()
-    assert host.changed(time.time() + 3600) == {}
+def test_what_a_disk_that_is_away_has_is_not_forgotten(member, tmp_path):
+    """It stays recorded, and is held, as with any other check."""
+    place = below(member.tree, b"disk")
+    os.mkdir(place)
+    (tmp_path / "disk").mkdir()
+    subprocess.run(["mount", "--bind", tmp_path / "disk", place], check=True)
+    path = member.tree.write(b"disk/file")
+    look(member.tree)
+    keep_clean(member.tree)
+    member.keep()
+    subprocess.run(["umount", place], check=True)
+    member.lose("deleted")
+    assert member.put_back() == (True, set())
+    with member.group.open_database() as database:
+        assert database.record(path) is not None
 
 
-@pytest.mark.parametrize("size", [0, 5000])
-def test_a_database_that_is_truncated_has_a_copy(known, size):
-    os.truncate(known.path, size)
-    known.write("a", "longer")
-    assert known.lost().endswith(".copy")
-    assert known.changed() == {"a": False}
+def test_hosts_that_left_the_config_and_certificates_that_changed_do_not_come_back(member):
+    with member.group.open_database(write=True) as database:
+        database.mark([below(member.tree, b"a")], HERE, [THERE])
+        database.pin({THERE: "3082"})
+    member.keep()
+    member.lose("deleted")
+    member.group.state()
+    assert recovery.put_back(member.group)
+    with member.group.open_database() as database:
+        assert database.certificates() == {THERE: "00"}
 
 
-def test_a_damaged_database_that_was_put_aside_has_one_too(known):
-    kept.put_aside(known.state, known.path)
-    assert known.lost().endswith(".copy")
-    assert os.path.exists(f"{known.path}.damaged")
-    assert os.listdir(known.state) == [os.path.basename(known.lost())]
+@pytest.mark.parametrize("why", ["it never was a member", "it is to join anew", "nothing is left", "all is damaged"])
+def test_otherwise_the_host_joins(member, why):
+    member.lose("deleted")
+    if why == "it never was a member":
+        member.group.forget("established")
+    elif why == "it is to join anew":
+        Path(member.group.path(ANEW)).touch()
+    else:
+        for path in Path(member.group.directory).glob("*.db3*"):
+            path.unlink() if why == "nothing is left" else os.truncate(path, 5000)
+    assert not recovery.put_back(member.group)
+    record(member.group)
+    assert member.group.state() == Database.RECORDED
 
 
-def test_a_damaged_database_never_replaces_a_copy(known):
-    copied = kept.copied_database(known.state, known.path)
-    before = os.stat(copied).st_ino
-    os.truncate(known.path, 5000)
-    kept.keep_copy(known.state, known.path)
-    assert os.stat(copied).st_ino == before
-    assert len(os.listdir(known.state)) == 2
+def test_a_database_that_a_member_still_has_is_not_lost(member):
+    record(member.group)
+    assert member.group.state() == Database.ESTABLISHED
 
 
-def test_a_large_database_is_copied_now_and_then(known, monkeypatch):
-    copied = kept.copied_database(known.state, known.path)
-    monkeypatch.setattr(kept, "COPIED", os.stat(known.path).st_size - 60 * kept.PER_SECOND)
+# --- What is kept
+
+
+def copies(member):
+    return kept.copied_database(member.group.directory, member.group.database)
+
+
+@pytest.mark.parametrize("how", ["damaged", "new", "recorded"])
+def test_what_is_no_members_sound_database_never_replaces_a_copy(member, how):
+    before = os.stat(copies(member)).st_ino
+    if how == "damaged":
+        os.truncate(member.group.database, 5000)
+    else:
+        with member.group.open_database(write=True) as database:
+            database.set_state(Database.NEW if how == "new" else Database.RECORDED)
+    assert not kept.keep_copy(member.group.directory, member.group.database)
+    assert os.stat(copies(member)).st_ino == before
+    assert len([*Path(member.group.directory).glob("*.db3*")]) == 2
+    if how == "damaged":
+        os.unlink(member.group.database)
+
+
+def test_a_large_database_is_copied_now_and_then(member, monkeypatch):
+    monkeypatch.setattr(kept, "COPIED", os.stat(member.group.database).st_size - 60 * kept.PER_SECOND)
 
     def again(age):
-        os.utime(copied, (time.time() - age,) * 2)
-        before = os.stat(copied).st_ino
-        kept.keep_copy(known.state, known.path)
-        return os.stat(copied).st_ino != before
+        os.utime(copies(member), (time.time() - age,) * 2)
+        return kept.keep_copy(member.group.directory, member.group.database)
 
     assert [again(50), again(70), again(-50)] == [False, True, True]
 
 
-def test_nothing_is_known_of_a_database_that_was_not_kept(tree, tmp_path):
-    host = Host(tree, tmp_path)
-    assert host.lost() is None
-    kept.keep_link(host.state, host.path)
-    assert host.lost() is None, "the database itself is not lost"
+def test_a_damaged_database_that_was_put_aside_has_a_copy(member):
+    path = member.group.database
+    os.truncate(path, 5000)
+    kept.put_aside(member.group.directory, path)
+    assert os.path.exists(f"{path}.damaged")
+    assert kept.kept_databases(member.group.directory, path) == [copies(member)]
+    with pytest.raises(sqlite3.Error), Database(f"{path}.damaged") as damaged:
+        damaged.is_sound()

@@ -426,3 +426,12 @@ class Database:
     def is_pinned(self) -> bool:
         """Tell whether csync2 can take in no certificate."""
         return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = ?", PINNED))
+
+
+def commits(path: str) -> int:
+    """How many transactions have been committed to a database (SQLite's file change counter, fileformat2.html, 1.3)."""
+    try:
+        with open(path, "rb") as file:
+            return int.from_bytes(file.read(28)[24:], "big")
+    except OSError:
+        return 0

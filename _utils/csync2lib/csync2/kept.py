@@ -23,13 +23,14 @@ def copied_database(directory: str, path: str) -> str:
     return kept_database(directory, path) + ".copy"
 
 
-def lost_database(directory: str, path: str) -> str | None:
+def kept_databases(directory: str, path: str) -> list[str]:
     """
-    What is left of the database that a group had before it was deleted, truncated, or made anew: its second name, which
-    is all of it, or a copy, which may be some minutes old. None if nothing is.
+    What is left of the database that a group had before it was deleted, truncated, or made anew, the best first: its
+    second name, which is all of it; a copy, which may be some seconds old.
     """
-    kept = kept_database(directory, path)
-    return kept if not _is_same_file(kept, path) and _is_whole(kept) else last_copy(directory, path)
+    kept, copied = kept_database(directory, path), copied_database(directory, path)
+    second = [kept] if os.path.exists(kept) and not _is_same_file(kept, path) else []
+    return [*second, *([copied] if os.path.exists(copied) else [])]
 
 
 def last_copy(directory: str, path: str) -> str | None:
@@ -43,18 +44,6 @@ def _is_same_file(path: str, other: str) -> bool:
         return os.path.samefile(path, other)
     except FileNotFoundError:
         return False
-
-
-def _is_whole(path: str) -> bool:
-    """Tell whether a database of SQLite is as long as its header says (fileformat2.html, 1.3: bytes 16 and 28)."""
-    try:
-        with open(path, "rb") as file:
-            header = file.read(32)
-            size = os.fstat(file.fileno()).st_size
-    except OSError:
-        return False
-    page = int.from_bytes(header[16:18], "big")
-    return len(header) == 32 and size >= (page if page > 1 else 65536) * int.from_bytes(header[28:32], "big") > 0
 
 
 #: Bytes of a database that is copied after each push (some 15,000 files, 8 ms), and for how many bytes more the next
@@ -73,26 +62,35 @@ def keep_link(directory: str, path: str) -> None:
         os.link(path, kept)
 
 
-def keep_copy(directory: str, path: str) -> None:
-    """Keep a copy of a sound database, unless it is large and was copied only just now; if there is room."""
+def keep_copy(directory: str, path: str) -> bool:
+    """
+    Keep a copy of a member's sound database, unless it is large and was copied only just now; if there is room. Returns
+    whether that is done.
+    """
     kept = copied_database(directory, path)
-    temporary = f"{kept}.tmp"
+    temporary = f"{kept}.tmp{os.getpid()}"
     try:
         rest = (os.stat(path).st_size - COPIED) / PER_SECOND
         if os.path.exists(kept) and 0 <= time.time() - os.stat(kept).st_mtime < rest:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        with Database(path) as database:
-            database.backup(temporary, durable=False)
-        with Database(temporary) as copy:
-            sound = copy.is_sound()
-        if sound:
+            return False
+        if is_copied(path, temporary):
             os.replace(temporary, kept)
+            return True
     except (OSError, sqlite3.Error) as err:  # locked, damaged, or a full disk: the next push tries again
         log.info("csyncsync: cannot copy %s: %s", path, err)
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    with contextlib.suppress(OSError):
+        os.unlink(temporary)
+    return False
+
+
+def is_copied(path: str, to: str) -> bool:
+    """Copy a database; returns whether the copy is sound, and a member's. Raises OSError, sqlite3.Error."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(to)
+    with Database(path) as database:
+        database.backup(to, durable=False)
+    with Database(to) as copy:
+        return copy.is_sound() and copy.state() == Database.ESTABLISHED
 
 
 def put_aside(directory: str, path: str) -> None:

@@ -122,12 +122,6 @@ def as_told(record: bytes) -> bytes:
     return _TIME.sub(b"v1:mtime=0:", record)
 
 
-def is_older(status: os.stat_result, record: bytes) -> bool:
-    """Given a file's lstat and a record of it, tell whether the file's time is older than the recorded one."""
-    recorded = time_of(record)
-    return recorded is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns // 10**9 < recorded
-
-
 def _what(of: Fields) -> tuple[bytes | None, bytes | None]:
     return of.get(b"type"), of.get(b"target")
 

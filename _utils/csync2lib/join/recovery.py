@@ -1,63 +1,98 @@
 """
-What a lost database still tells: what was changed on this host since.
+A lost database of csync2's is put back: from its second name, which is all of it, or from its last copy.
 
 Two things are kept of a database, in the group's directory (``csync2/kept.py``): a second name (a hard link), which
-says all if the file is deleted, and now and then a copy, for the case that the file itself is truncated or damaged.
+says all if the file is deleted, and a copy, some seconds old, for the case that the file is truncated or damaged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import stat
+import sqlite3
+from collections.abc import Callable, Iterator
 
-from csync2lib import beneath, journal
+from csync2lib import beneath, journal, storage
 from csync2lib.csync2.database import Database
-from csync2lib.csync2.states import check_text, is_older
+from csync2lib.csync2.kept import is_copied, kept_databases
+from csync2lib.group import ANEW, Group
+from csync2lib.local_changes import LOCAL
+from csync2lib.push.check import Known
+from csync2lib.push.differences import NOT_THERE
 
 
-def changed_since(lost: str, since: float) -> dict[bytes, bool]:
+def put_back(group: Group) -> bool:
     """
-    Given the path of what is left of a lost database, return ``{path: whole tree?}`` of what is otherwise now than it
-    says, as far as somebody on this host seems to have done it since then (in seconds since the epoch): not csync2, nor
-    who restored a backup.
+    Put back the database that a member of the group has lost. Returns whether there is one; the caller has the lock.
 
-    csync2 sets whole seconds as a file's time. A backup brings older files than there were; what is missing then was
-    not deleted, nor was what is missing from a directory that has not been changed since. Raises sqlite3.Error.
+    What stands on the disk otherwise than the database says came from other hosts, or all of them have got it: it is
+    recorded, and goes to nobody. Not so what was changed here and is still to be sent: the journal names that, and
+    while nobody watched the kernel's times tell of it. That is left to the check, which makes it dirty. If something is
+    neither, the comparison of all hosts' records finds it. Raises CsyncsyncError, sqlite3.Error, OSError.
     """
-    changed: dict[bytes, bool] = {}
-    missing: dict[bytes, bool] = {}
-    restored = False
-    with Database(lost) as before:
-        for path, record in before.states():
-            status, text = _state(path)
-            if status is None:
-                if not journal.is_among(missing, path):
-                    missing[path] = True
-            elif is_older(status, record):
-                restored = True
-            elif text != record and status.st_ctime >= since and not _may_be_csync2s(status):
-                changed[path] = False
-    deleted = {} if restored else {path: True for path in missing if _has_changed(os.path.dirname(path), since)}
-    return {**deleted, **changed}
-
-
-def _state(path: bytes) -> tuple[os.stat_result | None, bytes | None]:
-    """(a path's lstat, its state as csync2 records it); (None, None) if nothing is there."""
+    if not group.was_established() or os.path.exists(group.path(ANEW)):
+        return False
+    temporary = group.path(f"put-back.tmp{os.getpid()}")
     try:
-        status = beneath.lstat(path)
-        return status, check_text(path, status)
-    except (FileNotFoundError, NotADirectoryError):
-        return None, None
+        if not any(_is_copied(lost, temporary) for lost in kept_databases(group.directory, group.database)):
+            return False
+        is_own = _own_changes(group)
+        _record(group, temporary, is_own)  # as long as nobody else sees it
+        with Database(temporary) as found:
+            found.backup(group.database)
+    finally:
+        storage.remove(temporary)
+    group.pin(group.config)
+    _record(group, group.database, is_own)  # what has come meanwhile
+    journal.mark_whole(group.journal)
+    return True
 
 
-def _may_be_csync2s(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0
+def _is_copied(lost: str, path: str) -> bool:
+    with contextlib.suppress(sqlite3.Error):  # it is damaged, too
+        return is_copied(lost, path)
+    return False
 
 
-def _has_changed(directory: bytes, since: float) -> bool:
-    """Tell whether names came to, or left, a directory (or the next one above that is there) since then."""
-    status, _ = _state(directory)
-    while status is None and directory != b"/":
-        directory = os.path.dirname(directory)
-        status, _ = _state(directory)
-    return status is not None and status.st_mtime >= since
+def _record(group: Group, path: str, is_own: Callable[[bytes], bool]) -> None:
+    """Have a database's records be what stands on the disk, but for the host's own changes."""
+    with Database(path, timeout=20.0, write=True) as database:
+        recorder = Known(group, group.config, database, is_own)
+        recorder.moved = group.guard.moved_mounts()
+        recorder.everything()
+        recorder.hold_moved()
+        recorder.hold_lost()
+        recorder.delete()
+
+
+def _own_changes(group: Group) -> Callable[[bytes], bool]:
+    """What tells of a path that differs whether that was done here, and some other host lacks it."""
+    watch = storage.read_json(group.path("watch.json"), {})
+    if not os.path.exists(f"/proc/{watch.get('pid', 0)}"):
+        journal.note_unwatched(group.directory)
+    unsent, since = journal.unsent(group.journal), journal.unwatched_since(group.directory)
+    local = storage.read_names(group.path(LOCAL))
+
+    def is_own(path: bytes) -> bool:
+        is_known = path in local or journal.is_among(unsent, path)
+        return is_known or (since is not None and _has_changed(path, since))
+
+    return is_own
+
+
+def _has_changed(path: bytes, since: float) -> bool:
+    """Tell whether what stands at a path was changed since then, or, if nothing does, names left the directory."""
+    for place in _upwards(path):
+        try:
+            status = beneath.lstat(place)
+        except NOT_THERE:
+            continue
+        return (status.st_ctime if place == path else status.st_mtime) >= since
+    return False
+
+
+def _upwards(path: bytes) -> Iterator[bytes]:
+    """A path, and the directories above it."""
+    while path != b"/":
+        yield path
+        path = os.path.dirname(path)

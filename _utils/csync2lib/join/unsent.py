@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from csync2lib import beneath, journal
 from csync2lib.csync2.database import Database
-from csync2lib.csync2.kept import lost_database
+from csync2lib.csync2.kept import last_copy
 from csync2lib.group import Group
 
 #: How many of them it names to the host that admits it: they go over the minion's bus.
@@ -30,7 +30,7 @@ def find_unsent(group: Group) -> dict[bytes, bool]:
         return {}
     time.sleep(WATCHER_JUDGES)
     entries: dict[bytes, bool] = {}
-    lost = lost_database(group.directory, group.database)
+    lost = last_copy(group.directory, group.database)
     with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as stack:
         if lost:
             entries.update((path, False) for path, _, _ in stack.enter_context(Database(lost)).dirty())

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Paths that a host names at most, of those that may differ.
 MOST = 5000
+#: How often hosts that are not calm are asked again: by then the next check of the whole group is due.
+TRIES = 60
 
 # Groups whose hosts are to be compared.
 _compared: set[str] = set()
@@ -36,30 +38,33 @@ _lock = threading.Lock()
 Differences = dict[str, dict[str, Any]]
 
 
-def differences(cluster: Cluster, group: str, statuses: Mapping[str, Mapping[str, Any]]) -> Differences:
+def differences(cluster: Cluster, group: str, statuses: Mapping[str, Mapping[str, Any]]) -> Differences | None:
     """
     What hosts have differently, given ``{minion id: what csyncsync.status(size=True) says of the group}`` of all
-    members; nothing while one of them has something to send, or does not answer.
+    members; None while one of them has something to send, or does not answer: then nobody knows.
     """
-    given: list[list[str] | None] = [status.get("records") for status in statuses.values()]
-    slots = [slot for slot, there in enumerate(zip(*(found or () for found in given))) if len({*there}) > 1]
+    given: list[list[str]] = [status.get("records") or [] for status in statuses.values()]
+    if not all(given):
+        return None
+    slots = [slot for slot, there in enumerate(zip(*given)) if len({*there}) > 1]
     if not slots:
         return {}
     files = max(status.get("files") or 0 for status in statuses.values())
     slots = slots[: max(1, MOST * records.DIGESTS // (files + 1))]
     first = _behind(cluster, group, [*statuses], slots)
-    if first:
-        time.sleep(waits.AGREE_AGAIN)  # a change that was under way is over by then
-    second = _behind(cluster, group, [*statuses], slots) if first else {}
-    return {path: there for path, there in second.items() if first.get(path) == there}
+    if not first:
+        return first
+    time.sleep(waits.AGREE_AGAIN)  # a change that was under way is over by then
+    second = _behind(cluster, group, [*statuses], slots)
+    return second and {path: there for path, there in second.items() if first.get(path) == there}
 
 
-def _behind(cluster: Cluster, group: str, hosts: list[str], slots: list[int]) -> Differences:
-    """What hosts have differently behind some digests; nothing if one of them has something to send by now."""
+def _behind(cluster: Cluster, group: str, hosts: list[str], slots: list[int]) -> Differences | None:
+    """What hosts have differently behind some digests; None if one of them has something to send by now."""
     answers = cluster.call(hosts, "csyncsync.records", [group, slots])
     found = {minion: answer["paths"] for minion, answer in answers.items() if answer["calm"]}
     if len(found) < len(hosts):
-        return {}
+        return None
     unlike = {path: {host: found[host].get(path) for host in hosts} for path in contents.unlike(found)}
     # A host keeps a directory that was deleted elsewhere if it has something in it that is not of the group.
     return {
@@ -82,10 +87,10 @@ def by_host(found: Differences) -> dict[str, list[str]]:
 # --- What is done ----------------------------------------------------------------------------------------
 
 
-def heal(cluster: Cluster, group: str, members: list[str]) -> Differences:
+def heal(cluster: Cluster, group: str, members: list[str]) -> Differences | None:
     """
     Have all hosts send what they have differently: who has what all had before gets what is newer, and the rest is a
-    conflict. Returns what that is.
+    conflict. Returns what that is, as differences() does.
     """
     answers = cluster.call(members, "csyncsync.status", [group], waits.STATUS_ANSWER, size=True)
     found = differences(cluster, group, {minion: answers.get(minion, {}).get(group, {}) for minion in members})
@@ -109,7 +114,10 @@ def heal(cluster: Cluster, group: str, members: list[str]) -> Differences:
 
 
 def compare_aside(cluster: Cluster, group: str) -> None:
-    """After a check of a whole group: compare its hosts a while later, once for all checks until then."""
+    """
+    After a check of a whole group: compare its hosts a while later, once for all checks until then, and again while one
+    of them has something to send.
+    """
     with _lock:
         if group in _compared:
             return
@@ -119,8 +127,10 @@ def compare_aside(cluster: Cluster, group: str) -> None:
 
 def _compare(cluster: Cluster, group: str) -> None:
     try:
-        time.sleep(waits.AGREE_AFTER)
-        heal(cluster, group, cluster.members(cluster.group(group)))
+        for _ in range(TRIES):
+            time.sleep(waits.AGREE_AFTER)
+            if heal(cluster, group, cluster.members(cluster.group(group))) is not None:
+                break
     except (CsyncsyncError, SaltException) as err:
         log.warning("csyncsync: the hosts of %s cannot be compared: %s", group, one_line(str(err)))
     finally:

@@ -69,7 +69,7 @@ def status(cluster: Cluster, group: str | None) -> dict[str, Any]:
         with cluster.record(name) if name in recorded else contextlib.nullcontext(Record()) as record:
             joining = record.joining
         statuses = {minion: answers.get(minion, {}).get(name, {}) for minion in hosts}
-        differ = agreement.by_host(agreement.differences(cluster, name, statuses))
+        differ = agreement.by_host(agreement.differences(cluster, name, statuses) or {})
         rows[name] = report.report(name, hosts, answers, answers.why, time.time(), joining, differ)
     retcode = int(any(row["problems"] for hosts in rows.values() for row in hosts.values()))
     return {"outputter": "csyncsync", "data": {"groups": rows, "retcode": retcode}}

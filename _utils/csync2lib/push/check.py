@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import urllib.parse
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.kept import last_copy
 from csync2lib.csync2.namespace import is_below
 from csync2lib.csync2.states import DIRECTORY
-from csync2lib.group import Group, GroupConfig
+from csync2lib.group import AWAY, Group, GroupConfig
 from csync2lib.local_changes import LOCAL
 from csync2lib.push import ledger
 from csync2lib.push.differences import TOO_LONG, Difference, Differences
@@ -32,8 +32,6 @@ ROUNDS = 5
 UNREAD, MOST_UNREAD = "unread.json", 1000
 #: In a group's directory: what is left as it is recorded, because it looks like a lost disk.
 HELD = "held"
-#: In a group's directory: the include roots and mount points below which another file system is than should be.
-AWAY = "away"
 
 
 class Checked(NamedTuple):
@@ -134,6 +132,8 @@ class Recorder:
         self.away: set[bytes] = set()
         #: Where the host only receives, what it has otherwise: its records stay those of what it has received.
         self.local: set[bytes] | None = None
+        #: For whom what has changed becomes dirty.
+        self.peers: Collection[str] = config.peers
 
     def leave(self, places: Iterable[bytes]) -> None:
         """Leave what is at these include roots, and below, as it is recorded."""
@@ -180,7 +180,7 @@ class Recorder:
         if paths and self.local is None:
             if self.base:
                 self.base.note(self.database, {path: self.database.record(path) for path in paths})
-            self.database.mark(paths, self.config.address, self.config.peers, self.commands.of(paths))
+            self.database.mark(paths, self.config.address, self.peers, self.commands.of(paths))
 
     # ---- Deletions, which are recorded last
 
@@ -290,8 +290,8 @@ class Recorder:
             if self.base:
                 self.base.note(self.database, {one.path: one.before for one in batch})
             paths = [one.path for one in batch]
-            commands = self.commands.of(paths)
-            late = self.database.take_in(batch, self.config.address, self.config.peers, commands)
+            commands = self.commands.of(paths) if self.peers else []
+            late = self.database.take_in(batch, self.config.address, self.peers, commands)
             batch = [one for path in late for one in self.found.at(path)]
 
     def end(self) -> None:
@@ -318,6 +318,22 @@ class Recorder:
         now = {urllib.parse.quote_from_bytes(path): why for path, why in unread}
         if now != storage.read_json(self.group.path(UNREAD), {}):
             storage.write_json(self.group.path(UNREAD), now, durable=False)
+
+
+class Known(Recorder):
+    """
+    Records what other hosts know already: nothing becomes dirty.
+
+    is_own
+        Tells of a path whether they do not: it is left as it is recorded.
+    """
+
+    def __init__(self, group: Group, config: GroupConfig, database: Database, is_own: Callable[[bytes], bool]) -> None:
+        super().__init__(group, config, database, base=True)
+        self.peers, self.is_own = (), is_own
+
+    def _record(self, differences: Iterator[Difference]) -> int:
+        return super()._record(one for one in differences if not self.is_own(one.path))
 
 
 def _is_below_any(path: bytes, places: Collection[bytes]) -> bool:

@@ -75,10 +75,6 @@ class Log:
         """Note ``{encoded name: state}`` that both hosts had."""
         self._append(line for name, state in states.items() for line in ((_BEGUN, name, state), (_TAKEN, name)))
 
-    def names(self) -> set[bytes]:
-        """The encoded names of all that the log tells of."""
-        return set(self._entries())
-
     def taken(self, name: bytes) -> Taken:
         """What was taken last."""
         return self._entries().get(name, (_NEVER, []))[0]
@@ -225,11 +221,6 @@ def _changed(path: bytes) -> float | None:
 
 def _unrecorded(path: bytes) -> bytes:
     return GONE if is_made_here(path) else UNKNOWN
-
-
-def noted_before(notes: str) -> set[bytes]:
-    """The paths of Base noted lately: of what was deleted with its directory, too."""
-    return {decode(name) for name in Log(os.path.join(notes, BEFORE)).names()}
 
 
 def taken(notes: str, peers: Iterable[str], heard: Mapping[bytes, float]) -> set[bytes]:

@@ -18,7 +18,7 @@ from csync2lib.config.defaults import HOLD
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
 from csync2lib.errors import CsyncsyncError
-from csync2lib.group import Group, GroupConfig
+from csync2lib.group import ANEW, Group, GroupConfig
 from csync2lib.push import check, large, peers, refusals, transfer
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Surroundings(NamedTuple):
     tell
         Given an event's tag and data, sends it to the master, if there is one.
     record
-        Takes the files of a host that is not established into csync2's database.
+        Takes the files of a host that is not established into csync2's database, or puts a lost one back.
     hangs_after
         Seconds without a sign of life after which the watchdog ends this process; 0 if it does other work, too: never.
     """
@@ -156,11 +156,14 @@ class _Push:
         if self.asked.anew and group.state() == Database.ESTABLISHED:
             # It joins like a host that has lost its database, and keeps its own changes that it has not sent yet.
             keep_copy(group.directory, group.database)
+            storage.write(group.path(ANEW), "")
             with group.open_database(write=True) as database:
                 database.empty()
         if group.state() == Database.ESTABLISHED:
             return True
         self.around.record(group)
+        if group.state() == Database.ESTABLISHED:  # a lost database was put back
+            return True
         self._set(state="joining", comment="waits for the master to have an established host admit it")
         return False
 
@@ -207,8 +210,8 @@ def _put_aside_if_damaged(group: Group) -> str:
     if not damaged:
         return ""
     put_aside(group.directory, path)
-    log.error("csyncsync: %s is damaged; this host joins %s anew", path, group.name)
-    return f"; {path} is damaged and was put aside as {path}.damaged: this host joins anew"
+    log.error("csyncsync: %s is damaged; its last copy is put back", path)
+    return f"; {path} is damaged and was put aside as {path}.damaged: its last copy is put back"
 
 
 def _note(group: Group, result: PushResult) -> None:

@@ -89,6 +89,14 @@ class Shown:
         self.status_at = self.watched_at = 0.0
 
 
+class Copied:
+    """How many commits the copy of a group's database has, and when to look again."""
+
+    def __init__(self) -> None:
+        self.commits = -1
+        self.due = 0.0
+
+
 class WatchedGroup:
     """One csync2 group: its config, its includes, and what waits."""
 
@@ -125,6 +133,7 @@ class WatchedGroup:
         self.flushes = Flushes()
         self.reminders = Reminders()
         self.shown = Shown()
+        self.copied = Copied()
 
     def read_config(self) -> bool:
         """Read the group's config anew. Tells whether it can be used: else the one before stays."""

@@ -7,7 +7,6 @@ csync2 may still be about to record it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sqlite3
@@ -15,10 +14,10 @@ import stat
 import time
 
 from csync2lib import beneath, journal, waits
-from csync2lib.csync2 import kept, unfinished
+from csync2lib.csync2 import unfinished
 from csync2lib.csync2.custody import DIED, is_serving
-from csync2lib.csync2.database import Database
-from csync2lib.csync2.states import check_text, is_older
+from csync2lib.csync2.database import Database, commits
+from csync2lib.csync2.states import check_text
 from csync2lib.watch.changes import Change
 from csync2lib.watch.groups import WatchedGroup
 
@@ -57,16 +56,14 @@ class Judge:
         self.dirty: set[bytes] = set()
         self.died = _is_young(DIED, DIED_WAIT)
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
-        self.commits = _commits(self.path)
+        self.commits = commits(self.path) if self.path else 0
         #: whether a peer sends
         self.receiving = self.path is not None and is_serving(self.path)
         #: None with ``locked``: one is there that cannot be read now
         self.database: Database | None = None
         self.locked = False
-        #: whether the group joins anew, because its database was lost; what may be left of that; and when the new one
-        #: has taken in all that was there
-        self.recovering = False
-        self.before: Database | None = None
+        #: whether a member has lost its database; or when one that joins anew had recorded all that was there
+        self.lost = False
         self.recorded: float | None = None
         #: what csync2 has open, once somebody has asked
         self.opened: set[tuple[int, int]] | None = None
@@ -84,23 +81,15 @@ class Judge:
         if os.path.exists(path):
             self.database = Database(path)
             self.records, self.dirty = self.database.records(self.paths)
-            state = self.database.state()
-            if state == Database.ESTABLISHED:
-                return
-            if state == Database.RECORDED:
+            if self.database.state() != Database.NEW:
                 self.recorded = journal.mtime(os.path.join(self.group.directory, "recorded"))
-        if os.path.exists(os.path.join(self.group.directory, "established")):
-            self.__exit__()
-            self.recovering = True
-            before = kept.lost_database(self.group.directory, path)
-            with contextlib.suppress(sqlite3.Error):
-                self.before = Database(before) if before else None
+                return
+        self.lost = os.path.exists(os.path.join(self.group.directory, "established"))
 
     def __exit__(self, *_: object) -> None:
-        for database in (self.database, self.before):
-            if database is not None:
-                database.__exit__(None, None, None)
-        self.database = self.before = None
+        if self.database is not None:
+            self.database.__exit__(None, None, None)
+        self.database = None
 
     def verdict(self, change: Change) -> str:
         """Given a ready change, return what becomes of it: GO, GO_NAMED, DROP, or WAIT."""
@@ -142,8 +131,8 @@ class Judge:
         """
         if status is None or not stat.S_ISREG(status.st_mode):
             change.own = False
-        if self.recovering:
-            return self._compare_with_before(change, status)
+        if self.lost:
+            return self._without_database(change, status)
         if self.database is None and not self.locked:
             return DROP if status is None and _is_temporary(change) else GO
         try:
@@ -161,7 +150,7 @@ class Judge:
         if status is None:
             # Most that comes and goes are csync2's temporary files, three for each that arrives: nothing is below them.
             below = not _is_temporary(change) and database.has_below(change.path)
-            return GO if record is not None or below else self._drop(change)
+            return GO if record is not None or below or self._was_never_recorded(change) else self._drop(change)
         text = check_text(change.path, status)
         if record is not None and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             self.group.linked = self.group.linked or change.written or text != record
@@ -178,47 +167,19 @@ class Judge:
             return GO_NAMED
         return self._drop(change) if status.st_mtime_ns % 10**9 == 0 else GO_NAMED
 
-    def _compare_with_before(self, change: Change, status: os.stat_result | None) -> str:
-        """
-        While a host rejoins: compare a path's state with its record in the lost database, and with that in the new
-        one. What matches the record in the new database was written by csync2 and is ignored.
-        """
-        if status is None and _is_temporary(change):
-            return DROP
-        known, record = self._recorded_before(change.path)
-        if record and status is not None and is_older(status, record):
-            return DROP  # from a backup: the others' versions replace it
-        text = None if status is None else check_text(change.path, status)
-        written = self.records.get(change.path)
-        if not change.own and written == text and (text or self._was_there(change)):
-            return DROP
-        # csync2 sets whole seconds: a file that has such a time may have been written by it, any other was not.
-        if status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime_ns % 10**9 == 0:
-            if known and record == text:
-                return DROP
-            return GO if known and change.own else WAIT  # until it has joined, and recorded what it has
-        if change.moved or change.deleted or change.own:
-            return GO
-        if status is not None and stat.S_ISDIR(status.st_mode) and record is None:
-            return DROP  # a new directory that a user made is sent in any case: only this host has it
-        return DROP if known and record == text else GO
-
-    def _was_there(self, change: Change) -> bool:
-        """
-        Tell whether a path that is gone was still there when all was recorded anew: then csync2's daemon has deleted
-        both path and record since. False if in doubt: events may be read late.
-        """
+    def _was_never_recorded(self, change: Change) -> bool:
+        """Tell whether a path was gone before all was recorded anew: nobody here knows whether it was ever there."""
         heard = time.time() - (time.monotonic() - change.last)
-        return self.recorded is not None and heard > self.recorded + READ_WITHIN
+        return self.recorded is not None and not _is_temporary(change) and heard <= self.recorded + READ_WITHIN
 
-    def _recorded_before(self, path: bytes) -> tuple[bool, bytes | None]:
-        """(whether it is known, the record of a path in the lost database)."""
-        if self.before is None:
-            return False, None
-        try:
-            return True, self.before.record(path)
-        except sqlite3.Error:
-            return False, None
+    def _without_database(self, change: Change, status: os.stat_result | None) -> str:
+        """
+        While a member has lost its database: csync2 deletes and replaces nothing that it does not know. Whether it made
+        what is new shows when the database is put back.
+        """
+        if status is None:
+            return DROP if _is_temporary(change) else GO
+        return GO if change.own or time.monotonic() - change.judged >= COMMIT_WAIT else WAIT
 
     def _drop(self, change: Change) -> str:
         """
@@ -263,15 +224,6 @@ def _is_young(path: str, seconds: float) -> bool:
         return 0 <= time.time() - os.stat(path).st_mtime < seconds
     except OSError:
         return False
-
-
-def _commits(database: str | None) -> int:
-    """How many transactions have been committed to a database of SQLite (its header's file change counter)."""
-    try:
-        with open(database or "", "rb") as file:
-            return int.from_bytes(file.read(28)[24:], "big")
-    except OSError:
-        return 0
 
 
 def _lacks(database: Database, directory: bytes) -> bool:

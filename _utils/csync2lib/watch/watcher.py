@@ -29,6 +29,7 @@ from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import groups, status, verdict
 from csync2lib.watch.aside import Aside
 from csync2lib.watch.changes import Change, Debounce
+from csync2lib.watch.copies import Copies
 from csync2lib.watch.echo import Filter
 from csync2lib.watch.flush import Flusher
 from csync2lib.watch.groups import WatchedGroup
@@ -76,6 +77,7 @@ class Watcher:
         self.flusher = Flusher(options, self.aside, self.notifier)
         self.reminder = Reminder(options, self.flusher)
         self.metrics = status.Metrics(options.state_dir, self.aside)
+        self.copies = Copies(self.aside)
         self.timer: asyncio.TimerHandle | None = None
         self.house_timer: asyncio.TimerHandle | None = None
         self.close_timer: asyncio.TimerHandle | threading.Timer | None = None
@@ -285,6 +287,7 @@ class Watcher:
             self.reminder.remind(group, now)
             status.write_status(group, self.watches)
             status.note_watched(group, now)
+            self.copies.keep(group, now)
         self.metrics.write([*self.groups.values()], self.notifier.opts.get("id", ""), now)
         self.echo.forget_old(now)
 

@@ -1,0 +1,51 @@
+"""Copies of csync2's databases: each push makes one of what was sent; here they follow what was received."""
+
+from __future__ import annotations
+
+import os
+
+from csync2lib.csync2.database import commits
+from csync2lib.csync2.kept import keep_copy
+from csync2lib.errors import CsyncsyncError
+from csync2lib.group import AWAY
+from csync2lib.guard import Guard
+from csync2lib.watch.aside import Aside
+from csync2lib.watch.groups import WatchedGroup
+
+#: Seconds between two looks at a database, and so the age of what may be missing from its copy.
+COPY_EVERY = 5.0
+
+
+class Copies:
+    """Keeps the copies of all groups up to date."""
+
+    def __init__(self, aside: Aside) -> None:
+        self.aside = aside
+        #: the groups that are being copied
+        self.running: set[str] = set()
+
+    def keep(self, group: WatchedGroup, now: float) -> None:
+        """Copy a group's database, if it has changed."""
+        path, copied = group.config.database, group.copied
+        if path is None or group.name in self.running or now < copied.due:
+            return
+        copied.due = now + COPY_EVERY
+        found = commits(path)
+        if found == copied.commits or group.is_pushing():
+            return
+
+        def work() -> None:
+            # What csync2 makes of a place where a file system is away is in no copy: that tells what was there.
+            if _is_all_there(group) and keep_copy(group.directory, path):
+                copied.commits = found
+
+        self.running.add(group.name)
+        self.aside.run(work, lambda _: self.running.discard(group.name))
+
+
+def _is_all_there(group: WatchedGroup) -> bool:
+    guard = Guard(group.name, group.directory, group.config.database or "")
+    try:
+        return not (os.path.exists(os.path.join(group.directory, AWAY)) or guard.problems() or guard.moved_mounts())
+    except CsyncsyncError:
+        return False
