@@ -33,7 +33,8 @@ def encode(raw: bytes) -> bytes:
 
 def decode(text: bytes) -> bytes:
     """The reverse of encode()."""
-    return _TO_DECODE.sub(lambda match: bytes((int(match.group(1), 16),)), text)
+    text = text.replace(b"%3A", b":")  # most of what is encoded in a record; each "%" begins such a triple
+    return text if b"%" not in text else _TO_DECODE.sub(lambda match: bytes((int(match.group(1), 16),)), text)
 
 
 def printable(raw: bytes) -> str:
