@@ -163,8 +163,8 @@ def records(group, slots):
     slots
         Their numbers.
 
-    Returns ``{"calm": whether nothing is to be sent, and all is there, "paths": {percent-encoded path: digest}}``; the
-    paths of directories end with "/".
+    Returns ``{"calm": whether nothing is on its way, and all is there, "left": [percent-encoded path, …] that others
+    have refused, "paths": {percent-encoded path: digest}}``; in ``paths`` directories end with "/".
 
     CLI Example:
 
@@ -175,7 +175,8 @@ def records(group, slots):
     found = _group(group).require()
     status = host_status.read(found.directory, found.database, found.host.minion)
     away = status.get("held") or found.guard.root_problems() or found.guard.moved_mounts()
-    return {"calm": status.get("in_sync", False) and not away, "paths": records_module.entries(found, slots, MOST_TOLD)}
+    calm, paths = host_status.is_at_rest(status) and not away, records_module.entries(found, slots, MOST_TOLD)
+    return {"calm": calm, "left": sorted(found.dirty()) if calm else [], "paths": paths}
 
 
 @raised_as(CommandExecutionError)

@@ -159,6 +159,13 @@ def kind(path: Path) -> int:
         return 0
 
 
+def above(path: bytes) -> Iterator[bytes]:
+    """The directories that a path is in, the innermost first."""
+    while len(path) > 1:
+        path = os.path.dirname(path)
+        yield path
+
+
 def exists(path: Path) -> bool:
     """Tell whether anything is there."""
     return kind(path) != 0
@@ -175,12 +182,7 @@ def is_no_directory(path: Path) -> bool:
 
 def no_directory_in(path: bytes) -> bytes | None:
     """Of a path and all above it, the outermost that is anything but a directory; None if there is none."""
-    found = None
-    while len(path) > 1:
-        if is_no_directory(path):
-            found = path
-        path = os.path.dirname(path)
-    return found
+    return next((place for place in reversed((path, *above(path))) if is_no_directory(place)), None)
 
 
 def readlink(path: Path) -> bytes:

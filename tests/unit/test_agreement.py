@@ -12,6 +12,7 @@ from csync2lib.group import DIFFERENCES
 from csync2lib.master import agreement
 from csync2lib.push.win import mark
 from csync2lib.report.report import report
+from csync2lib.report.status import is_at_rest
 from pair import pair
 from test_check import keep_clean, look, tree
 from test_report import NOW, status
@@ -129,12 +130,13 @@ def test_what_is_recorded_and_missing_is_not_sent_as_a_deletion(known):
 class Hosts:
     """Hosts that say what they have recorded, each time they are asked."""
 
-    def __init__(self, *times):
-        self.times = list(times)
+    def __init__(self, *times, left=()):
+        self.times, self.left = list(times), [*left]
 
     def call(self, hosts, function, arguments):
         found = self.times.pop(0)
-        return {host: {"calm": found[host] is not None, "paths": found[host] or {}} for host in hosts}
+        left = self.left
+        return {host: {"calm": found[host] is not None, "left": left, "paths": found[host] or {}} for host in hosts}
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +184,32 @@ def test_a_change_that_was_under_way_is_no_difference():
     assert differences([first, {**other, "web2": {"/a": "3"}}], web1="1", web2="2") == {}, "another one is under way"
     assert differences([{**first, "web2": None}], web1="1", web2="2") is None
     assert differences([first, {**first, "web1": None}], web1="1", web2="2") is None
+
+
+def test_what_a_host_has_refused_is_left_out():
+    """A conflict may stand for long: it does not hide what else differs, as what lies below a place that is refused."""
+    first = {"web1": {"/a": "1", "/d": "1", "/e": "1"}, "web2": {"/a": "2", "/d/": "2", "/d/below": "3", "/e": "1"}}
+    found = agreement.differences(Hosts(first, first, left=["/a", "/d"]), "g", statuses(web1="1", web2="2"))
+    assert found == {"/d/below": {"web1": None, "web2": "3"}}
+
+
+@pytest.mark.parametrize(
+    ("said", "at_rest"),
+    [
+        ({}, True),
+        ({"dirty": {"web2": 2}, "refused": {"web2": ["/a", "/b"]}}, True),
+        ({"dirty": {"web2": 2}, "refused": {"web2": ["/a"]}, "cannot_write": {"web2": {"/b": "File exists"}}}, True),
+        ({"dirty": {"web2": 2}, "refused": {"web2": ["/a"]}, "cannot_write": {"web2": {"/a": "File exists"}}}, False),
+        ({"dirty": {"web2": 1}, "refused": {"web3": ["/a"]}}, False),
+        ({"dirty": {"web2": 1}, "refused": {"web2": ["/a"]}, "unreachable": {"web2": "no answer"}}, False),
+        ({"unreachable": {"web2": "no answer"}}, True),
+        ({"journal": 1}, False),
+        ({"state": "recorded"}, False),
+    ],
+)
+def test_a_host_is_at_rest_if_others_have_refused_all_that_it_is_to_send(said, at_rest):
+    status = {"state": "established", "journal": 0, "dirty": {}, "refused": {}, "cannot_write": {}, "unreachable": {}}
+    assert is_at_rest({**status, **said}) == at_rest
 
 
 def test_who_differs_is_who_has_not_what_most_have():

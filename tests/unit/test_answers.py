@@ -100,7 +100,7 @@ ANSWERS = {
     },
     "csyncsync.win": lambda host, group, paths, only=None: 1,
     "csyncsync.local_changes": lambda host, group: {PATH: "changed"},
-    "csyncsync.records": lambda host, group, slots: {"calm": True, "paths": {PATH: "0" * 16}},
+    "csyncsync.records": lambda host, group, slots: {"calm": True, "left": [], "paths": {PATH: "0" * 16}},
     "csyncsync.mark": lambda host, group, paths: len(paths),
     "csyncsync.returned": lambda host, group, back: True,
     "csyncsync.reset": lambda host, group: True,

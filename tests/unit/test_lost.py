@@ -168,6 +168,19 @@ def test_what_was_done_while_nobody_watched_is_sent(member, how):
     assert not os.path.exists(member.group.path(journal.UNWATCHED))
 
 
+@pytest.mark.parametrize("how", LOSSES)
+def test_what_came_from_others_while_nobody_watched_is_not_sent(member, how):
+    """csync2 was killed before it could commit that: another host may have deleted it since."""
+    with open(member.group.path(journal.UNWATCHED), "w", encoding="ascii") as file:
+        file.write(f"{time.time() - 5:.3f}")
+    member.lose(how)
+    for name in (b"theirs/of/theirs", b"a"):
+        path = member.tree.write(name, b"theirs")
+        os.utime(path, (int(time.time()),) * 2)
+    os.symlink("nowhere", below(member.tree, b"theirs/link"))
+    assert member.put_back() == (True, set())
+
+
 def test_a_watcher_that_has_died_has_not_watched(member):
     Path(member.group.path("watch.json")).write_text('{"pid": 4194305}', encoding="utf-8")
     journal.note_watched(member.group.directory)

@@ -76,7 +76,7 @@ def keep_copy(directory: str, path: str) -> bool:
         if is_copied(path, temporary):
             os.replace(temporary, kept)
             return True
-    except (OSError, sqlite3.Error) as err:  # locked, damaged, or a full disk: the next push tries again
+    except OSError as err:
         log.info("csyncsync: cannot copy %s: %s", path, err)
     with contextlib.suppress(OSError):
         os.unlink(temporary)
@@ -84,13 +84,17 @@ def keep_copy(directory: str, path: str) -> bool:
 
 
 def is_copied(path: str, to: str) -> bool:
-    """Copy a database; returns whether the copy is sound, and a member's. Raises OSError, sqlite3.Error."""
+    """Copy a database; returns whether that could be done, and the copy is sound, and a member's. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(to)
-    with Database(path) as database:
-        database.backup(to, durable=False)
-    with Database(to) as copy:
-        return copy.is_sound() and copy.state() == Database.ESTABLISHED
+    try:
+        with Database(path) as database:
+            database.backup(to, durable=False)
+        with Database(to) as copy:
+            return copy.is_sound() and copy.state() == Database.ESTABLISHED
+    except sqlite3.Error as err:  # locked, damaged, or a full disk
+        log.info("csyncsync: cannot copy %s: %s", path, err)
+        return False
 
 
 def put_aside(directory: str, path: str) -> None:

@@ -7,14 +7,13 @@ says all if the file is deleted, and a copy, some seconds old, for the case that
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from csync2lib import beneath, journal, storage
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import is_copied, kept_databases
+from csync2lib.csync2.states import is_made_here
 from csync2lib.group import ANEW, Group
 from csync2lib.local_changes import LOCAL
 from csync2lib.push.check import Known
@@ -27,14 +26,16 @@ def put_back(group: Group) -> bool:
 
     What stands on the disk otherwise than the database says came from other hosts, or all of them have got it: it is
     recorded, and goes to nobody. Not so what was changed here and is still to be sent: the journal names that, and
-    while nobody watched the kernel's times tell of it. That is left to the check, which makes it dirty. If something is
-    neither, the comparison of all hosts' records finds it. Raises CsyncsyncError, sqlite3.Error, OSError.
+    while nobody watched the times of files and directories tell of it, if csync2 cannot have set them. That is left to
+    the check, which makes it dirty. If something is neither, the comparison of all hosts' records finds it.
+
+    Raises CsyncsyncError, sqlite3.Error, OSError.
     """
     if not group.was_established() or os.path.exists(group.path(ANEW)):
         return False
     temporary = group.path(f"put-back.tmp{os.getpid()}")
     try:
-        if not any(_is_copied(lost, temporary) for lost in kept_databases(group.directory, group.database)):
+        if not any(is_copied(lost, temporary) for lost in kept_databases(group.directory, group.database)):
             return False
         is_own = _own_changes(group)
         _record(group, temporary, is_own)  # as long as nobody else sees it
@@ -46,12 +47,6 @@ def put_back(group: Group) -> bool:
     _record(group, group.database, is_own)  # what has come meanwhile
     journal.mark_whole(group.journal)
     return True
-
-
-def _is_copied(lost: str, path: str) -> bool:
-    with contextlib.suppress(sqlite3.Error):  # it is damaged, too
-        return is_copied(lost, path)
-    return False
 
 
 def _record(group: Group, path: str, is_own: Callable[[bytes], bool]) -> None:
@@ -81,18 +76,16 @@ def _own_changes(group: Group) -> Callable[[bytes], bool]:
 
 
 def _has_changed(path: bytes, since: float) -> bool:
-    """Tell whether what stands at a path was changed since then, or, if nothing does, names left the directory."""
-    for place in _upwards(path):
+    """
+    Tell whether a file that stands at a path was made here, and changed since then; or, if nothing does, names left the
+    directory.
+    """
+    for place in (path, *beneath.above(path)):
         try:
             status = beneath.lstat(place)
         except NOT_THERE:
             continue
-        return (status.st_ctime if place == path else status.st_mtime) >= since
+        if place == path:
+            return status.st_ctime >= since and is_made_here(path)
+        return status.st_mtime >= since
     return False
-
-
-def _upwards(path: bytes) -> Iterator[bytes]:
-    """A path, and the directories above it."""
-    while path != b"/":
-        yield path
-        path = os.path.dirname(path)

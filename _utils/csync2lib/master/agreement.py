@@ -41,7 +41,8 @@ Differences = dict[str, dict[str, Any]]
 def differences(cluster: Cluster, group: str, statuses: Mapping[str, Mapping[str, Any]]) -> Differences | None:
     """
     What hosts have differently, given ``{minion id: what csyncsync.status(size=True) says of the group}`` of all
-    members; None while one of them has something to send, or does not answer: then nobody knows.
+    members; None while one of them has something on its way, or does not answer: then nobody knows. What one of them
+    has refused is left out: that is a conflict, or will be sent.
     """
     given: list[list[str]] = [status.get("records") or [] for status in statuses.values()]
     if not all(given):
@@ -60,12 +61,14 @@ def differences(cluster: Cluster, group: str, statuses: Mapping[str, Mapping[str
 
 
 def _behind(cluster: Cluster, group: str, hosts: list[str], slots: list[int]) -> Differences | None:
-    """What hosts have differently behind some digests; None if one of them has something to send by now."""
+    """What hosts have differently behind some digests; None if one of them has something on its way by now."""
     answers = cluster.call(hosts, "csyncsync.records", [group, slots])
     found = {minion: answer["paths"] for minion, answer in answers.items() if answer["calm"]}
     if len(found) < len(hosts):
         return None
-    unlike = {path: {host: found[host].get(path) for host in hosts} for path in contents.unlike(found)}
+    left = {path for answer in answers.values() for path in answer["left"]}
+    differ = (path for path in contents.unlike(found) if path.rstrip("/") not in left)
+    unlike = {path: {host: found[host].get(path) for host in hosts} for path in differ}
     # A host keeps a directory that was deleted elsewhere if it has something in it that is not of the group.
     return {
         path: there for path, there in unlike.items() if not path.endswith("/") or len({*there.values()} - {None}) > 1
@@ -116,7 +119,7 @@ def heal(cluster: Cluster, group: str, members: list[str]) -> Differences | None
 def compare_aside(cluster: Cluster, group: str) -> None:
     """
     After a check of a whole group: compare its hosts a while later, once for all checks until then, and again while one
-    of them has something to send.
+    of them has something on its way.
     """
     with _lock:
         if group in _compared:

@@ -228,7 +228,7 @@ SHAPES: dict[str, Shape] = {
     "csyncsync.backups": record({"paths": map_of(path, list_of(_old_version, 1)), "more": whole}),
     "csyncsync.restore": record({"size": whole, "sha256": text, "changed": flag, "kept": maybe(whole)}),
     "csyncsync.win": whole,
-    "csyncsync.records": record({"calm": flag, "paths": map_of(path, digest)}),
+    "csyncsync.records": record({"calm": flag, "left": list_of(path), "paths": map_of(path, digest)}),
     "csyncsync.mark": whole,
     "csyncsync.returned": flag,
     "csyncsync.local_changes": map_of(path, one_of("changed", "deleted", "new")),

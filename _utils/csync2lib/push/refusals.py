@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from csync2lib import beneath, storage, waits
 from csync2lib.csync2.database import Database, DirtyEntry
@@ -82,7 +82,7 @@ class Refusals:
 
     def lacking(self, paths: list[bytes]) -> set[bytes]:
         """The directories above these paths that the peer lacks, although they are not dirty for it."""
-        above = {parent for path in paths[:ASKED_ABOVE] for parent in _above(path)}
+        above = {parent for path in paths[:ASKED_ABOVE] for parent in beneath.above(path)}
         with self.peer.shared() as shared:
             ours = [path for path in sorted(above) if beneath.is_directory(path) and shared.record(path)]
             ours = [path for path in ours if not shared.is_dirty(path)]
@@ -202,13 +202,6 @@ def try_all(group: str, peers: Iterable[str]) -> None:
     for peer in peers:
         for large in (False, True):
             storage.remove(f"{directory(group, peer, large)}{BLOCKED}")
-
-
-def _above(path: bytes) -> Iterator[bytes]:
-    """The directories that a path is in, the innermost first."""
-    while len(path) > 1:
-        path = os.path.dirname(path)
-        yield path
 
 
 def no_directory_above(name: bytes) -> bytes | None:

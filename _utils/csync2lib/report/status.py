@@ -43,7 +43,7 @@ def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] 
             "paused": group.why_paused(),
             "anew": sorted(group.dropped() & {*status["hosts"]}),
             **(_size(group) if versions else {}),
-            **({"records": _records(group)} if versions and status["in_sync"] else {}),
+            **({"records": _records(group)} if versions and is_at_rest(status) else {}),
             **more,
         }
         for group, status in found.items()
@@ -66,10 +66,21 @@ def _size(group: Group) -> dict[str, Any]:
 
 
 def _records(group: Group) -> list[str] | None:
-    """Digests of all records, by which hosts are compared that have nothing to send; None if nobody can tell now."""
+    """Digests of all records, by which hosts are compared that are at rest; None if nobody can tell now."""
     with contextlib.suppress(sqlite3.Error, OSError, CsyncsyncError):
         return records.digests(group)
     return None
+
+
+def is_at_rest(status: dict[str, Any]) -> bool:
+    """
+    Given what read() returns, tell whether nothing is on its way: what is still to be sent, other hosts have refused.
+    Somebody has to see to that, and it may stand for long; meanwhile all else is to be the same on all hosts.
+    """
+    if status.get("state") != "established" or status["journal"]:
+        return False
+    told = {peer: {*status["refused"].get(peer, ()), *status["cannot_write"].get(peer, ())} for peer in status["dirty"]}
+    return not {*told} & {*status["unreachable"]} and all(n <= len(told[peer]) for peer, n in status["dirty"].items())
 
 
 def read(directory: str, path: str, minion: str) -> dict[str, Any]:

@@ -26,18 +26,17 @@ class Copies:
 
     def keep(self, group: WatchedGroup, now: float) -> None:
         """Copy a group's database, if it has changed."""
-        path, copied = group.config.database, group.copied
-        if path is None or group.name in self.running or now < copied.due:
+        path = group.config.database
+        if path is None or group.name in self.running or now < group.copy_at:
             return
-        copied.due = now + COPY_EVERY
-        found = commits(path)
-        if found == copied.commits or group.is_pushing():
+        group.copy_at, found = now + COPY_EVERY, commits(path)
+        if found == group.copied or group.is_pushing():
             return
 
         def work() -> None:
             # What csync2 makes of a place where a file system is away is in no copy: that tells what was there.
             if _is_all_there(group) and keep_copy(group.directory, path):
-                copied.commits = found
+                group.copied = found
 
         self.running.add(group.name)
         self.aside.run(work, lambda _: self.running.discard(group.name))

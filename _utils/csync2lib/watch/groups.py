@@ -89,14 +89,6 @@ class Shown:
         self.status_at = self.watched_at = 0.0
 
 
-class Copied:
-    """How many commits the copy of a group's database has, and when to look again."""
-
-    def __init__(self) -> None:
-        self.commits = -1
-        self.due = 0.0
-
-
 class WatchedGroup:
     """One csync2 group: its config, its includes, and what waits."""
 
@@ -133,7 +125,8 @@ class WatchedGroup:
         self.flushes = Flushes()
         self.reminders = Reminders()
         self.shown = Shown()
-        self.copied = Copied()
+        #: how many commits the copy of csync2's database has, and when to look again
+        self.copied, self.copy_at = -1, 0.0
 
     def read_config(self) -> bool:
         """Read the group's config anew. Tells whether it can be used: else the one before stays."""
