@@ -8,6 +8,7 @@ says all if the file is deleted, and a copy, some seconds old, for the case that
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 
 from csync2lib import beneath, journal, storage
@@ -77,8 +78,8 @@ def _own_changes(group: Group) -> Callable[[bytes], bool]:
 
 def _has_changed(path: bytes, since: float) -> bool:
     """
-    Tell whether a file that stands at a path was made here, and changed since then; or, if nothing does, names left the
-    directory.
+    Tell whether what stands at a path was changed since then, and is no file that csync2 may have made; or, if nothing
+    does, names left the directory.
     """
     for place in (path, *beneath.above(path)):
         try:
@@ -86,6 +87,6 @@ def _has_changed(path: bytes, since: float) -> bool:
         except NOT_THERE:
             continue
         if place == path:
-            return status.st_ctime >= since and is_made_here(path)
+            return status.st_ctime >= since and (is_made_here(path) or not stat.S_ISREG(status.st_mode))
         return status.st_mtime >= since
     return False
