@@ -210,12 +210,16 @@ def minion(cold_minion, cold_run, call):
 
 @pytest.fixture
 def published(event_listener, master):
-    """``published()``: the functions of the jobs that the master has published since the test began."""
+    """
+    ``published()``: the functions of the jobs that the master has published since the test began. ``published(function,
+    …)``: only of those that call these, or ask for them; a thread of a test before may just ask for something else.
+    """
     began = time.time()
 
-    def _published():
+    def _published(*wanted):
         time.sleep(1)  # events come a moment later
         jobs = event_listener.get_events([(master.id, "salt/job/*/new")], after_time=began)
-        return sorted(job.data["fun"] for job in jobs)
+        called = [(job.data["fun"], *map(str, job.data["arg"])) for job in jobs]
+        return sorted(words[0] for words in called if not wanted or {*wanted} & {*words})
 
     return _published

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Paths that a host names at most, of those that may differ.
 MOST = 5000
-#: How often hosts that are not calm are asked again: by then the next check of the whole group is due.
-TRIES = 60
+#: How often hosts that are not at rest are asked again, each time after twice as long: then the next check is due.
+TRIES = 6
 
 # Groups whose hosts are to be compared.
 _compared: set[str] = set()
@@ -130,8 +130,8 @@ def compare_aside(cluster: Cluster, group: str) -> None:
 
 def _compare(cluster: Cluster, group: str) -> None:
     try:
-        for _ in range(TRIES):
-            time.sleep(waits.AGREE_AFTER)
+        for number in range(TRIES):
+            time.sleep(waits.AGREE_AFTER * 2**number)
             if heal(cluster, group, cluster.members(cluster.group(group))) is not None:
                 break
     except (CsyncsyncError, SaltException) as err:
