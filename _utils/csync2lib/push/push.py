@@ -154,7 +154,8 @@ class _Push:
             self._set(state="held", comment="; ".join(problems))
             return False
         if self.asked.anew and group.state() == Database.ESTABLISHED:
-            # It joins like a host that has lost its database, and keeps its own changes that it has not sent yet.
+            # It keeps its own changes that it has not sent yet; after the check all of them are dirty in the copy.
+            check.check(group, self.config, full=True)
             keep_copy(group.directory, group.database)
             storage.write(group.path(ANEW), "")
             with group.open_database(write=True) as database:
