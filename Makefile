@@ -5,7 +5,7 @@ BED = tests/testbed/testbed
 MINUTES ?= 10
 # On both cores, each with a testbed (tests/conftest.py says what stays together); with one that broke, what comes after
 # is not tried for an hour.
-BESIDE = -n 3 --dist loadscope --no-loadscope-reorder --maxfail=10
+BESIDE = -n 2 --dist loadscope --no-loadscope-reorder --maxfail=10
 
 .PHONY: help demo demo-down test unit chaos bench bench-large lint docs format clean
 
