@@ -254,6 +254,7 @@ def test_a_formula_that_only_another_environment_has_stays_on_the_minions(hosts)
 def restart_master(hosts):
     hosts.close()
     hosts.exec("master", "systemctl", "restart", "salt-master")
+    hosts.bed.salt_run("fileserver.clear_file_list_cache")  # else it has for 20 s what other roots had
     answering(hosts)
 
 
