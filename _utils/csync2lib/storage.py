@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Path = Union[str, "os.PathLike[str]"]
 
 #: Hidden until it is whole, with the number of the process that writes it.
-_TEMPORARY = re.compile(r"\.tmp([0-9]+)\Z")
+_TEMPORARY = re.compile(r"\.tmp([0-9]+)(-journal)?\Z")  # SQLite has one beside a database that is written
 #: Seconds between two attempts to get a lock.
 _LOCK_POLL = 0.1
 

@@ -48,7 +48,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
     left, writing, other = (tmp_path / f"known.tmp{end}" for end in (ended.pid, os.getpid(), "1x"))
-    for path in (left, writing, other):
+    for path in (left, writing, other, tmp_path / f"web1_data.db3.copy.tmp{ended.pid}-journal"):
         path.touch()
     copy = tmp_path / f"copy-abc.tmp{ended.pid}"
     copy.mkdir()
