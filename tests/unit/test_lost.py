@@ -15,6 +15,8 @@ from csync2lib.csync2.states import stands
 from csync2lib.group import ANEW
 from csync2lib.join import recovery
 from csync2lib.join.record import record
+from csync2lib.push import check
+from csync2lib.push.check import Known
 from pair import HERE, THERE, pair
 from test_check import below, dirty, keep_clean, look, tree
 
@@ -206,9 +208,8 @@ def test_what_a_disk_that_is_away_has_is_not_forgotten(member, tmp_path):
         assert database.record(path) is not None
 
 
-def test_hosts_that_left_the_config_and_certificates_that_changed_do_not_come_back(member):
+def test_certificates_that_have_changed_do_not_come_back(member):
     with member.group.open_database(write=True) as database:
-        database.mark([below(member.tree, b"a")], HERE, [THERE])
         database.pin({THERE: "3082"})
     member.keep()
     member.lose("deleted")
@@ -236,6 +237,25 @@ def test_otherwise_the_host_joins(member, why):
 def test_a_database_that_a_member_still_has_is_not_lost(member):
     record(member.group)
     assert member.group.state() == Database.ESTABLISHED
+
+
+@pytest.mark.parametrize("peers", ["some", "none"])
+def test_commands_are_for_the_hosts_own_changes(member, tmp_path, peers):
+    """Also where the host is the only one of its group."""
+    ran = tmp_path / "ran"
+    action = {"pattern": [], "exec": [f"touch {ran}"], "do_local": True, "do_local_only": False}
+    config = member.group.config._replace(rules={"actions": [action]})
+    if peers == "none":
+        config = config._replace(hosts={"web1": config.hosts["web1"]})
+    member.received(b"theirs")
+    member.tree.write(b"b", b"newer")
+    with member.group.open_database(write=True) as database:
+        known = Known(member.group, config, database, lambda path: path.endswith(b"/b"))
+        known.everything()
+    known.end()
+    assert not ran.exists()
+    check.check(member.group, config, True)
+    assert ran.exists()
 
 
 # --- What is kept

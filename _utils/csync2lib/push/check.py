@@ -290,7 +290,7 @@ class Recorder:
             if self.base:
                 self.base.note(self.database, {one.path: one.before for one in batch})
             paths = [one.path for one in batch]
-            commands = self.commands.of(paths) if self.peers else []
+            commands = self.commands.of(paths)
             late = self.database.take_in(batch, self.config.address, self.peers, commands)
             batch = [one for path in late for one in self.found.at(path)]
 
@@ -331,6 +331,7 @@ class Known(Recorder):
     def __init__(self, group: Group, config: GroupConfig, database: Database, is_own: Callable[[bytes], bool]) -> None:
         super().__init__(group, config, database, base=True)
         self.peers, self.is_own = (), is_own
+        self.commands = _Commands(config._replace(rules={}))  # they are for the host's own changes
 
     def _record(self, differences: Iterator[Difference]) -> int:
         return super()._record(one for one in differences if not self.is_own(one.path))
