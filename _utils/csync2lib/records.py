@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Collection, Iterator
 
 from csync2lib import storage
+from csync2lib.csync2.database import commits
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.states import DIRECTORY, SOCKET
 from csync2lib.group import Group
@@ -75,7 +76,5 @@ def _records(group: Group) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _change(path: str) -> list[int]:
-    """What tells one state of a database from the next: SQLite's change counter (fileformat2.html, 1.3: byte 24)."""
-    with open(path, "rb") as file:
-        header = file.read(28)
-        return [os.fstat(file.fileno()).st_ino, int.from_bytes(header[24:28], "big")]
+    """What tells one state of a database from the next. Raises OSError."""
+    return [os.stat(path).st_ino, commits(path)]

@@ -28,9 +28,9 @@ def kept_databases(directory: str, path: str) -> list[str]:
     What is left of the database that a group had before it was deleted, truncated, or made anew, the best first: its
     second name, which is all of it; a copy, which may be some seconds old.
     """
-    kept, copied = kept_database(directory, path), copied_database(directory, path)
+    kept, copy = kept_database(directory, path), last_copy(directory, path)
     second = [kept] if os.path.exists(kept) and not _is_same_file(kept, path) else []
-    return [*second, *([copied] if os.path.exists(copied) else [])]
+    return [*second, *([copy] if copy else [])]
 
 
 def last_copy(directory: str, path: str) -> str | None:

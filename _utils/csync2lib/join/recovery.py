@@ -15,7 +15,7 @@ from csync2lib import beneath, journal, storage
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import is_copied, kept_databases
 from csync2lib.csync2.states import is_made_here
-from csync2lib.group import ANEW, Group
+from csync2lib.group import ANEW, DATABASE_WAIT, Group
 from csync2lib.local_changes import LOCAL
 from csync2lib.push.check import Known
 from csync2lib.push.differences import NOT_THERE
@@ -52,7 +52,7 @@ def put_back(group: Group) -> bool:
 
 def _record(group: Group, path: str, is_own: Callable[[bytes], bool]) -> None:
     """Have a database's records be what stands on the disk, but for the host's own changes."""
-    with Database(path, timeout=20.0, write=True) as database:
+    with Database(path, timeout=DATABASE_WAIT, write=True) as database:
         recorder = Known(group, group.config, database, is_own)
         recorder.moved = group.guard.moved_mounts()
         recorder.everything()

@@ -41,8 +41,8 @@ Differences = dict[str, dict[str, Any]]
 def differences(cluster: Cluster, group: str, statuses: Mapping[str, Mapping[str, Any]]) -> Differences | None:
     """
     What hosts have differently, given ``{minion id: what csyncsync.status(size=True) says of the group}`` of all
-    members; None while one of them has something on its way, or does not answer: then nobody knows. What one of them
-    has refused is left out: that is a conflict, or will be sent.
+    members; None while one of them has something on its way, or does not answer: then nobody knows. What others
+    have refused from one of them is left out: that is a conflict, or will be sent.
     """
     given: list[list[str]] = [status.get("records") or [] for status in statuses.values()]
     if not all(given):
