@@ -8,15 +8,13 @@ every change stands here; ``csyncsync_group`` and ``csyncsync_admin`` have the o
 Nothing that this module returns, logs or sends as an event holds a key or a private key.
 """
 
-import asyncio
 import importlib.util
 import json
 import logging
 import os
 
-import salt.loader
 from csync2lib import pauses as pauses_module
-from csync2lib import signature, waits
+from csync2lib import signature
 from csync2lib.errors import raised_as
 from csync2lib.group import Group
 from csync2lib.host import ThisHost
@@ -133,9 +131,7 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
     if test:
         return preview(found)
     asked = push_module.Asked(full, release, anew, paused, kwargs.get("__pub_jid"))
-    # The watchdog ends this process when the push makes no progress; not if it is the minion's, and the job a thread.
-    hangs_after = waits.HANGS if __opts__.get("multiprocessing", True) else 0
-    return push_module.push(found, asked, push_module.Surroundings(_tell, record, hangs_after)).as_dict()
+    return push_module.push(found, asked, push_module.Surroundings(_tell, record)).as_dict()
 
 
 def _tell(tag, data):
@@ -158,31 +154,6 @@ def wait(group):
         salt web1 csyncsync.wait wwwdata
     """
     push_module.note_heard(_group(group))
-    return True
-
-
-def watch():
-    """
-    Run the beacon until the minion does: a minion that has found no master since it started runs none.
-
-    ``csyncsync-watch.service`` calls this while nobody has the beacon's lock. The beacon's options are those of the
-    minion's config. Returns True; at once if the beacon runs already.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call --local csyncsync.watch
-    """
-    beacons = salt.loader.beacons(__opts__, __salt__)
-    config = (__opts__.get("beacons") or {}).get("csyncsync") or []
-
-    async def until_the_minion_does():
-        while not beacons["csyncsync.elsewhere"](config):
-            beacons["csyncsync.beacon"](config)
-            await asyncio.sleep(1)
-
-    asyncio.run(until_the_minion_does())
     return True
 
 

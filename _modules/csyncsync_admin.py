@@ -323,8 +323,9 @@ def command(program):
     The beginning of the command line that runs one of csyncsync's own programs on this host, for systemd's units.
 
     program
-        ``server`` (csync2's server), ``alone`` (a push that no master has asked for: a group's name follows, and
-        ``full`` for a full rescan) or ``actions`` (what is due of a group: its directory follows).
+        ``server`` (csync2's server), ``watch.service`` (the watcher), ``alone`` (a push that no master has asked for: a
+        group's name follows, and ``full`` for a full rescan) or ``actions`` (what is due of a group: its directory
+        follows).
 
     CLI Example:
 
@@ -333,7 +334,12 @@ def command(program):
         salt web1 csyncsync.command server
     """
     host = _host()
-    known = {"server": [host.system], "alone": [host.minion, host.system], "actions": []}
+    known = {
+        "server": [host.system],
+        "watch.service": [host.state],
+        "alone": [host.minion, host.system],
+        "actions": [],
+    }
     if program not in known:
         raise CommandExecutionError(f"{program} is none of {', '.join(known)}")
     return [*actions.command_line(program), *known[program]]

@@ -7,7 +7,7 @@ The states, and the runner, call it.
 import importlib.util
 
 from csync2lib import certificate as certificate_module
-from csync2lib import keys, setup, waits, watchdog
+from csync2lib import keys, setup
 from csync2lib.errors import raised_as
 from csync2lib.facts import Facts
 from csync2lib.group import Group
@@ -36,11 +36,6 @@ def _group(name):
 
 def _facts():
     return Facts(_host(), __pillar__, __salt__, __opts__.get("master_ip") or "")
-
-
-def _watchdog():
-    """The watchdog for this job, which holds a lock; it ends no job that is a thread of the minion."""
-    return watchdog.ended_after(waits.HANGS if __opts__.get("multiprocessing", True) else 0)
 
 
 # --- Facts and membership --------------------------------------------------------------------------------
@@ -123,7 +118,7 @@ def refresh(accepted=None):
 
         salt '*' csyncsync.refresh
     """
-    return setup.refresh(_host(), accepted, __salt__, _watchdog())
+    return setup.refresh(_host(), accepted, __salt__)
 
 
 def paths(group):

@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from csync2lib import waits
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group
 from csync2lib.host import ThisHost
@@ -25,9 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     host = ThisHost(minion, socket.gethostname().lower(), system)
     try:
-        result = push(
-            Group(group, host), Asked(full="full" in more), Surroundings(lambda tag, data: None, record, waits.HANGS)
-        )
+        result = push(Group(group, host), Asked(full="full" in more), Surroundings(lambda tag, data: None, record))
     except CsyncsyncError as err:
         sys.exit(str(err))
     if result.comment:

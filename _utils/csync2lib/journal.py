@@ -31,6 +31,12 @@ CHECKED, MOST_CHECKED = ".checked", 1000
 #: there was no watcher, in seconds since the epoch.
 WATCHED, WATCHED_EVERY, UNWATCHED = "watched", 10.0, "unwatched"
 
+
+def lock_of_watcher(state_dir: str) -> str:
+    """The file that the watcher holds locked while it lives, given the directory of csyncsync's state."""
+    return os.path.join(state_dir, "watcher.lock")
+
+
 # --- Writing ---------------------------------------------------------------------------------------------
 
 

@@ -228,31 +228,20 @@ def _environment(host: ThisHost) -> str:
     return (storage.read(os.path.join(host.state, "saltenv")) or "base").strip()
 
 
-def refresh(
-    host: ThisHost,
-    accepted: dict[str, list[str]] | None,
-    salt: Functions,
-    watched: contextlib.AbstractContextManager[None],
-) -> list[str] | str:
-    """
-    Do and return what ``csyncsync.refresh`` does. Raises CsyncsyncError.
-
-    watched
-        The watchdog: ends this process, which holds a lock, when the states make no progress.
-    """
+def refresh(host: ThisHost, accepted: dict[str, list[str]] | None, salt: Functions) -> list[str] | str:
+    """Do and return what ``csyncsync.refresh`` does. Raises CsyncsyncError."""
     os.makedirs(host.state, mode=0o700, exist_ok=True)
     with contextlib.ExitStack() as waiting:
         if not waiting.enter_context(storage.locked(os.path.join(host.state, "refresh.next"))):
             return "another call waits for its turn"
-        with storage.locked(os.path.join(host.state, "refresh.lock"), wait=waits.HANGS + 60) as mine:
+        with storage.locked(os.path.join(host.state, "refresh.lock"), wait=waits.REFRESH_WAIT) as mine:
             waiting.close()
             if not mine:
                 return "another call takes too long"
             pillar = {"csyncsync": {"accepted": accepted}} if accepted else None
-            with watched:
-                states = salt["state.apply"](
-                    "csyncsync.service,csyncsync.groups", concurrent=True, pillar=pillar, saltenv=_environment(host)
-                )
+            states = salt["state.apply"](
+                "csyncsync.service,csyncsync.groups", concurrent=True, pillar=pillar, saltenv=_environment(host)
+            )
     if not isinstance(states, dict):
         raise CsyncsyncError("; ".join(str(line) for line in states))
     return sorted(state["__id__"] for state in states.values() if state["result"] is False)

@@ -68,9 +68,8 @@ RESOLVE_WAIT = 120
 
 # --- What takes too long -----------------------------------------------------------------------------------
 
-#: After which the watchdog ends a job that reads pillar and mine, or a push in which no csync2 has run meanwhile. Both
-#: take a second or two as a rule.
-HANGS = 300.0
+#: Until a job that reads pillar and mine gives up waiting for another one: that takes a second or two as a rule.
+REFRESH_WAIT = 360.0
 #: That a command of an action may take.
 ACTION_LIMIT = 300.0
 #: After which the status asks somebody to see to it: an action that runs or waits, a host that cannot be reached, a

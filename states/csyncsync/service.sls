@@ -96,7 +96,7 @@ csync2 is run for its peers:
     - watch:
       - file: The unit csyncsync-server.service is there
 
-Changes are watched for while there is no master:
+The watcher runs:
   service.running:
     - name: csyncsync-watch
     - enable: True

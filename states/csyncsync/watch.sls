@@ -1,4 +1,4 @@
-# The beacon finds the groups by itself; these are its only settings.
+# The watcher finds the groups by itself (service.sls runs it); these are its only settings.
 {%- set found = pillar.get('csyncsync') %}
 {%- set csyncsync = found if found is mapping else {} %}
 {%- for option in csyncsync if option not in ('groups', 'errors', 'confine', 'max_user_watches', 'metrics') %}
@@ -31,7 +31,7 @@ Changes are watched for:
     - save: True
     - settle: 0.1
 
-# The beacon writes them to where the link points.
+# The watcher writes them to where the link points.
 {%- set link = '/var/lib/csyncsync/metrics.prom' %}
 {%- set before = salt['file.readlink'](link) if salt['file.is_link'](link) else none %}
 {%- set metrics = csyncsync.get('metrics') %}

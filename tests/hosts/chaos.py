@@ -75,6 +75,18 @@ def minion_killed(hosts, host):
 
 
 @contextlib.contextmanager
+def watcher_killed(hosts, host):
+    hosts.exec(host, "systemctl", "kill", "--signal=KILL", "csyncsync-watch", check=False)
+    yield 3
+
+
+@contextlib.contextmanager
+def watcher_replaced(hosts, host):
+    hosts.exec(host, "systemctl", "restart", "csyncsync-watch")
+    yield 1
+
+
+@contextlib.contextmanager
 def minion_restarted(hosts, host):
     hosts.exec(host, "systemctl", "restart", "salt-minion")
     yield 1

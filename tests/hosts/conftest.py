@@ -179,8 +179,15 @@ class Hosts:
         return self.bed.exec(host, "sh", "-c", script, **options).stdout
 
     def stop_minion(self, host):
-        """Killed: a minion takes eight seconds to end, and nobody watches then either."""
-        self.shell(host, "systemctl kill --signal=KILL salt-minion; systemctl stop salt-minion")
+        """And the watcher: nobody watches. Killed, because a minion takes eight seconds to end."""
+        self.shell(host, f"systemctl kill --signal=KILL {WATCHING}; systemctl stop {WATCHING}")
+
+    def start_minion(self, host):
+        """And the watcher."""
+        self.shell(host, f"systemctl start {WATCHING}")
+
+    def watcher_log(self, host):
+        return self.shell(host, "journalctl --no-pager -o cat -u csyncsync-watch")
 
     def ask(self, host, function, *arguments):
         """What a function of one host's minion returns."""
@@ -454,11 +461,13 @@ class Hosts:
                 lines = [line for line in text.splitlines() if not any(noise in line for noise in NOISE)]
                 parts.append(f"{host} ({state}), end of its log:\n" + "\n".join(line[:400] for line in lines[-15:]))
             with contextlib.suppress(Exception):
-                hung = self.shell(host, "journalctl --no-pager -o cat -u salt-minion | grep -A 30 '^Timeout (' || true")
-                parts.append(f"{host}, where jobs hung: {hung[-3000:]}" if hung else "")
+                lines = self.watcher_log(host).splitlines()[-10:]
+                parts.append(f"{host}, end of its watcher's log:\n" + "\n".join(line[:400] for line in lines))
         return "\n".join(parts)
 
 
+#: What hears of changes, and what is asked to push them.
+WATCHING = "salt-minion csyncsync-watch"
 #: Salt's own complaints about itself.
 NOISE = (
     "Task was destroyed",

@@ -400,7 +400,7 @@ def test_a_file_of_a_peer_in_place_of_a_directory(hosts, place):
         (place.top / "d/sub/file").write_text("x")
         hosts.eventually(lambda: hosts.tree(peer, place.shared) == hosts.tree(place.origin, place.shared), 30)
     finally:
-        hosts.exec(peer, "systemctl", "start", "salt-minion")
+        hosts.start_minion(peer)
     place.arrived()
 
 
@@ -652,41 +652,36 @@ def limit(name, value):
         path.write_text(before)
 
 
-def restart_minion(hosts, host):
-    """Restart a minion; returns when it watches again."""
+def kill_watcher(hosts, host):
+    """Returns when another one watches."""
     before = watch(hosts, host).get("pid")
-    hosts.stop_minion(host)
-    hosts.exec(host, "systemctl", "start", "salt-minion")
+    hosts.exec(host, "systemctl", "kill", "--signal=KILL", "csyncsync-watch")
     hosts.eventually(lambda: watch(hosts, host).get("pid") != before and watch(hosts, host).get("ready"), 60)
-
-
-def log_of(hosts, host):
-    return hosts.path(host, "/var/log/salt/minion").read_text(errors="replace")
 
 
 @pytest.mark.machine
 def test_an_overflow_checks_the_whole_group(hosts, place):
-    """The size of the queue is taken when the descriptor is made, by the minion that starts."""
+    """The size of the queue is taken when the descriptor is made, by the watcher that starts."""
     host = place.origin
     fill(place.top, files=50)
     place.arrived()
-    lost = log_of(hosts, host).count("events were lost")
+    lost = hosts.watcher_log(host).count("events were lost")
     with limit("max_queued_events", 16):
-        restart_minion(hosts, host)
+        kill_watcher(hosts, host)
     try:
         deadline = time.monotonic() + 30
-        while log_of(hosts, host).count("events were lost") == lost and time.monotonic() < deadline:
+        while hosts.watcher_log(host).count("events were lost") == lost and time.monotonic() < deadline:
             for number in range(50):
                 (place.top / f"f{number}").write_text(f"overflow {number} {time.time()}\n")
                 (place.top / f"sub/deep/d{number}").mkdir(exist_ok=True)
                 (place.top / f"sub/deep/d{number}/new").write_text("x\n")
-        assert log_of(hosts, host).count("events were lost") > lost, "there was no overflow"
+        assert hosts.watcher_log(host).count("events were lost") > lost, "there was no overflow"
         place.arrived(90)
         # The directories whose creation was not heard of are watched.
         (place.top / "sub/deep/d49/later").write_text("x\n")
         place.arrived()
     finally:
-        restart_minion(hosts, host)
+        kill_watcher(hosts, host)
 
 
 @pytest.mark.machine
@@ -699,7 +694,7 @@ def test_too_few_watches_are_an_error_that_everybody_sees(hosts, place):
     with hosts.bus() as bus:
         with limit("max_user_watches", 10):
             (place.top / "new").mkdir()
-            hosts.eventually(lambda: text in log_of(hosts, host), 20)
+            hosts.eventually(lambda: text in hosts.watcher_log(host), 20)
         (place.top / "new/unwatched").write_text("arrives nevertheless\n")
         hosts.eventually(lambda: text in (watch(hosts, host)["error"] or ""), 20)
         assert not hosts.status(host, "wwwshared")["watching"]
@@ -728,11 +723,9 @@ def test_the_state_raises_the_limit(hosts):
         assert bool(found) == bool(value)
 
 
-def test_refreshes_lose_nothing_and_leak_nothing(hosts, place):
-    """While files are written all the time."""
-    host = place.origin
-    hosts.settled("wwwshared")
-    before, open_before = watch(hosts, host), inotify_descriptors(hosts, host)
+@contextlib.contextmanager
+def steady_writing(place):
+    """Files are written all the time, many of them into new directories; yields a function: how many."""
     stop, count = threading.Event(), 0
 
     def write():
@@ -746,6 +739,17 @@ def test_refreshes_lose_nothing_and_leak_nothing(hosts, place):
     writer = threading.Thread(target=write)
     writer.start()
     try:
+        yield lambda: count
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_refreshes_lose_nothing_and_walk_nothing(hosts, place):
+    host = place.origin
+    hosts.settled("wwwshared")
+    before = watch(hosts, host)
+    with steady_writing(place) as written:
         for _ in range(2):
             for function in (
                 "saltutil.sync_all",
@@ -756,17 +760,48 @@ def test_refreshes_lose_nothing_and_leak_nothing(hosts, place):
                 "beacons.list",
             ):
                 hosts.ask(host, function)
-    finally:
-        stop.set()
-        writer.join()
+        hosts.exec(host, "systemctl", "restart", "salt-minion")
     place.arrived()
     hosts.settled("wwwshared")
     after = watch(hosts, host)
     assert (after["pid"], after["walks"]) == (before["pid"], before["walks"]), "the same watcher, and no walk"
-    hosts.eventually(lambda: inotify_descriptors(hosts, host) == open_before, 30, "no descriptor leaks")
-    assert count > 100
+    assert written() > 100
 
 
-def inotify_descriptors(hosts, host):
-    """How many descriptors of inotify the process with the watcher holds (jobs are copies of it, and come and go)."""
-    return int(hosts.shell(host, f"ls -l /proc/{watch(hosts, host)['pid']}/fd | grep -c inotify"))
+def test_a_watcher_that_is_replaced_misses_nothing_and_walks_nothing(hosts, place):
+    """As an upgrade does it, while files and directories are made all the time."""
+    host = place.origin
+    hosts.settled("wwwshared")
+    before = watch(hosts, host)
+    with hosts.bus() as bus, steady_writing(place) as written:
+        for number in range(4):
+            time.sleep(number / 3)
+            hosts.exec(host, "systemctl", "restart", "csyncsync-watch")
+        checks = [data for _, data, _ in bus.tagged(f"salt/beacon/{host}/csyncsync/wwwshared") if data["whole"]]
+    place.arrived()
+    hosts.settled("wwwshared")
+    after = watch(hosts, host)
+    assert after["pid"] != before["pid"]
+    assert (after["walks"], checks) == (before["walks"], []), "nothing is walked, or checked as a whole"
+    assert written() > 50
+    handles = hosts.shell(
+        host, f"ls -l /proc/{after['pid']}/fd | grep -c inotify; systemctl show -P NFileDescriptorStore csyncsync-watch"
+    )
+    assert handles.split() == ["1", "1"]
+
+
+@pytest.mark.parametrize("how", ["stop", "mask --now --runtime"])
+def test_a_watcher_that_does_not_run_is_told(hosts, how):
+    hosts.settled("wwwshared")
+    with hosts.bus() as bus:
+        hosts.shell("web1", f"systemctl {how} csyncsync-watch")
+        try:
+            status = hosts.status("web1", "wwwshared")
+            assert not status["watching"]
+            assert "csyncsync-watch" in status["watch"]["error"]
+            shown = hosts.bed.salt_run("csyncsync.status", "wwwshared", check=False).stdout
+            assert "web1: not watching: csyncsync-watch.service does not run" in " ".join(shown.split())
+            hosts.eventually(lambda: bus.tagged("salt/beacon/web1/csyncsync/"), 40, "the beacon tells of it")
+        finally:
+            hosts.shell("web1", "systemctl unmask --runtime csyncsync-watch; systemctl start csyncsync-watch")
+    hosts.settled("wwwshared")

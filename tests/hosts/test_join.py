@@ -69,12 +69,12 @@ def test_a_host_of_whose_database_nothing_is_left_overwrites_nobody(hosts, joine
     hosts.write("web1", f"{SHARED}/lost/file", "the newer version\n")
     hosts.write("web1", f"{SHARED}/lost/newer-than-the-backup", "x\n")
     hosts.calm(hosts=ALL)
-    hosts.exec("web3", "systemctl", "stop", "salt-minion")
+    hosts.stop_minion("web3")
     hosts.shell("web3", NOTHING_LEFT)
     os.utime(hosts.write("web3", f"{SHARED}/lost/file", "an old copy from a backup\n"), (LONG_AGO, LONG_AGO))
     hosts.path("web3", f"{SHARED}/lost/newer-than-the-backup").unlink()
     before = hosts.tree("web1")
-    hosts.exec("web3", "systemctl", "start", "salt-minion")
+    hosts.start_minion("web3")
     hosts.everywhere(f"{SHARED}/lost/file", "the newer version\n", hosts=ALL, seconds=90)
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
     hosts.equal(hosts=ALL)
@@ -89,7 +89,8 @@ def test_what_is_done_on_a_host_without_database_and_minion_counts(hosts, joined
         hosts.write("web3", f"{top}/{name}", f"{name}, the first version\n")
     hosts.shell("web3", f"mkdir {top}/empty; ln -s rewritten {top}/link")
     hosts.calm(hosts=ALL)
-    hosts.shell("web3", f"{loss} {DATABASE.replace('web1', 'web3')}; systemctl kill --signal=KILL salt-minion")
+    hosts.stop_minion("web3")
+    hosts.shell("web3", f"{loss} {DATABASE.replace('web1', 'web3')}")
     hosts.shell(
         "web3",
         f"cd {top}; rm -r deleted directory; rmdir empty; mv moved here; echo 'another text' >rewritten; echo x >new"
@@ -97,7 +98,7 @@ def test_what_is_done_on_a_host_without_database_and_minion_counts(hosts, joined
     )
     hosts.write("web1", f"{top}/others", "changed elsewhere meanwhile\n")
     hosts.everywhere(f"{top}/others", "changed elsewhere meanwhile\n", hosts=("web1", "web2", "web4"))
-    hosts.exec("web3", "systemctl", "restart", "salt-minion")
+    hosts.start_minion("web3")
     hosts.everywhere(f"{top}/rewritten", "another text\n", hosts=ALL, seconds=90)
     hosts.settled("wwwshared", hosts=ALL, seconds=90)
     hosts.equal(hosts=ALL)
@@ -195,7 +196,7 @@ def test_a_host_that_lost_its_database_waits_for_one_that_has_deleted_something(
     hosts.shell("web3", NOTHING_LEFT)
     hosts.bed.heal("web3")
     time.sleep(10)
-    hosts.exec("web2", "systemctl", "start", "salt-minion")
+    hosts.start_minion("web2")
     _all_are_gone(hosts, gone)
 
 

@@ -94,7 +94,7 @@ def test_a_host_that_has_files_of_its_own_when_it_comes_keeps_them(hosts, local)
     hosts.stop_minion("web3")
     hosts.shell("web3", f"rm /var/lib/csync2/web3_{GROUP}.db3*")
     hosts.write("web1", f"{TOP}/meanwhile", "x\n")
-    hosts.exec("web3", "systemctl", "start", "salt-minion")
+    hosts.start_minion("web3")
     hosts.everywhere(f"{TOP}/meanwhile", "x\n", seconds=60)
     hosts.settled(GROUP, seconds=60)
     own = {f"{TOP}/own": "new", f"{TOP}/own/file": "new"}

@@ -93,9 +93,10 @@ def test_the_only_sender_begins_anew_with_its_own_files(hosts, one_sender):
         hosts.write("web3", f"{one_sender}/{name}", "x\n")
     hosts.calm("onesends", tops=[f"{one_sender}/kept"])
     hosts.everywhere(f"{one_sender}/gone", "x\n")
-    hosts.shell("web3", "systemctl stop salt-minion; rm /var/lib/csync2/web3_onesends.db3")
+    hosts.stop_minion("web3")
+    hosts.shell("web3", "rm /var/lib/csync2/web3_onesends.db3")
     hosts.shell("web3", f"cd {one_sender}; rm gone; echo newer >changed; echo new >new")
-    hosts.exec("web3", "systemctl", "start", "salt-minion")
+    hosts.start_minion("web3")
     hosts.everywhere(f"{one_sender}/changed", "newer\n", seconds=60)
     hosts.everywhere(f"{one_sender}/new", "new\n")
     hosts.everywhere(f"{one_sender}/gone", None)
@@ -134,7 +135,7 @@ def test_a_newcomer_waits_for_a_host_that_sends(hosts):
             waits_for(hosts, "web3", "waitsfor", "waits for web2: no established host that sends answers")
             assert hosts.read("web3", f"{top}/page") == "old\n"
         finally:
-            hosts.exec("web2", "systemctl", "start", "salt-minion")
+            hosts.start_minion("web2")
         hosts.eventually(lambda: hosts.ask("web2", "test.ping") is True, 60)
         hosts.run("csyncsync.resume", "waitsfor", "host=web2")
         hosts.everywhere(f"{top}/page", "the group's version\n", hosts=("web2", "web3"), seconds=60)
@@ -207,7 +208,7 @@ def test_a_host_has_not_joined_when_its_source_is_killed_in_the_middle(hosts):
             assert len(list(there.iterdir())) < 9000
             waits_for(hosts, "web3", "killed", "joining (recorded): w", 90)
         finally:
-            hosts.exec("web1", "systemctl", "start", "salt-minion")
+            hosts.start_minion("web1")
         hosts.eventually(lambda: state(hosts, "web3", "killed") == "established", 90)
         assert len(list(there.iterdir())) == 9000
         hosts.settled("killed", hosts=("web1", "web3"), seconds=60)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,7 @@ RUNNER = {
     "backups",
     "restore",
 }
-BEACON = {"beacon", "validate", "close", "elsewhere"}
+BEACON = {"beacon", "validate"}
 #: How a command stands in the documentation, in comments and in messages: salt-run csyncsync.sync wwwdata
 IN_WORDS = {
     "runner": re.compile(r"\bsalt-run\s+csyncsync\.(\w+)"),
@@ -139,15 +138,6 @@ def test_the_package_is_there_as_a_whole_on_minion_and_master(minion, master_opt
     for opts in (salt.config.minion_config(minion.config_file), master_opts):
         there = Path(opts["extension_modules"]) / "utils"
         assert {path.relative_to(there): path.read_bytes() for path in there.rglob("*.py")} == package
-
-
-def test_the_beacon_finds_the_watchers_code(minion, tmp_path):
-    opts = salt.config.minion_config(minion.config_file)
-    functions = salt.loader.beacons(opts, None, context={})
-    assert functions["csyncsync.beacon"]([{"state_dir": str(tmp_path)}]) == []
-    watcher = sys.modules.pop("csyncsync_watcher").watcher
-    watcher.close()
-    assert watcher.tick.__code__.co_filename == f"{opts['extension_modules']}/utils/csync2lib/watch/watcher.py"
 
 
 @pytest.mark.parametrize("room", ["execution", "state", "runner", "beacon"])

@@ -29,16 +29,6 @@ ours = {room: sorted(name for name in there if name.startswith("csyncsync")) for
 print(json.dumps(ours))
 """
 
-#: Starts the watcher as a minion's tick does, and prints where its code is.
-WATCHER = """
-import json, sys
-import salt.config, salt.loader
-opts = salt.config.minion_config(sys.argv[1], role="minion")
-opts.update(__role="minion", id="web1", grains={}, file_client="local")
-salt.loader.beacons(opts, {}, {})["csyncsync.beacon"]([{"state_dir": sys.argv[2]}])
-print(json.dumps(sys.modules["csyncsync_watcher"].watcher.tick.__code__.co_filename))
-"""
-
 
 @pytest.fixture(scope="module")
 def installed(repository, tmp_path_factory):
@@ -99,11 +89,6 @@ def test_every_loader_of_salt_finds_its_room(salt_with_the_package):
     assert "csyncsync.beacon" in found["beacons"], found
     assert "csyncsync.sync" in found["runner"], found
     assert found["pillar"] == found["output"] == ["csyncsync"], found
-
-
-def test_the_beacon_finds_the_watchers_code(salt_with_the_package, installed):
-    there = salt_with_the_package("-c", WATCHER, "CONFIG/minion", "CONFIG/state")
-    assert there == str(installed / "csync2lib/watch/watcher.py")
 
 
 def test_salt_call_answers_without_any_sync(salt_with_the_package):

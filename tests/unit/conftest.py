@@ -141,18 +141,12 @@ def tree(csync2_in, tmp_path):
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
-    """A host with the beacon; the minion's bus is replaced."""
-    event = pytest.importorskip("salt.utils.event")
+def host(tmp_path):
+    """A host with the watcher and the beacon."""
+    pytest.importorskip("salt.transport.tcp")
     from watching import Host
 
-    made = Host(tmp_path)
-    monkeypatch.setattr(event, "get_event", made.get_event)
-    yield made
-    holder = sys.modules.pop(made.module.HOLDER, None)
-    if hasattr(holder, "watcher"):
-        with contextlib.suppress(RuntimeError):
-            holder.watcher.close()
+    return Host(tmp_path)
 
 
 def _run(*command, **options):

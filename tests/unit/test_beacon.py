@@ -1,19 +1,13 @@
-"""The beacon: from files that change to lines in the journal and events, and what may go wrong on the way."""
+"""The beacon: its options, what it tells the watcher, and what it tells of it."""
 
 import asyncio
-import importlib
-import mmap
-import os
-import subprocess
+import fcntl
+import json
 import sys
-import time
+import types
 
 import pytest
 from watching import on_loop
-
-#: Files of the watcher's code.
-CODE = ("watch/inotify", "storage", "journal", "actions", "backups", "csync2/unfinished", "csync2/database")
-CODE += ("report/status", "report/metrics", "watch/tree", "watch/echo", "watch/watcher")
 
 # --- Options
 
@@ -29,7 +23,7 @@ CODE += ("report/status", "report/metrics", "watch/tree", "watch/echo", "watch/w
         ([{"max_delay": 0}], "max_delay"),
         ([{"max_paths": 1.5}], "max_paths"),
         ([{"retry": -1}], "retry"),
-        ([{"state_dir": "var"}], "state_dir"),
+        ([{"state_dir": "/var"}], "state_dir"),
     ],
 )
 def test_validate_names_the_bad_option(host, config, word):
@@ -49,541 +43,134 @@ def test_validate_takes_good_options(host):
     assert host.module.validate([])[0]
 
 
-# --- Changes
+# --- What it tells the watcher
+
+
+def said(host):
+    return json.loads((host.state / "beacon.json").read_text())
+
+
+def test_the_watcher_gets_the_options_and_the_bus(host):
+    host.options += [{"settle": 0.5}, {"retry": 7}]
+    host.beacon()
+    bus = f"{host.state.parent}/minion_event_659a7fb2af_pull.ipc"
+    assert said(host) == {"settle": 0.5, "retry": 7, "id": "web1", "bus": bus}
+    options = host.make_watcher().options
+    assert (options.settle, options.retry, options.max_delay, options.bus) == (0.5, 7, 2.0, bus)
+
+
+def test_a_bus_that_is_a_port(host):
+    host.module.__opts__ |= {"ipc_mode": "tcp", "tcp_pull_port": 4511}
+    host.beacon()
+    assert said(host)["bus"] == 4511
+
+
+def test_the_file_is_written_when_something_changes(host):
+    host.beacon()
+    before = (host.state / "beacon.json").stat()
+    host.beacon()
+    assert (host.state / "beacon.json").stat() == before
+    host.options.append({"settle": 1})
+    host.beacon()
+    assert said(host)["settle"] == 1
+    (host.state / "beacon.json").unlink()
+    host.beacon()
+    assert said(host)["settle"] == 1
+    assert [path.name for path in host.state.iterdir() if path.is_file()] == ["beacon.json"]
+
+
+def test_a_host_that_has_no_group(host):
+    host.group.rmdir()
+    host.state.rmdir()
+    assert host.beacon() == []
 
 
 @on_loop
-async def test_start_marks_the_whole_group(host):
+async def test_options_change_while_the_watcher_runs(host):
+    host.options.append({"settle": 5})
+    host.config()
+    await host.start()
+    host.options[-1] = {"max_delay": 9}
+    host.beacon()
+    await host.until(lambda: host.watcher.options.max_delay == 9)
+    assert host.watcher.options.settle == 0.1
+
+
+@on_loop
+async def test_what_nobody_has_heard_is_told_as_soon_as_there_is_a_minion(host):
+    host.config()
+    await host.start()
+    host.close_bus()
+    (host.tree / "file").write_text("x")
+    await host.until(lambda: host.lines() == [b"file"])
+    await asyncio.sleep(1.5)
+    host.open_bus()
+    await host.until(lambda: host.events, 3)
+
+
+@on_loop
+async def test_a_minion_that_begins_after_the_watcher_is_heard_of(host):
     host.config()
     host.beacon()
-    await host.until(lambda: host.whole() and host.events)
-    tag, event = host.events[0]
-    assert tag == "__beacons_return"
-    assert event["tag"] == "salt/beacon/web1/csyncsync/data"
-    assert event["data"] == {"id": "web1", "group": "data", "count": 0, "whole": True}
-    assert (host.group / "journal").stat().st_mode & 0o777 == 0o700
-    assert host.status()["ready"]
-    assert host.status()["error"] is None
-
-
-@on_loop
-async def test_one_file(host):
-    host.config()
-    await host.start()
-    before = time.monotonic()
-    (host.tree / "one").write_text("1")
-    await host.until(lambda: host.events)
-    assert time.monotonic() - before < 0.5
-    assert host.lines() == [b"one"]
-    assert host.events[0][1]["data"] == {"id": "web1", "group": "data", "count": 1, "whole": False}
-
-
-@on_loop
-async def test_the_first_change_after_a_calm_goes_out_early(host):
-    """What follows it soon has to settle, and so has a beginning that goes on and on."""
-    host.options.append({"settle": 1.0})
-    host.config()
-    await host.start()
-    host.code("watch.changes").CALM = 10.0
-    await asyncio.sleep(1.1)  # the event of the start was the last one
-
-    async def changed(name, times=1):
-        before = time.monotonic()
-        for _ in range(times):
-            (host.tree / name).write_text("x")
-            await asyncio.sleep(0.2 if times > 1 else 0)
-        await host.until(lambda: name.encode() in host.lines())
-        return time.monotonic() - before
-
-    assert 0.25 <= await changed("first") < 0.9
-    assert await changed("second") >= 1.0
-    host.watcher.groups["data"].changes.changed_at = 0.0
-    assert await changed("third", times=8) >= 2.0  # max_delay, because it keeps changing
-
-
-@on_loop
-async def test_burst(host):
-    host.config()
-    await host.start()
-    for number in range(2000):
-        (host.tree / f"f{number}").write_text("x")
-        if number % 50 == 0:
-            await asyncio.sleep(0)
-    await host.until(lambda: len(set(host.lines())) == 2000)
-    await host.quiet()
-    assert not host.whole()
-
-    def asked():  # without what asks again
-        return [event["data"]["count"] for _, event in host.events if event["data"]["count"]]
-
-    assert len(host.events) <= 2, "one push takes all of it"
-    (next((host.group / "journal").iterdir())).unlink()
-    sorted((host.group / "journal").glob("*.paths"))[0].unlink()
-    await host.until(lambda: sum(asked()) == 2000)
-
-
-@on_loop
-async def test_what_is_written_while_a_push_takes_the_journal_is_asked_for_afterwards(host):
-    host.config()
-    await host.start()
-    (host.tree / "one").write_text("1")
-    await host.until(lambda: len(host.events) == 1)
-    taken = list((host.group / "journal").iterdir())
-    for number in range(5):
-        (host.tree / f"more{number}").write_text("1")
-        await asyncio.sleep(0.15)
-    await host.quiet()
-    assert len(host.events) == 1
-    for file in taken:
-        file.unlink()
-    await host.until(lambda: len(host.events) == 2)
-    assert host.events[1][1]["data"]["count"] == 5
-    await host.quiet()
-    assert len(host.events) == 2
-
-
-@on_loop
-async def test_too_many_paths_become_the_whole_group(host):
-    host.options.append({"max_paths": 50})
-    host.config()
-    await host.start()
-    for number in range(200):
-        (host.tree / f"f{number}").write_text("x")
+    host.open_bus()
+    (host.state / "beacon.json").unlink()
+    host.watcher = host.make_watcher()
+    host.watcher.start()
     await host.until(host.whole)
-    await host.until(lambda: host.events)
-    assert len(host.lines()) <= 50
-
-
-@on_loop
-async def test_directory_replaced_by_an_empty_one(host):
-    """The directory looks as csync2 recorded it, but what was in it has gone with the old one."""
-    (host.tree / "d" / "sub").mkdir(parents=True)
-    host.make_database()
-    host.config()
-    host.record(host.tree / "d", host.tree / "d" / "sub")
-    await host.start()
-    (host.tree / "d").rename(host.tree.parent / "away")
-    (host.tree / "d").mkdir()
-    await host.until(lambda: host.lines() == [b"d/"])
-
-
-@on_loop
-async def test_hot_path_goes_out_at_a_bounded_rate_and_delays_no_other(host):
-    host.options += [{"max_delay": 1}]
-    host.config()
-    await host.start()
-    end = time.monotonic() + 5
-    latency = []
-    while time.monotonic() < end:
-        (host.tree / "hot").write_text(str(time.monotonic()))
-        await asyncio.sleep(0.03)
-        if len(latency) < 5:
-            before = time.monotonic()
-            (host.tree / f"cold{len(latency)}").write_text("x")
-            name = f"cold{len(latency)}".encode()
-            while name not in host.lines():
-                (host.tree / "hot").write_text(str(time.monotonic()))
-                await asyncio.sleep(0.02)
-            latency.append(time.monotonic() - before)
-    await host.quiet(1.2)
-    assert 4 <= host.lines().count(b"hot") <= 8
-    assert max(latency) < 0.5
-
-
-@on_loop
-async def test_file_that_is_held_open_waits_for_its_close(host):
-    host.config()
-    await host.start()
-    with open(host.tree / "open", "w") as file:
-        file.write("x")
-        file.flush()
-        await host.quiet(1.0)
-        assert b"open" not in host.lines()
-    await host.until(lambda: b"open" in host.lines(), 0.5)
-
-
-@on_loop
-async def test_excludes_and_their_change(host):
-    (host.tree / "tmp" / "deep").mkdir(parents=True)
-    (host.tree / "kept").mkdir()
-    host.config(exclude=["*.swp", str(host.tree / "tmp")])
-    await host.start()
-    assert host.watched == 2
-    (host.tree / "x.swp").write_text("x")
-    (host.tree / "tmp" / "deep" / "y").write_text("x")
-    (host.tree / "kept" / "z").write_text("x")
-    await host.until(lambda: host.lines() == [b"kept/z"])
-    await host.quiet()
-    assert host.lines() == [b"kept/z"]
-    host.discharge()
-    host.config(exclude=["*.swp", str(host.tree / "kept")])
-    await host.until(lambda: host.whole() and host.watched == 3)
-    await host.quiet()
-    host.discharge()
-    (host.tree / "tmp" / "deep" / "y").write_text("y")
-    (host.tree / "kept" / "z").write_text("y")
-    await host.until(lambda: host.lines() == [b"tmp/deep/y"])
-
-
-@on_loop
-async def test_includes_that_are_files_or_not_there_yet(host):
-    (host.tree / "file").write_text("x")
-    host.config(include=[str(host.tree / "file"), str(host.tree / "later")])
-    await host.start()
-    (host.tree / "other").write_text("x")
-    (host.tree / "new").write_text("y")
-    (host.tree / "new").rename(host.tree / "file")
-    await host.until(lambda: host.lines() == [b"file"])
-    host.discharge()
-    (host.tree / "later").mkdir()
-    await host.until(host.whole)
-    await host.quiet()
-    host.discharge()
-    (host.tree / "later" / "x").write_text("x")
-    await host.until(lambda: host.lines() == [b"later/x"])
-    host.discharge()
-    (host.tree / "later").rename(host.tree / "away")
-    await host.until(lambda: host.watched == 1)
-    (host.tree / "later").mkdir()
-    await host.until(host.whole)
-
-
-@on_loop
-async def test_include_added_and_group_removed(host):
-    (host.tree / "a").mkdir()
-    (host.tree / "b").mkdir()
-    host.config(include=[str(host.tree / "a")])
-    await host.start()
-    host.config(include=[str(host.tree / "a"), str(host.tree / "b")])
-    await host.until(lambda: host.whole() and host.watched == 2)
-    (host.group / "config.json").unlink()
-    await host.until(lambda: not host.watched)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
-@on_loop
-async def test_a_file_system_that_is_mounted_below_an_include_is_watched(host):
-    """And the directory again that it has covered."""
-    place = host.tree / "m"
-    place.mkdir()
-    host.config()
-    await host.start()
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
-    try:
-        await host.until(host.whole, 5)
-        (place / "there").write_text("x")
-        await host.until(lambda: b"m/there" in host.lines(), 5)
-        host.discharge()
-    finally:
-        subprocess.run(["umount", place], check=True)
-    await host.until(host.whole, 5)
-    (place / "covered").write_text("x")
-    await host.until(lambda: b"m/covered" in host.lines(), 5)
-
-
-@on_loop
-async def test_what_is_written_through_a_mapping_is_seen_when_the_file_is_closed(host):
-    path = host.tree / "file"
-    path.write_bytes(b"x" * 8192)
-    os.utime(path, (1, 1))
-    host.config()
-    await host.start()
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        mapped[:5] = b"newer"
-    await host.until(lambda: b"file" in host.lines(), 5)
-
-
-# --- Trouble
-
-
-@on_loop
-async def test_descriptor_that_somebody_took_from_the_loop(host):
-    host.config()
-    await host.start()
-    asyncio.get_running_loop().remove_reader(host.watcher.watches.fd)
-    (host.tree / "file").write_text("x")
-    await host.until(lambda: host.lines() == [b"file"], 3)
-
-
-@on_loop
-async def test_a_watcher_notes_since_when_there_was_none(host):
-    """From the last sign of the one before; the first watcher of a group knows of none."""
-    host.config()
-    await host.start()
-    noted, watched = host.group / "unwatched", host.group / "watched"
-    await host.until(watched.exists)
-    assert not noted.exists()
-    host.watcher.close()
-    del sys.modules[host.module.HOLDER]
-    for seconds in (100, 50):  # what has not been checked yet goes on
-        os.utime(watched, (time.time() - seconds,) * 2)
-        await host.start()
-        await host.until(noted.exists)
-        await host.until(lambda: time.time() - watched.stat().st_mtime < 10)
-        assert 105 < time.time() - float(noted.read_text()) < 125
-        host.watcher.close()
-        del sys.modules[host.module.HOLDER]
-
-
-@on_loop
-async def test_close_is_real_when_no_beacon_follows(host):
-    host.config()
-    await host.start()
-    host.code("watch.watcher").CLOSE_DELAY = 0.2
-    host.module.close([])
-    await host.quiet()
-    assert host.watcher.closed
-
-
-@on_loop
-async def test_event_is_repeated_while_something_is_left(host):
-    host.options.append({"retry": 0.5})
-    host.config()
-    await host.start()
-    (host.tree / "file").write_text("x")
-    await host.until(lambda: len(host.events) >= 3)
-    assert [event["data"]["count"] for _, event in host.events[:3]] == [1, 0, 0]
-    host.discharge()
-    await host.quiet(3)
+    await asyncio.sleep(1.2)
     assert not host.events
-    (host.group / "left").touch()
-    await host.until(lambda: host.events)
+    host.beacon()
+    await host.until(lambda: host.events, 3)
+    assert host.events[0][1]["tag"] == "salt/beacon/web1/csyncsync/data"
+
+
+# --- What it tells of the watcher
 
 
 @pytest.fixture
-def systemctl(host, monkeypatch):
-    """A file that says how systemctl was called."""
-    called = host.tree.parent / "called"
-    command = host.tree.parent / "bin" / "systemctl"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
-    return called
+def lock(host):
+    """As the watcher has it."""
+    with (host.state / "watcher.lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
-def journal_of(host, seconds):
-    """A flush so many seconds ago; in the future, if the clock was set back since."""
-    made = time.time_ns() - seconds * 10**9
-    (host.group / "journal" / f"{made:020d}-1.paths").write_bytes(os.fsencode(host.tree) + b"/x\0")
+def test_a_watcher_that_is_gone_is_told_once(host, lock, monkeypatch):
+    monkeypatch.setattr(host.module, "REPLACED_WITHIN", 0.0)
+    assert host.beacon() == []
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    told = [*host.beacon(), *host.beacon()]
+    assert [set(event) for event in told] == [{"error"}]
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert host.beacon() == []
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    assert len(host.beacon()) == 1
 
 
-@on_loop
-@pytest.mark.parametrize("seconds", [60, -600])
-async def test_push_is_started_when_no_master_answers(host, systemctl, seconds):
-    host.config()
-    await host.start()
-    journal_of(host, seconds)
-    await host.until(systemctl.exists)
-    await host.quiet(3)
-    assert systemctl.read_text() == "start --no-block csyncsync-push@data.service\n"
+def test_a_watcher_that_is_being_replaced_is_not_told(host):
+    assert [host.beacon(), host.beacon()] == [[], []]
 
 
-@on_loop
-@pytest.mark.parametrize("name", ["left", "waits", "push.json"])
-async def test_no_time_in_the_future_keeps_a_push_from_being_started(host, systemctl, name):
-    host.config()
-    await host.start()
-    file = host.group / name
-    file.touch()
-    os.utime(file, (time.time() + 600, time.time() + 600))
-    if name != "left":
-        journal_of(host, 60)
-    await host.until(systemctl.exists)
+class Older:
+    """The watcher of an older version, in the minion's process."""
+
+    def __init__(self):
+        self.called = []
+
+    def tick(self):
+        self.called.append("tick")
+
+    def close(self):
+        self.called.append("close")
 
 
-@on_loop
-async def test_what_the_master_said_before_a_change_came_does_not_make_it_wait(host, systemctl):
-    host.config()
-    await host.start()
-    file = host.group / "waits"
-    file.touch()
-    os.utime(file, (time.time() - 61, time.time() - 61))
-    journal_of(host, 60)
-    await host.until(systemctl.exists)
-
-
-@on_loop
-@pytest.mark.parametrize("name", ["waits", "push.json"])
-async def test_no_push_is_started_while_the_master_answers(host, systemctl, name):
-    host.config()
-    await host.start()
-    (host.group / name).touch()
-    journal_of(host, 60)
-    await host.quiet(3)
-    assert not systemctl.exists()
-
-
-def test_without_a_loop_the_ticks_do_it(host):
-    """Older Salt has no asyncio loop: what beacon() returns is fired by Salt."""
-    host.config()
-    returned = []
-    for _ in range(3):
-        returned += host.beacon()
-        time.sleep(0.15)
-    assert returned[0] == {"tag": "data", "id": "web1", "group": "data", "count": 0, "whole": True}
-    host.discharge()
-    returned = []
-    (host.tree / "d" / "e").mkdir(parents=True)
-    (host.tree / "d" / "e" / "f").write_text("x")
-    for _ in range(4):
-        returned += host.beacon()
-        time.sleep(0.15)
-    assert host.lines() == [b"d/"]
-    assert [event["count"] for event in returned] == [1]
-
-
-# --- The watcher's code
-
-
-@on_loop
-async def test_refresh_loses_nothing(host):
-    """Salt loads the module anew and calls close(); the watcher stays."""
-    host.config()
-    await host.start()
-    watcher = host.watcher
-    for number in range(6):
-        host.module.close([])
-        host.load(f"beacon_{number}")
-        (host.tree / f"f{number}").write_text("x")
-        await asyncio.sleep(0.02)
-        host.beacon()
-    await host.until(lambda: len(set(host.lines())) == 6)
-    assert host.watcher is watcher
-    assert not host.whole()
-
-
-@on_loop
-async def test_refresh_in_the_same_globals(host):
-    """Salt may execute the file anew in the module that it has."""
-    host.config()
-    await host.start()
-    host.module.__spec__.loader.exec_module(host.module)
+def test_the_watcher_of_an_older_version_goes_on_until_there_is_another(host, lock, monkeypatch):
+    older = Older()
+    monkeypatch.setitem(sys.modules, "csyncsync_watcher", types.SimpleNamespace(watcher=older))
+    fcntl.flock(lock, fcntl.LOCK_UN)
     host.beacon()
-    (host.tree / "d").mkdir()
-    (host.tree / "file").write_text("x")
-    await host.until(lambda: sorted(host.lines()) == [b"d/", b"file"])
-    assert not host.whole()
-
-
-@on_loop
-async def test_new_code_takes_over(host):
-    host.config()
-    await host.start()
-    old = host.watcher
-    (host.tree / "file").write_text("x")
-    await asyncio.sleep(0.01)
-    host.load("beacon_new")
-    host.module.VERSION = "another"
+    assert older.called == ["tick"]
+    fcntl.flock(lock, fcntl.LOCK_EX)
     host.beacon()
-    assert old.closed
-    assert b"file" in host.lines()
-    await host.until(host.whole)
-    assert host.watcher is not old
-
-
-@on_loop
-async def test_the_watcher_has_copies_of_its_own(host):
-    """Salt executes also the utils anew in the same globals; and who imports them by name gets no copy."""
-    there = {name: importlib.import_module(f"csync2lib.{name}") for name in ("watch.inotify", "journal")}
-    sys.modules.pop("csync2lib.watch.echo", None)
-    host.config()
-    await host.start()
-    for name, module in there.items():
-        assert sys.modules[f"csync2lib.{name}"] is module is not host.code(name)
-        module.__spec__.loader.exec_module(module)
-    assert "csync2lib.watch.echo" not in sys.modules
-    (host.tree / "d").mkdir()
-    (host.tree / "file").write_text("x")
-    await host.until(lambda: sorted(host.lines()) == [b"d/", b"file"])
-
-
-@on_loop
-async def test_a_changed_util_takes_over(host):
-    host.load_as_synced()
-    host.sync_utils()
-    host.config()
-    await host.start()
-    for number, name in enumerate(CODE):
-        old, file = host.watcher, host.utils / "csync2lib" / f"{name}.py"
-        file.touch()
-        host.beacon()
-        assert host.watcher is old, "it says what it said before"
-        (host.tree / f"f{number}").write_text("x")
-        await asyncio.sleep(0.01)
-        file.write_text(f"{file.read_text()}\nCHANGED = {number}\n")
-        host.beacon()
-        assert old.closed
-        assert f"f{number}".encode() in host.lines()
-        await host.until(lambda: host.whole() and host.events)
-        assert host.watcher is not old
-        host.discharge()
-    changed = [host.code(name.replace("/", ".")).CHANGED for name in CODE]
-    assert changed == list(range(len(CODE)))
-
-
-@on_loop
-async def test_a_broken_util_leaves_the_watcher_at_work(host):
-    host.load_as_synced()
-    host.sync_utils()
-    host.config()
-    await host.start()
-    old = host.watcher
-    for name in CODE:
-        (host.utils / "csync2lib" / f"{name}.py").write_text("")
-        host.beacon()
-        assert host.watcher is old
-    (host.tree / "file").write_text("x")
-    await host.until(lambda: host.lines() == [b"file"])
-    host.sync_utils()
     host.beacon()
-    assert host.watcher is old
-    assert not old.closed
-    assert not host.whole()
-
-
-@pytest.mark.parametrize("content", [None, "def (", "raise RuntimeError('broken')"])
-@pytest.mark.parametrize(
-    "name", ["watch/inotify", "journal", "watch/echo", "report/metrics", "backups", "watch/watcher"]
-)
-def test_a_util_that_is_missing_or_broken_is_told_once_and_heals(host, caplog, name, content):
-    """Salt may sync the beacons before the utils."""
-    host.load_as_synced()
-    host.config()
-    host.sync_utils(but=f"csync2lib/{name}.py")
-    if content:
-        (host.utils / "csync2lib" / f"{name}.py").write_text(content)
-    assert [host.beacon() for _ in range(3)] == [[], [], []]
-    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert len(errors) == 1
-    assert "saltutil.sync_utils brings it" in errors[0]
-    assert host.module.validate(host.options)[0]
-    host.module.close(host.options)
-    caplog.clear()
-    host.sync_utils()
-    returned = []
-    for _ in range(3):
-        returned += host.beacon()
-        time.sleep(0.15)
-    assert returned[0]["whole"]
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
-def test_a_util_may_be_named_as_a_module_of_python(host, monkeypatch):
-    host.load_as_synced()
-    host.sync_utils()
-    host.config()
-    (host.utils / "heapq.py").write_text("raise RuntimeError('of a user')")
-    monkeypatch.delitem(sys.modules, "heapq")
-    host.beacon()
-    assert not host.watcher.closed
-
-
-def test_no_util_at_all(host, caplog):
-    host.load_as_synced()
-    host.config()
-    assert [host.beacon() for _ in range(3)] == [[], [], []]
-    assert [record.levelname for record in caplog.records].count("ERROR") == 1
-    host.sync_utils()
-    host.beacon()
-    assert not host.watcher.closed
+    assert older.called == ["tick", "close"]

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 
 import pytest
+from csync2lib import waits
 from csync2lib.csync2 import custody
 from csync2lib.csync2.names import encode
 from csync2lib.csync2.states import check_text
@@ -128,8 +129,8 @@ def a_peer_sends(host):
     """A csync2 that serves a peer has opened the database: this process stands for it."""
     serving = host.group.parent / "serving"
     (serving / str(os.getpid())).mkdir(parents=True)
-    host.code("csync2.custody").SERVING = str(serving)
-    with open(host.database, "rb"):
+    with pytest.MonkeyPatch.context() as patch, open(host.database, "rb"):
+        patch.setattr(custody, "SERVING", str(serving))
         yield
     (serving / str(os.getpid())).rmdir()
 
@@ -292,13 +293,13 @@ async def test_a_write_with_a_whole_second_goes_out(host):
 
 
 @on_loop
-async def test_a_change_through_one_name_of_several_checks_the_group(host):
+async def test_a_change_through_one_name_of_several_checks_the_group(host, monkeypatch):
     """The other names of a hard link have no event."""
     (host.tree / "one").write_text("x")
     os.link(host.tree / "one", host.tree / "two")
     host.record(host.tree / "one", host.tree / "two")
     await host.start()
-    host.code("waits").LINKED_INTERVAL = 0.5
+    monkeypatch.setattr(waits, "LINKED_INTERVAL", 0.5)
     os.link(host.tree / "one", host.tree / "three")
     await host.until(lambda: b"three" in host.lines())
     await host.quiet(1.5)
@@ -452,9 +453,9 @@ def csync2_leaves(host, name):
 
 @AS_ROOT
 @on_loop
-async def test_a_temporary_file_that_csync2_left_is_deleted_and_no_other_one(host):
+async def test_a_temporary_file_that_csync2_left_is_deleted_and_no_other_one(host, monkeypatch):
     await host.start()
-    host.code("waits").LEFT_AFTER = 0.3
+    monkeypatch.setattr(waits, "LEFT_AFTER", 0.3)
     opened = csync2_leaves(host, "open")
     for name in ("left", "n" * 246):
         os.close(csync2_leaves(host, name))

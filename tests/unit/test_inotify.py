@@ -12,6 +12,7 @@ import time
 import types
 
 import pytest
+from csync2lib import waits
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import inotify
 from csync2lib.watch.changes import Changes
@@ -161,7 +162,7 @@ async def test_overflow(host):
 
 @pytest.mark.machine
 @on_loop
-async def test_too_few_watches(host):
+async def test_too_few_watches(host, monkeypatch):
     limit = pathlib.Path("/proc/sys/fs/inotify/max_user_watches")
     before = limit.read_text()
     for number in range(40):
@@ -172,8 +173,8 @@ async def test_too_few_watches(host):
     except OSError:
         pytest.skip("max_user_watches cannot be changed here")
     try:
-        host.beacon()
-        host.code("waits").REWALK = 1.0
+        monkeypatch.setattr(waits, "REWALK", 1.0)
+        host.begin()
         await host.until(lambda: host.status()["error"])
         assert "fs.inotify.max_user_watches is 10" in host.status()["error"]
         await host.until(lambda: any("error" in event["data"] for _, event in host.events))

@@ -15,6 +15,7 @@ from csync2lib.master import shapes
 from csync2lib.report import metrics as metrics_module
 from csync2lib.report import status as host_status
 from csync2lib.report.words import one_line
+from csync2lib.watch import status as watch_status
 from prometheus_client.parser import text_string_to_metric_families
 from watching import on_loop
 
@@ -278,7 +279,7 @@ async def test_the_watcher_writes_what_it_knows_again_and_again(host, monkeypatc
     await host.until(file.exists)
     assert metrics(host)["metrics_timestamp_seconds"] == pytest.approx(time.time(), abs=5)
     assert parsed(file.read_text())["csyncsync_dirty_entries"] == {(("group", "data"), ("peer", "web2")): 0}
-    monkeypatch.setattr(host.code("watch.status"), "METRICS_INTERVAL", 0.1)
+    monkeypatch.setattr(watch_status, "METRICS_INTERVAL", 0.1)
     host.watcher.metrics.due = 0.0
     host.mark(host.tree / "file")
     await host.until(
@@ -292,7 +293,7 @@ async def test_the_watcher_writes_only_while_there_is_a_link(host, monkeypatch):
     link, file = host.state / "metrics.prom", host.state.parent / "csyncsync.prom"
     link.unlink()
     await host.start()
-    monkeypatch.setattr(host.code("watch.status"), "METRICS_INTERVAL", 0.1)
+    monkeypatch.setattr(watch_status, "METRICS_INTERVAL", 0.1)
     await asyncio.sleep(1.5)
     assert not file.exists()
     link.symlink_to(file)
@@ -309,7 +310,7 @@ async def test_a_directory_that_cannot_be_written_to_is_told_once_and_watching_g
     (host.state / "metrics.prom").unlink()
     (host.state / "metrics.prom").symlink_to(host.state / "missing/csyncsync.prom")
     await host.start()
-    monkeypatch.setattr(host.code("watch.status"), "METRICS_INTERVAL", 0.1)
+    monkeypatch.setattr(watch_status, "METRICS_INTERVAL", 0.1)
     host.watcher.metrics.due = 0.0
     await asyncio.sleep(3.5)
     told = [record.getMessage() for record in caplog.records if "csyncsync:metrics" in record.getMessage()]

@@ -26,7 +26,7 @@ def waits(request):
 def test_a_peer_is_told_dead_before_it_is_tried_again_and_one_that_is_busy_is_not_told_dead(waits):
     assert waits.ANSWER_AFTER + waits.CONNECT_WITHIN < waits.ANSWER_AFTER + waits.ANSWER_WITHIN <= waits.PEER_RETRY[0]
     assert waits.PEER_RETRY[0] < waits.PEER_RETRY[1] < waits.ALONE_AFTER * 2
-    assert LOCK_TIMEOUT < waits.TRANSFER_STALLED_AFTER < waits.STALLED_AFTER < waits.HANGS
+    assert LOCK_TIMEOUT < waits.TRANSFER_STALLED_AFTER < waits.STALLED_AFTER
     assert waits.PEER_RETRY[1] <= waits.BLOCKED_FOR[0] < waits.BLOCKED_FOR[1]
 
 
@@ -47,14 +47,14 @@ def test_a_lease_is_looked_after_before_a_host_takes_the_master_for_dead(waits):
 def test_a_host_that_may_come_back_has_the_time_for_it(waits):
     assert waits.ALONE_AFTER + waits.ALONE_SPREAD < waits.RETURN_PATIENCE
     assert waits.RETRY_CAP + 2 * waits.ANSWER < waits.RETURN_PATIENCE
-    assert waits.JOIN_WAIT < waits.RETURN_PATIENCE < waits.HANGS
+    assert waits.JOIN_WAIT < waits.RETURN_PATIENCE < waits.REFRESH_WAIT
     assert waits.STATUS_ANSWER < waits.ANSWER
     assert waits.BEHIND_AGAIN < waits.ROTATE_WAIT
 
 
 def test_the_watcher_looks_again_before_anybody_is_asked_to_see_to_it(waits):
     assert max(waits.REWALK, waits.LINKED_INTERVAL, waits.BLOCKED_FOR[0]) <= waits.UNREACHABLE < waits.LATE
-    assert waits.ACTION_SHOWN < waits.ACTION_LIMIT <= waits.HANGS
+    assert waits.ACTION_SHOWN < waits.ACTION_LIMIT
 
 
 def test_what_tested_hosts_are_served_is_shorter_and_no_other():

@@ -1,4 +1,4 @@
-"""A host whose files are watched: the beacon as Salt would call it, a real event loop, real inotify, real files."""
+"""A host whose files are watched: the watcher and the beacon, real inotify, real files, and a bus as the minion has."""
 
 import asyncio
 import contextlib
@@ -7,13 +7,17 @@ import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import sqlite3
-import sys
 import time
 
+import salt.transport.tcp
+import tornado.ioloop
 from csync2lib.csync2.names import encode
 from csync2lib.csync2.states import check_text
+from csync2lib.watch.notify import Notifier
+from csync2lib.watch.options import Options
+from csync2lib.watch.watcher import Watcher
+from salt.utils.event import SaltEvent
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 
@@ -26,7 +30,7 @@ def load(path, name):
 
 
 class Host:
-    """A state directory with the group ``data``, its tree, and the beacon as Salt would call it."""
+    """A state directory with the group ``data``, its tree, the watcher, and the beacon as Salt would call it."""
 
     def __init__(self, path, **options):
         self.state, self.tree = path / "state", path / "tree"
@@ -34,64 +38,68 @@ class Host:
         self.group.mkdir(parents=True)
         self.tree.mkdir()
         self.database = path / "csync2.db3"
-        self.options = [{"state_dir": str(self.state)}, *({name: value} for name, value in options.items())]
+        self.options = [{name: value} for name, value in options.items()]
+        #: what the minion's bus was given: (tag, what the beacon has returned)
         self.events = []
-        self.module = None
-        #: where the beacon is loaded from, and what it calls
-        self.beacons, self.utils = REPO / "_beacons", REPO / "_utils"
+        self.module = load(REPO / "_beacons" / "csyncsync.py", "beacon_of_csyncsync")
+        self.module.STATE_DIR = str(self.state)
+        self.module.__opts__ = {"id": "web1", "hash_type": "sha256", "sock_dir": str(path)}
+        self.watcher = self.bus = None
         self.lag = self.held = 0.0
-        self.load()
 
-    @contextlib.contextmanager
-    def get_event(self, node, opts=None, listen=True):
-        """In the place of Salt's: the minion's bus."""
-        assert (node, opts["id"], listen) == ("minion", "web1", False)
-        yield self
+    def beacon(self):
+        return self.module.beacon([*self.options, {"_beacon_name": "csyncsync"}])
 
-    def fire_event(self, data, tag):
+    def open_bus(self):
+        """Listen where the minion does."""
+        path = json.loads((self.state / "beacon.json").read_text())["bus"]
+        loop = asyncio.get_running_loop()
+        self.bus = salt.transport.tcp.TCPPuller(path=path, io_loop=loop, payload_handler=self._heard)
+        self.bus.start()
+
+    async def _heard(self, body, **_):
+        tag, data = SaltEvent.unpack(body)
         self.events.append((tag, data["beacons"][0]))
 
-    def load(self, name="beacon_one"):
-        self.module = load(self.beacons / "csyncsync.py", name)
-        self.module.__opts__ = {"id": "web1"}
+    def close_bus(self):
+        if self.bus is not None:
+            tornado.ioloop.IOLoop.current().remove_handler(self.bus.sock)
+            self.bus.close()
+            self.bus = None
 
-    def load_as_synced(self):
-        """Load the beacon as a sync leaves it on a minion, before it brings the utils."""
-        extmods = self.state.parent / "extmods"
-        shutil.copytree(REPO / "_beacons", extmods / "beacons", ignore=shutil.ignore_patterns("__pycache__"))
-        self.beacons, self.utils = extmods / "beacons", extmods / "utils"
-        self.load("beacon_synced")
+    def make_watcher(self):
+        """A watcher as the service makes it; it is not started."""
+        options = Options()
+        options.read(str(self.state))
+        return Watcher(str(self.state), options, Notifier(options))
 
-    def sync_utils(self, but=""):
-        """Bring the utils, but for one."""
-        for file in (REPO / "_utils").rglob("*.py"):
-            path = self.utils / file.relative_to(REPO / "_utils")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if str(file.relative_to(REPO / "_utils")) != but:
-                shutil.copyfile(file, path)
+    def begin(self):
+        """Start the watcher."""
+        self.beacon()
+        if self.bus is None:
+            self.open_bus()
+        self.watcher = self.make_watcher()
+        self.watcher.start()
+
+    @property
+    def watched(self):
+        """How many directories are watched."""
+        return len(self.watcher.watches.nodes)
+
+    def end(self):
+        """End the watcher, and the bus."""
+        if self.watcher is not None:
+            self.watcher.close()
+            if self.watcher.watches.fd >= 0:
+                self.watcher.watches.close()
+            self.watcher = None
+        self.close_bus()
 
     def config(self, **more):
         temporary = self.group / "new"
         config = {"group": "data", "include": [str(self.tree)], "exclude": [], "database": str(self.database)}
         temporary.write_text(json.dumps({**config, **more}))
         temporary.rename(self.group / "config.json")
-
-    def beacon(self):
-        return self.module.beacon([*self.options, {"_beacon_name": "csyncsync"}])
-
-    @property
-    def code(self):
-        """The modules of the watcher's own copy of the package: ``code("watch.watcher")``."""
-        return lambda name: sys.modules[self.module.HOLDER].code[f"csync2lib.{name}"]
-
-    @property
-    def watcher(self):
-        return sys.modules[self.module.HOLDER].watcher
-
-    @property
-    def watched(self):
-        """How many directories are watched."""
-        return len(self.watcher.watches.nodes)
 
     def lines(self):
         """Everything in the journal, as paths relative to the tree."""
@@ -116,7 +124,7 @@ class Host:
         return json.loads((self.group / "watch.json").read_text())
 
     async def start(self, seconds=10):
-        self.beacon()
+        self.begin()
         await self.until(lambda: self.status()["ready"] and self.whole() and self.events, seconds)
         self.discharge()
 
@@ -183,8 +191,7 @@ def on_loop(test):
             try:
                 await test(host, **fixtures)
             finally:
-                if host.module.HOLDER in sys.modules:
-                    host.watcher.close()
+                host.end()
 
         asyncio.run(main())
 

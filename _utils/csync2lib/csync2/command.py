@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Collection
 
-from csync2lib import waits, watchdog
+from csync2lib import waits
 from csync2lib.csync2.custody import Entrance
 from csync2lib.csync2.names import printable
 from csync2lib.errors import CommandError, Interrupted
@@ -112,7 +112,6 @@ def _wait(
     queues: dict[str, str] = {}
     output: list[bytes] = []
     while not _read(messages, output, waits.ANSWER_AFTER):
-        watchdog.alive()
         if peer is None:
             continue
         now, unsent = _work(process.pid), _queues(process.pid, peer)

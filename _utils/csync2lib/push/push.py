@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from csync2lib import confinement, journal, pauses, storage, watchdog
+from csync2lib import confinement, journal, pauses, storage
 from csync2lib.config.defaults import HOLD
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
@@ -55,13 +55,10 @@ class Surroundings(NamedTuple):
         Given an event's tag and data, sends it to the master, if there is one.
     record
         Takes the files of a host that is not established into csync2's database, or puts a lost one back.
-    hangs_after
-        Seconds without a sign of life after which the watchdog ends this process; 0 if it does other work, too: never.
     """
 
     tell: Callable[[str, dict[str, Any]], None]
     record: Callable[[Group], None]
-    hangs_after: float
 
 
 class PushResult(NamedTuple):
@@ -128,9 +125,8 @@ class _Push:
 
     def run(self) -> PushResult:
         try:
-            with watchdog.ended_after(self.around.hangs_after):
-                if self._may_push() and self._is_established():
-                    self._push()
+            if self._may_push() and self._is_established():
+                self._push()
         except (CsyncsyncError, sqlite3.Error, OSError) as err:
             self._set(state="error", comment=f"{err}{_put_aside_if_damaged(self.group)}")
         return self.result

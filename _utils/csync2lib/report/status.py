@@ -17,11 +17,13 @@ from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import DIFFERENCES, Group
 from csync2lib.host import ThisHost
-from csync2lib.journal import count, waiting_since
+from csync2lib.journal import count, lock_of_watcher, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
 
 #: Paths of each kind of which a status tells.
 TOLD = 20
+#: What is wrong if the watcher does not run.
+NOT_WATCHED = "csyncsync-watch.service does not run"
 
 
 def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] | None = None) -> dict[str, Any]:
@@ -104,6 +106,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
     config, last, watch, failed = map(note, ("config.json", "push.json", "watch.json", "peers.json"))
     if not config:
         return {}
+    watched = storage.is_locked(lock_of_watcher(os.path.dirname(directory)))
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
     failed = {**note("large.json"), **failed}
     result: dict[str, Any] = {"state": "unknown", "dirty": {}, "error": ""}
@@ -126,8 +129,8 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "paused": bool({ALL_HOSTS, minion} & {*pauses(directory)}),
         "waiting_since": None if in_sync else waiting_since(os.path.join(directory, "journal"), last),
         "last_push": last,
-        "watching": bool(watch.get("ready")) and not watch.get("error"),
-        "watch": watch,
+        "watching": bool(watched and watch.get("ready")) and not watch.get("error"),
+        "watch": watch if watched else {**watch, "error": NOT_WATCHED},
         "unread": dict(sorted(note("unread.json").items())[:TOLD]),
         "local": _local(directory, path),
         "differences": note(DIFFERENCES).get("total", 0),

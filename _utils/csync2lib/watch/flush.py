@@ -47,6 +47,7 @@ class Flusher:
             group.flushes.running.join(5)
         changes.out += [(change.path, change.tree, False) for change in (*changes.pending.values(), *changes.ready)]
         lines, full_rescan, _ = self._take(group)
+        group.flushes.unasked += len(lines)
         if lines or full_rescan:
             try:
                 journal.write(group.journal, lines, full_rescan, next(self.sequence))
@@ -55,8 +56,13 @@ class Flusher:
 
     def fire(self, group: WatchedGroup, count: int, full_rescan: bool, error: str | None = None) -> None:
         """Fire an event alone."""
+        self.aside.run(lambda: self._fire(group, count, full_rescan, error), lambda err: None)
+
+    def _fire(self, group: WatchedGroup, count: int, full_rescan: bool, error: str | None = None) -> None:
+        """Fire an event; the reminder soon repeats one that no minion has taken."""
         group.flushes.last_fired = time.monotonic()
-        self.aside.run(lambda: self.notifier.fire(group.name, count, full_rescan, error), lambda err: None)
+        if not self.notifier.fire(group.name, count, full_rescan, error):
+            group.flushes.last_fired = 0.0
 
     # --- The journal
 
@@ -134,5 +140,4 @@ class Flusher:
             return
         count, flushes.unasked, flushes.asked = flushes.unasked, 0, journal.first(group.journal)
         if count or full_rescan:
-            flushes.last_fired = time.monotonic()
-            self.notifier.fire(group.name, count, full_rescan)
+            self._fire(group, count, full_rescan)

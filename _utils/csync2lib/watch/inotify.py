@@ -16,10 +16,6 @@ from typing import Any, NamedTuple
 
 from csync2lib import beneath
 
-#: The descriptor's number is at least this.
-HIGH_DESCRIPTOR = 400
-
-
 # --- The C library ---------------------------------------------------------------------------------------
 
 IN_MODIFY = 0x2
@@ -157,17 +153,6 @@ class Watches:
         ctypes.set_errno(0)
         self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         self.fd_error = ctypes.get_errno() if self.fd < 0 else 0
-        if self.fd < 0:
-            return
-        # Others on this loop close a descriptor first and take it from the loop later, when its number may be
-        # somebody else's: keep away from the low numbers, which are handed out again and again.
-        try:
-            high = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
-        except OSError:
-            high = None
-        if high is not None:
-            os.close(self.fd)
-            self.fd = high
 
     def close(self) -> None:
         """Give the descriptor back, and all watches with it."""
@@ -212,6 +197,11 @@ class Watches:
         if node.wd is not None:
             self.disown(node)
         displaced = self._take_over(wd, path)
+        self.give(node, wd)
+        return 0, displaced
+
+    def give(self, node: Node, wd: int) -> None:
+        """Note that a node has a watch."""
         node.wd = wd
         found = self.nodes.get(wd)
         if found is None:
@@ -220,7 +210,6 @@ class Watches:
             found.append(node)
         else:
             self.nodes[wd] = [found, node]
-        return 0, displaced
 
     def _take_over(self, wd: int, path: bytes) -> list[Node]:
         """

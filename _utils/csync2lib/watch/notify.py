@@ -1,55 +1,69 @@
-"""Events for the minion's own bus, which the minion hands on to the master. Nothing else in ``watch`` imports Salt."""
+"""Events on the minion's own bus, which the minion hands on to the master. Nothing else in ``watch`` imports Salt."""
 
 from __future__ import annotations
 
-import asyncio
+import datetime
 import logging
+import socket
 from typing import Any
 
-import salt.utils.event
+import salt.transport.frame
+import salt.utils.msgpack
+
+from csync2lib.watch.options import Options
 
 log = logging.getLogger(__name__)
 
 #: The beacon's name, as it stands in the tags of its events.
 BEACON = "csyncsync"
+#: The tag of what a beacon returns, on the minion's bus, and what stands between a tag and its data
+#: (salt/minion.py, handle_event(); salt/utils/event.py, TAGEND).
+RETURNED, TAG_END = b"__beacons_return", b"\n\n"
+#: Seconds to wait for the minion to take an event.
+TAKEN_WITHIN = 5.0
 
 
 class Notifier:
-    """
-    Fires events of groups.
+    """Fires events of groups. Not by ``salt.utils.event``: to import that takes 25 MiB."""
 
-    opts
-        The minion's.
-    at_ticks
-        Whether events are only collected in ``outbox``, because Salt fires what the beacon's ticks return.
-    """
+    def __init__(self, options: Options) -> None:
+        self.options = options
 
-    def __init__(self, opts: dict[str, Any], at_ticks: bool) -> None:
-        self.opts, self.at_ticks = opts, at_ticks
-        self.outbox: list[dict[str, Any]] = []
+    def fire(self, group: str, count: int, full_rescan: bool, error: str | None = None) -> bool:
+        """
+        Tell that a group has something to push; may block. The beacon's documentation tells the fields.
 
-    def fire(self, group: str, count: int, full_rescan: bool, error: str | None = None) -> None:
-        """Tell that a group has something to push; may block. The beacon's documentation tells the fields."""
-        data = {"id": self.opts.get("id"), "group": group, "count": count, "whole": full_rescan}
+        Returns whether there is a minion that has taken it.
+        """
+        minion = self.options.id
+        data = {"id": minion, "group": group, "count": count, "whole": full_rescan}
         if error:
             data["error"] = error
-        if self.at_ticks:
-            self.outbox.append({"tag": group, **data})
-            return
-        tag = f"salt/beacon/{data['id']}/{BEACON}/{group}"
-        beacons = [{"tag": tag, "data": data, "beacon_name": BEACON}]
+        tag = f"salt/beacon/{minion}/{BEACON}/{group}"
         try:
-            self._send({"beacons": beacons}, "__beacons_return")
-        except (Exception, asyncio.CancelledError) as err:  # pylint: disable=broad-except
-            # Salt raises many things here; the event is repeated as long as the journal is not empty.
+            self._send({"beacons": [{"tag": tag, "data": data, "beacon_name": BEACON}]})
+        except OSError as err:
             log.debug("csyncsync: the event of group %s could not be fired: %s", group, err)
+            return False
+        return True
 
-    def _send(self, data: dict[str, Any], tag: str) -> None:
-        """Fire an event the way the minion does itself with what a beacon returns."""
-        with salt.utils.event.get_event("minion", opts=self.opts, listen=False) as event:
-            event.fire_event(data, tag)
+    def _send(self, data: dict[str, Any]) -> None:
+        """Fire an event the way the minion does itself with what a beacon returns. Raises OSError."""
+        stamp = datetime.datetime.now(datetime.timezone.utc).isoformat()
+        event = RETURNED + TAG_END + salt.utils.msgpack.dumps({**data, "_stamp": stamp}, use_bin_type=True)
+        with _connected(self.options.bus) as minion:
+            minion.sendall(salt.transport.frame.frame_msg_ipc(event, raw_body=True))
 
-    def collected(self) -> list[dict[str, Any]]:
-        """What was to be fired since the last tick."""
-        events, self.outbox = self.outbox, []
-        return events
+
+def _connected(bus: str | int) -> socket.socket:
+    """A connection to where the minion takes events. Raises OSError."""
+    if isinstance(bus, int):
+        return socket.create_connection(("127.0.0.1", bus), TAKEN_WITHIN)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(TAKEN_WITHIN)
+        connection.connect(bus)
+    except OSError:
+        connection.close()
+        raise
+    return connection

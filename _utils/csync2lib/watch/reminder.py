@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import shutil
 import subprocess
 import time
 
@@ -25,11 +24,6 @@ class Reminder:
 
     def __init__(self, options: Options, flusher: Flusher) -> None:
         self.options, self.flusher = options, flusher
-        self.children: list[subprocess.Popen[bytes]] = []
-
-    def reap(self) -> None:
-        """Take note of commands that have ended."""
-        self.children = [child for child in self.children if child.poll() is None]
 
     def remind(self, group: WatchedGroup, now: float) -> None:
         """While something is left, fire the event again and again, more and more slowly."""
@@ -51,20 +45,14 @@ class Reminder:
 
     def _push(self, group: WatchedGroup) -> None:
         """No master answers: start the push here."""
-        command = shutil.which("systemctl")
-        if command is None:
-            return
         log.info("csyncsync: no push of group %s has been asked for; starting it here", group.name)
-        try:
-            child = subprocess.Popen(
-                [command, "start", "--no-block", f"csyncsync-push@{group.name}.service"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            self.children.append(child)
-        except OSError as err:
-            log.error("csyncsync: cannot start the push of group %s: %s", group.name, err)
+        command = ["systemctl", "start", "--no-block", f"csyncsync-push@{group.name}.service"]
+
+        def done(err: Exception | None) -> None:
+            if err:
+                log.error("csyncsync: cannot start the push of group %s: %s", group.name, err)
+
+        self.flusher.aside.run(lambda: subprocess.run(command, stdin=subprocess.DEVNULL, check=True), done)
 
 
 def _is_master_late(group: WatchedGroup, oldest: float | None, left: float | None) -> bool:

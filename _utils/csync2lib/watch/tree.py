@@ -113,8 +113,7 @@ class Tree:
             for node in self.watches.of(wd):
                 if mask & inotify.IN_IGNORED:
                     self.watches.disown(node, removed=True)
-                    if not isinstance(node, inotify.Root):  # another one may stand there by now
-                        self.walks.new.append((node, NEW))
+                    self._look_again(node)
                 elif not name:
                     self._self_event(node, mask, now)
                 elif mask & inotify.IN_ISDIR:
@@ -126,6 +125,14 @@ class Tree:
                     place = places[node]
                     if place is not None:
                         self.listener.file_event(place, mask, cookie, name, now, node.since)
+
+    def _look_again(self, node: Node) -> None:
+        """A directory is gone. Another one may stand there by now, even with its inode."""
+        if not isinstance(node, inotify.Root):
+            self.walks.new.append((node, NEW))
+        elif node.group is not None:
+            node.identity = ()
+            self.check_root(node.group, node.path)
 
     def _self_event(self, node: Node, mask: int, now: float) -> None:
         """Only a root has nobody above it who hears of its own changes."""

@@ -66,6 +66,10 @@ class Walks:
         """Tell whether there is something to walk."""
         return bool(self.chores or self.new or self.great or self.scan or self._is_look_over())
 
+    def is_busy(self) -> bool:
+        """Tell whether something is to be walked, or it is not known yet where it is."""
+        return bool(self.walking() or self.moving or self.looks or self.put_off)
+
     def walk_on(self, deadline: float) -> None:
         """Walk until the deadline: new directories before the great walks."""
         while self.walking():

@@ -1,7 +1,7 @@
 """
 The watcher: what changes in the groups' directories goes into their journals, and a push is asked for.
 
-It runs on the minion's event loop, in small slices:
+It is a process of its own (``service``), and does its work in small slices:
 
 1. The tree reads the kernel's events, and the listener notes each changed path (``tree``, ``listener``).
 2. A path that has been quiet for a moment is ready (``changes``).
@@ -9,8 +9,7 @@ It runs on the minion's event loop, in small slices:
 4. The rest is written into the group's journal, and one event asks the master for a push (``flush``, ``notify``).
 
 Once a second it looks at the groups' configs, include roots and journals, and at what is left to push (``groups``,
-``reminder``, ``status``). The beacon starts it from a copy of this package that Salt does not know, because a refresh
-of the minion's modules would execute the code anew under the running watcher.
+``reminder``, ``status``).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import asyncio
 import itertools
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,11 +41,8 @@ from csync2lib.watch.walk import COMPARE, NOTE
 
 log = logging.getLogger(__name__)
 
-#: Seconds from close_later() to close(): at each refresh Salt closes the beacon, and calls it again right after.
-CLOSE_DELAY = 10
-#: Seconds of work in one callback of the event loop, and in one tick where there is no loop.
+#: Seconds of work in one callback of the event loop, so that events are read in between.
 SLICE = 0.015
-TICK_SLICE = 0.2
 #: While much happens: seconds between two readings of events, and between two looks at what is ready. Many at once
 #: cost a fraction of what they cost one by one.
 READ_PACE, WORK_PACE = 0.01, 0.05
@@ -55,110 +50,80 @@ READ_PACE, WORK_PACE = 0.01, 0.05
 HOUSEKEEPING = 1.0
 #: Paths judged with one opening of csync2's database.
 BATCH = 200
+#: Seconds of walking and judging that are finished before the watcher is closed.
+FINISH_WITHIN = 2.0
 
 
 class Watcher:
-    """Watches all groups with one inotify descriptor, in slices: on an event loop or, without one, at Salt's ticks."""
+    """
+    Watches all groups with one inotify descriptor, in slices, on the running event loop.
 
-    def __init__(
-        self, options: Options, opts: dict[str, Any], loop: asyncio.AbstractEventLoop | None, version: str
-    ) -> None:
-        self.version = version
-        self.pid = os.getpid()
-        self.options, self.loop = options, loop
+    state_dir
+        Where the groups' directories are.
+    notifier
+        Fires the events.
+    """
+
+    def __init__(self, state_dir: str, options: Options, notifier: Notifier) -> None:
+        self.state_dir, self.options, self.notifier = state_dir, options, notifier
         self.closed = False
         self.groups: dict[str, WatchedGroup] = {}
         self.watches = Watches()
         self.echo = Filter()
         self.debounce = Debounce(options)
         self.tree = Tree(self.watches, self.groups, Listener(self.debounce, self.echo, self._walked))
-        self.aside = Aside(loop, self._arm)
-        self.notifier = Notifier(opts, at_ticks=loop is None)
-        self.flusher = Flusher(options, self.aside, self.notifier)
+        self.aside = Aside(self._arm)
+        self.flusher = Flusher(options, self.aside, notifier)
         self.reminder = Reminder(options, self.flusher)
-        self.metrics = status.Metrics(options.state_dir, self.aside)
+        self.metrics = status.Metrics(state_dir, self.aside)
         self.copies = Copies(self.aside)
         self.timer: asyncio.TimerHandle | None = None
         self.house_timer: asyncio.TimerHandle | None = None
-        self.close_timer: asyncio.TimerHandle | threading.Timer | None = None
         self.timer_at = self.read_at = self.worked_at = 0.0
 
-    # --- Called by the beacon
-
-    def use(self, options: Options, opts: dict[str, Any]) -> None:
-        """Take over the beacon's options, and the minion's (opts), which may have changed."""
-        self.options = self.debounce.options = self.flusher.options = self.reminder.options = options
-        self.notifier.opts = opts
-
     def start(self) -> None:
-        """Begin to watch."""
-        self.watches.open()
+        """Begin to watch, or go on with what was kept (see ``handover``)."""
+        self.loop = asyncio.get_running_loop()
+        if self.watches.fd < 0:
+            self.watches.open()
         self._listen()
-        if self.loop is not None:
-            self._housekeep_on_loop()
-
-    def tick(self) -> list[dict[str, Any]]:
-        """Called at each of Salt's ticks; return the events that Salt is to fire."""
-        if self.close_timer is not None:
-            self.close_timer.cancel()
-            self.close_timer = None
-        if self.loop is not None:
-            return []
-        deadline = time.monotonic() + TICK_SLICE
-        self._guarded(self._housekeep)
-        while self._read() and time.monotonic() < deadline:
-            pass
-        while self._guarded(self._work, deadline) and time.monotonic() < deadline:
-            pass
-        return self.notifier.collected()
-
-    def close_later(self) -> None:
-        """Close, unless tick() is called soon."""
-        if self.close_timer is not None or self.closed:
-            return
-        if self.loop is not None:
-            self.close_timer = self.loop.call_later(CLOSE_DELAY, self.close)
-        else:
-            self.close_timer = threading.Timer(CLOSE_DELAY, self.close)
-            self.close_timer.daemon = True
-            self.close_timer.start()
+        self._housekeep_again()
 
     def close(self) -> None:
-        """Write all waiting changes into the journals, unjudged, and close the descriptor."""
+        """
+        Write all waiting changes into the journals, what is not judged by then unjudged. The descriptor stays open.
+        """
         if self.closed:
             return
+        end = time.monotonic() + FINISH_WITHIN
+        while (self._read() or self.tree.walks.is_busy()) and time.monotonic() < end:
+            self._guarded(self._work, time.monotonic() + SLICE)
         self.closed = True
-        for timer in (self.timer, self.house_timer, self.close_timer):
+        for timer in (self.timer, self.house_timer):
             if timer is not None:
                 timer.cancel()
         if self.watches.fd >= 0:
-            while self._read():
-                pass
-            if self.loop is not None:
-                self.loop.remove_reader(self.watches.fd)
-            self.watches.close()
+            self.loop.remove_reader(self.watches.fd)
         for group in self.groups.values():
             self.flusher.close(group)
-        log.debug("csyncsync: the watcher is closed")
 
     # --- The event loop
 
-    def _housekeep_on_loop(self) -> None:
-        if self.closed or self.loop is None:
+    def _housekeep_again(self) -> None:
+        if self.closed:
             return
         self._guarded(self._housekeep)
-        self.house_timer = self.loop.call_later(HOUSEKEEPING, self._housekeep_on_loop)
+        self.house_timer = self.loop.call_later(HOUSEKEEPING, self._housekeep_again)
         self._arm()
 
     def _listen(self) -> None:
-        """Register the descriptor with the loop; each second anew, because somebody else may have removed it."""
-        if self.loop is not None and self.watches.fd >= 0 and not self.closed:
-            self.loop.remove_reader(self.watches.fd)
+        """Have the loop say when there are events."""
+        if self.watches.fd >= 0 and not self.closed:
             self.loop.add_reader(self.watches.fd, self._readable)
 
     def _readable(self) -> None:
         """The loop says that there are events."""
-        if self.closed or self.loop is None:
+        if self.closed:
             return
         self._read()
         self._arm()
@@ -188,7 +153,7 @@ class Watcher:
 
     def _arm(self) -> None:
         """Set the timer to when there is something to do next, unless it goes off earlier anyway."""
-        if self.loop is None or self.closed:
+        if self.closed:
             return
         due = self._next_due()
         if due is None:
@@ -264,12 +229,13 @@ class Watcher:
 
     def _housekeep(self) -> None:
         """Look at configs, include roots and what is left to push, and write the status."""
+        if self.options.read(self.state_dir):
+            for group in self.groups.values():  # perhaps no minion could hear before
+                group.flushes.last_fired = 0.0
         if self.watches.fd < 0:
             self._reopen()
-        self._listen()
         self._read_configs()
         now = time.monotonic()
-        self.reminder.reap()
         for group in tuple(self.groups.values()):
             for path in group.config.include:
                 self.tree.check_root(group, path)
@@ -288,17 +254,18 @@ class Watcher:
             status.write_status(group, self.watches)
             status.note_watched(group, now)
             self.copies.keep(group, now)
-        self.metrics.write([*self.groups.values()], self.notifier.opts.get("id", ""), now)
+        self.metrics.write([*self.groups.values()], self.options.id, now)
         self.echo.forget_old(now)
 
     def _reopen(self) -> None:
         """Try again to get a descriptor, when it is time to try the unwatched directories again, too."""
         if any(time.monotonic() >= group.rewalk_at for group in self.groups.values()):
             self.watches.open()
+            self._listen()
 
     def _read_configs(self) -> None:
         """Read configs that are new or have changed, and stop watching groups that have none any more."""
-        found = groups.find(self.options.state_dir)
+        found = groups.find(self.state_dir)
         if found is None:
             return
         for name in [name for name in self.groups if name not in found]:
@@ -310,7 +277,7 @@ class Watcher:
                 self._configure(group)
 
     def _add(self, name: str) -> WatchedGroup:
-        group = self.groups[name] = WatchedGroup(name, os.path.join(self.options.state_dir, name))
+        group = self.groups[name] = WatchedGroup(name, os.path.join(self.state_dir, name))
         storage.sweep(group.directory)
         journal.sweep(group.journal)
         status.write_status(group, self.watches, force=True)

@@ -14,7 +14,7 @@ class Csyncsync(System):
     """This project."""
 
     name, label = "csyncsync", "csyncsync"
-    daemons = ("salt-minion.service",)
+    daemons = ("salt-minion.service", "csyncsync-watch.service")
     listener = "csyncsync-server.service"
 
     def __init__(self, bed, hosts):
