@@ -39,6 +39,9 @@ REWALK = 30.0
 #: Without a change until a temporary file of csync2's may count as left behind.
 LEFT_AFTER = 10.0
 
+#: Until what has changed is in the journal: the beacon's ``max_delay``, and what a busy host needs.
+TOLD_WITHIN = 3.0
+
 # --- On the master -----------------------------------------------------------------------------------------
 
 #: After which the holder of a lease is asked whether it still pushes, and how long that may take.

@@ -74,6 +74,16 @@ def test_what_was_deleted_there_does_not_come_back(tree, flag):
     assert flag in dirty(tree), "a conflict"
 
 
+def test_a_deletion_that_was_never_sent_counts(tree, flag):
+    """Found here, and for some reason not made dirty: as if another host had sent it."""
+    os.unlink(flag)
+    look(tree)
+    keep_clean(tree)
+    mark_both(tree, flag)
+    send(tree)
+    assert there(tree) is None
+
+
 def test_what_was_put_back_there_does_not_go(tree, flag):
     """The other host took a version from here, changed it (received here), and has the old version again on purpose."""
     tree.write(b"flag", b"theirs")

@@ -5,10 +5,11 @@ import shutil
 import sqlite3
 import subprocess
 import time
+import types
 from pathlib import Path
 
 import pytest
-from csync2lib import journal
+from csync2lib import journal, waits
 from csync2lib.csync2 import kept
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import stands
@@ -75,7 +76,8 @@ class Member:
 
 
 @pytest.fixture
-def member(tree):
+def member(tree, monkeypatch):
+    monkeypatch.setattr(waits, "TOLD_WITHIN", 0.0)
     for name in os.listdir(tree.group.journal):
         path = os.path.join(tree.group.journal, name)
         shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
@@ -180,6 +182,23 @@ def test_what_came_from_others_while_nobody_watched_is_not_sent(member, how):
         path = member.tree.write(name, b"theirs")
         os.utime(path, (int(time.time()),) * 2)
     assert member.put_back() == (True, set())
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_what_was_done_just_before_and_meanwhile_is_sent(member, monkeypatch, how):
+    """The watcher has not told of it yet, or cannot have."""
+    monkeypatch.setattr(waits, "TOLD_WITHIN", 0.5)
+    member.lose(how)
+    shutil.rmtree(below(member.tree, b"dir"))
+
+    def watcher(seconds):
+        time.sleep(seconds / 2)
+        member.journals(b"dir", tree=True)
+        member.tree.write(b"a", b"newer")
+        os.unlink(below(member.tree, b"b"))
+
+    monkeypatch.setattr(recovery, "time", types.SimpleNamespace(time=time.time, sleep=watcher))
+    assert member.put_back() == (True, {b"a", b"b", b"dir", b"dir/a", b"dir/sub", b"dir/sub/a"})
 
 
 def test_a_watcher_that_has_died_has_not_watched(member):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
 
-from csync2lib import beneath, journal, storage
+from csync2lib import beneath, journal, storage, waits
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import is_copied, kept_databases
 from csync2lib.csync2.states import is_made_here
@@ -26,9 +27,10 @@ def put_back(group: Group) -> bool:
     Put back the database that a member of the group has lost. Returns whether there is one; the caller has the lock.
 
     What stands on the disk otherwise than the database says came from other hosts, or all of them have got it: it is
-    recorded, and goes to nobody. Not so what was changed here and is still to be sent: the journal names that, and
-    while nobody watched the times of files and directories tell of it, if csync2 cannot have set them. That is left to
-    the check, which makes it dirty. If something is neither, the comparison of all hosts' records finds it.
+    recorded, and goes to nobody. Not so what was changed here and is still to be sent: the journal names that; of what
+    was changed while nobody watched, or just now, the times of files and directories tell, if csync2 cannot have set
+    them. That is left to the check, which makes it dirty. If something is neither, the comparison of all hosts' records
+    finds it.
 
     Raises CsyncsyncError, sqlite3.Error, OSError.
     """
@@ -66,12 +68,16 @@ def _own_changes(group: Group) -> Callable[[bytes], bool]:
     watch = storage.read_json(group.path("watch.json"), {})
     if not os.path.exists(f"/proc/{watch.get('pid', 0)}"):
         journal.note_unwatched(group.directory)
-    unsent, since = journal.unsent(group.journal), journal.unwatched_since(group.directory)
+    since = journal.unwatched_since(group.directory)
+    if since is None:  # what was done just before is in the journal in a moment; what is done meanwhile, its times tell
+        since = time.time()
+        time.sleep(waits.TOLD_WITHIN)
+    unsent = journal.unsent(group.journal)
     local = storage.read_names(group.path(LOCAL))
 
     def is_own(path: bytes) -> bool:
         is_known = path in local or journal.is_among(unsent, path)
-        return is_known or (since is not None and _has_changed(path, since))
+        return is_known or _has_changed(path, since)
 
     return is_own
 

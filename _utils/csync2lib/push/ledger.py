@@ -202,9 +202,12 @@ def note_received(notes: str, peers: Iterable[str], records: Mapping[bytes, byte
     logs, before = [Log(os.path.join(notes, peer)) for peer in peers], Log(os.path.join(notes, BEFORE))
 
     def is_own(name: bytes, state: bytes) -> bool:
-        sent = any(state in {log.taken(name).state, *(one.state for one in log.begun(name))} for log in logs)
-        changed = _changed(decode(name))
-        return sent or bool(changed and changed <= before.taken(name).when)
+        if any(state in {log.taken(name).state, *(one.state for one in log.begun(name))} for log in logs):
+            return True
+        changed, replaced = _changed(decode(name)), before.taken(name)
+        if state == GONE:  # found here: csync2's server does not note what it deletes
+            return replaced.state not in (None, GONE)
+        return bool(changed and changed <= replaced.when)
 
     states = {encode(path): record or GONE for path, record in records.items()}
     received = {name: state for name, state in states.items() if not is_own(name, state)}

@@ -33,7 +33,8 @@ KEPT, FIRST_PASSED = "inotify", 3
 def main(arguments: Sequence[str]) -> None:
     """The program: the argument is the directory of csyncsync's state."""
     [state_dir] = arguments
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # By force: Salt's own handler, which is there as soon as Salt is imported, keeps all to itself until the end.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     os.makedirs(custody.RUN_DIR, mode=0o700, exist_ok=True)
     with storage.locked(journal.lock_of_watcher(state_dir), math.inf):
         asyncio.run(_watch(state_dir))
