@@ -311,11 +311,14 @@ def reset(group):
 
 
 @raised_as(CommandExecutionError)
-def digests(group):
+def digests(group, of=None):
     """
     Digests of the contents of this host's files, for the comparison in ``admit``. The runner calls it.
 
-    Returns ``{"group", "digests": [16 hexadecimal digits, …]}``, always 4,096 of them; all files are read.
+    of
+        ``records``: return one digest of what csync2 has recorded, and read no file; ``all``: of contents, too.
+
+    Returns ``{"group", "digests": [16 hexadecimal digits, …]}``, always 4,096 of them, or one; all files are read.
 
     CLI Example:
 
@@ -323,7 +326,8 @@ def digests(group):
 
         salt web3 csyncsync.digests wwwdata
     """
-    return {"group": group, "digests": compare.digests(_group(group).require())}
+    found = _group(group).require()
+    return {"group": group, "digests": [compare.digest(found, of == "all")] if of else compare.digests(found)}
 
 
 @raised_as(CommandExecutionError)

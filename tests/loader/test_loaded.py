@@ -27,7 +27,6 @@ EXECUTION = {
     "claims",
     "admit",
     "wait",
-    "watch",
     "marked",
     "versions",
     "win",

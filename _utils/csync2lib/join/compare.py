@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 
 from csync2lib import contents
 from csync2lib.csync2 import command
+from csync2lib.csync2.names import encode
 from csync2lib.csync2.output import Compared, compared, records
+from csync2lib.csync2.states import SOCKET
 from csync2lib.group import Group, GroupConfig
 from csync2lib.guard import is_empty_directory
+
+_SOCKET = encode(SOCKET)
 
 
 def compare(group: Group, config: GroupConfig, peer: str) -> Compared:
@@ -33,6 +38,16 @@ def digests(group: Group) -> list[str]:
     """Digests of the contents of all files that are recorded here (see ``contents.file_digests()``)."""
     with group.open_database() as database:
         return contents.file_digests(database.contents())
+
+
+def digest(group: Group, contents_too: bool) -> str:
+    """One digest of all that is recorded here, or also of all contents: then hosts that have the same are equal."""
+    found = hashlib.blake2b("".join(digests(group) if contents_too else ()).encode(), digest_size=8)
+    with group.open_database() as database:
+        for name, record in database.raw_states():  # in the order of names, on all hosts
+            if not record.endswith(_SOCKET):
+                found.update(name + b" " + record + b"\n")
+    return found.hexdigest()
 
 
 def unlike(group: Group, theirs: Sequence[str] | None) -> list[bytes]:

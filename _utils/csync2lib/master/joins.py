@@ -26,7 +26,7 @@ from salt.exceptions import CommandExecutionError, SaltException
 from csync2lib import storage, waits
 from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master import facts, lease, record
+from csync2lib.master import facts, lease, record, shapes
 from csync2lib.master.cluster import Cluster, Options, aside
 from csync2lib.report.words import one_line, readable
 
@@ -150,6 +150,9 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
     if established:
         keep = host in founders and not options["seed"]
         source = _most_up_to_date(established, statuses, options["seed"])
+        alike = [minion for minion in senders if minion in founders and states.get(minion) == "recorded"]
+        if keep and host in _establish_equal(cluster, group, source, alike, founders):
+            return "joined"
         _receive(cluster, group, host, source, established, keep, silent if host in admitted else None)
         told = [minion for minion, status in statuses.items() if host in status.get("anew", ())]
         cluster.call(told, "csyncsync.returned", [group, host])
@@ -172,6 +175,25 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
             notes.waiting = [first, host, *(minion for minion in notes.waiting if minion not in (first, host))]
         raise CsyncsyncError(f"{first} is the first host, and {host} asks again")
     return "joined"
+
+
+def _establish_equal(cluster: Cluster, group: str, source: str, hosts: list[str], founders: list[str]) -> list[str]:
+    """
+    Establish, all at once, those of a new group's hosts that have the same as an established one: there is nothing to
+    send, and nothing that could be a conflict. Returns them.
+    """
+    equal = hosts
+    for of in ("records", "all"):  # no file is read where csync2's records differ
+        asked = [source, *equal] if equal else []
+        found = cluster.call(asked, "csyncsync.digests", [group, of], shape=shapes.ONE_DIGEST)
+        equal = [minion for minion in equal if minion in found and found[minion] == found.get(source)]
+    answers = cluster.call(equal, "csyncsync.join", [group])
+    joined = [minion for minion, done in answers.items() if done["state"] == "established"]
+    for minion in joined:
+        note_established(cluster, group, minion, [founder for founder in founders if founder not in joined])
+    with cluster.record(group) as notes:
+        notes.waiting += [minion for minion in joined if minion not in notes.waiting]
+    return joined
 
 
 def note_established(cluster: Cluster, group: str, host: str, founders: list[str] | None = None) -> None:

@@ -260,6 +260,8 @@ SHAPES: dict[str, Shape] = {
 }
 #: What csyncsync.contents returns with ``part``, and with ``slots``.
 SLOTS, PATHS = map_of(slot, digest), map_of(path, digest)
+#: What csyncsync.digests returns with ``of``.
+ONE_DIGEST = record({"digests": list_of(digest, 1, 1)})
 
 
 def check(function: str, answer: Any, shape: Shape | None = None) -> Any:

@@ -109,7 +109,9 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
     watched = storage.is_locked(lock_of_watcher(os.path.dirname(directory)))
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
     failed = {**note("large.json"), **failed}
-    result: dict[str, Any] = {"state": "unknown", "dirty": {}, "error": ""}
+    result: dict[str, Any] = {"state": "unknown", "dirty": {}, "error": "", "database_bytes": None}
+    with contextlib.suppress(OSError):
+        result["database_bytes"] = os.stat(path).st_size
     try:
         with Database(path, timeout=2) as opened:
             result["state"] = ("new", "recorded", "established")[min(opened.state(), 2)]
@@ -136,7 +138,6 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
         "differences": note(DIFFERENCES).get("total", 0),
         "unpublished": config["unpublished"],
         "hosts": {minion: f"{host['name']}@{host['address']}" for minion, host in config["hosts"].items()},
-        "database_bytes": _bytes(path),
         "in_sync": in_sync,
         "actions": actions.results(directory, (config.get("rules") or {}).get("commands", ())),
     }
@@ -148,11 +149,3 @@ def _local(directory: str, path: str) -> dict[str, Any]:
     with contextlib.suppress(sqlite3.Error):
         paths = local_changes.changes(directory, path, TOLD) if noted else {}
     return {"number": len(paths) if len(paths) < TOLD else noted, "paths": paths}
-
-
-def _bytes(path: str) -> int | None:
-    """Bytes of a file, None if it is not there."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None

@@ -26,25 +26,8 @@ class Change:
     """A changed path that waits until it is ready."""
 
     __slots__ = (
-        "came",
-        "changes",
-        "commits",
-        "compare",
-        "covers",
-        "deleted",
-        "first",
-        "judged",
-        "last",
-        "moved",
-        "not_before",
-        "own",
-        "path",
-        "queued",
-        "received",
-        "told",
-        "tree",
-        "writing",
-        "written",
+        *("came", "changes", "commits", "compare", "covers", "deleted", "first", "judged", "last"),
+        *("moved", "not_before", "own", "path", "queued", "received", "told", "tree", "writing", "written"),
     )
 
     def __init__(self, changes: Changes, path: bytes, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -43,30 +44,22 @@ def write_status(group: WatchedGroup, watches: Watches, force: bool = False) -> 
     if status == shown.status:
         return
     shown.status, shown.status_at = status, now
-    try:
-        path = os.path.join(group.directory, "watch.json")
-        storage.write_json(path, {**status, "time": time.time()}, durable=False)
-    except OSError as err:
-        log.debug("csyncsync: cannot write the status of group %s: %s", group.name, err)
+    with contextlib.suppress(OSError):  # a full disk
+        storage.write_json(os.path.join(group.directory, "watch.json"), {**status, "time": time.time()}, durable=False)
 
 
 def note_watched(group: WatchedGroup, now: float) -> None:
     """Leave a sign that what happens is seen."""
-    if not group.walked or now - group.shown.watched_at < journal.WATCHED_EVERY:
-        return
-    try:
-        journal.note_watched(group.directory)
-        group.shown.watched_at = now
-    except OSError as err:
-        log.debug("csyncsync: cannot note that group %s is watched: %s", group.name, err)
+    if group.walked and now - group.shown.watched_at >= journal.WATCHED_EVERY:
+        with contextlib.suppress(OSError):
+            journal.note_watched(group.directory)
+            group.shown.watched_at = now
 
 
 def note_unwatched(group: WatchedGroup) -> None:
     """Note since when nobody has watched, before this watcher leaves its first sign."""
-    try:
+    with contextlib.suppress(OSError):
         journal.note_unwatched(group.directory)
-    except OSError as err:
-        log.debug("csyncsync: cannot note since when group %s was not watched: %s", group.name, err)
 
 
 class Metrics:
