@@ -429,7 +429,7 @@ class Hosts:
 
         A probe that does not come true in time fails the test, with the last objection and the state of the hosts. The
         seconds are those of a machine that has nothing else to do. ``pause()`` returns when it is worth asking again;
-        without it, files are looked at all the time, and minions asked for a third of it: that keeps them from working.
+        without it, files are looked at all the time, and minions asked now and then: that keeps them from working.
         """
         until = time.monotonic() + seconds * PATIENCE
         while True:
@@ -446,7 +446,7 @@ class Hosts:
             if pause:
                 pause()
             else:
-                time.sleep(0.05 if self._asked == asked else 2 * (time.monotonic() - began))
+                time.sleep(0.05 if self._asked == asked else min(2 * (time.monotonic() - began), 1.0))
 
     def diagnosis(self):
         """What the master thinks of the groups, and the ends of the logs."""
