@@ -183,8 +183,9 @@ class Hosts:
         self.shell(host, f"systemctl kill --signal=KILL {WATCHING}; systemctl stop {WATCHING}")
 
     def start_minion(self, host):
-        """And the watcher."""
+        """And the watcher; returns when the minion answers."""
         self.shell(host, f"systemctl start {WATCHING}")
+        self.eventually(lambda: self.call([host], "test.ping", seconds=3), 60, f"the minion of {host} answers")
 
     def watcher_log(self, host):
         return self.shell(host, "journalctl --no-pager -o cat -u csyncsync-watch")

@@ -31,12 +31,10 @@ def plant(hosts, host, contents, time=1_600_000_000):
     """Have a host hold other files, given as ``{name: content or ""}``, and take them for what it has received."""
     hosts.settled("wwwshared")
     hosts.stop_minion(host)
-    hosts.shell(host, "systemctl stop csyncsync-watch")
     for name, content in contents.items():
         database = f"/var/lib/csync2/{host}_wwwshared.db3"
         hosts.exec(host, "/opt/salt/bin/python", "-c", PLANT, f"{TOP}/{name}", content, str(time), database)
-    hosts.shell(host, "systemctl start csyncsync-watch salt-minion")
-    hosts.eventually(lambda: hosts.call([host], "test.ping", seconds=3), 60, "its minion is back")
+    hosts.start_minion(host)
     hosts.settled("wwwshared")
 
 

@@ -87,7 +87,7 @@ def files_of(hosts, host, files):
     """These files on a host, ``{path: content}``, which does nothing else meanwhile."""
     new = {path: hosts.read(host, path) for path in files}
     hosts.stop_minion(host)
-    hosts.exec(host, "systemctl", "stop", "csyncsync-watch", "csyncsync-server")
+    hosts.exec(host, "systemctl", "stop", "csyncsync-server")
     try:
         for path, content in files.items():
             hosts.path(host, path).write_text(content, encoding="ascii")
@@ -95,8 +95,8 @@ def files_of(hosts, host, files):
     finally:
         for path, content in new.items():
             hosts.path(host, path).write_text(content, encoding="ascii")
-        hosts.exec(host, "systemctl", "start", "salt-minion", "csyncsync-watch", "csyncsync-server")
-        hosts.eventually(lambda: hosts.call([host], "test.ping", seconds=3), 60, f"the minion of {host} answers")
+        hosts.exec(host, "systemctl", "start", "csyncsync-server")
+        hosts.start_minion(host)
 
 
 @contextlib.contextmanager
