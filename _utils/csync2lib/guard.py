@@ -29,6 +29,8 @@ LET_THROUGH = "let_through"
 ROOTS = "roots.json"
 #: Records below a root that tell whether it is the one that it was.
 LOOKED_FOR = 100
+#: The share of these that has to be there: many may have been deleted since.
+FAMILIAR = 0.1
 #: Links that udev makes, named by UUIDs.
 UUIDS = "/dev/disk/by-uuid"
 
@@ -192,14 +194,14 @@ class Guard:
         return ""
 
     def _is_familiar(self, root: str, apart: Collection[str] = ()) -> bool:
-        """Tell whether half of the first records below a root, but not below these, are of something that is there."""
+        """Tell whether some of the first records below a root, but not below these, are of something that is there."""
         if not os.path.exists(self.database):
             return True
         with self._open() as database:
             paths = (decode(name) for name, _ in database.states_below(os.fsencode(root)))
             here = (path for path in paths if not any(is_below(path, os.fsencode(point)) for point in apart))
             found = [beneath.exists(path) for path in islice(here, LOOKED_FOR)]
-            return 2 * sum(found) >= len(found)
+            return sum(found) >= FAMILIAR * len(found)
 
     def may_be_made(self, root: str) -> bool:
         """Tell whether an include root is missing and need not be there: other hosts may make it."""

@@ -153,6 +153,21 @@ def test_the_same_disk_by_another_name_and_the_same_files_by_another_device_are_
     assert guard.root_problems() != []
 
 
+def test_files_that_were_deleted_since_make_nobody_a_stranger(guard, tree, root):
+    """The host went down in the midst of it, say."""
+    paths = [tree.write(b"file%d" % number) for number in range(40)]
+    tree.check()
+    guard.note_roots([root])
+    noted = storage.read_json(guard.roots)[root]
+    storage.write_json(guard.roots, {root: {**noted, "device": "1 2", "boot": "another"}})
+    for path in paths[5:]:
+        os.unlink(path)
+    assert guard.root_problems() == []
+    for path in paths[1:5]:
+        os.unlink(path)
+    assert guard.root_problems() != []
+
+
 def test_a_root_that_others_have_deleted_is_no_lost_disk(guard, tree, root):
     tree.write(b"file")
     tree.check()

@@ -184,8 +184,7 @@ def _establish_equal(cluster: Cluster, group: str, source: str, hosts: list[str]
     """
     equal = hosts
     for of in ("records", "all"):  # no file is read where csync2's records differ
-        asked = [source, *equal] if equal else []
-        found = cluster.call(asked, "csyncsync.digests", [group, of], shape=shapes.ONE_DIGEST)
+        found = cluster.call(equal and [source, *equal], "csyncsync.digests", [group, of], shape=shapes.ONE_DIGEST)
         equal = [minion for minion in equal if minion in found and found[minion] == found.get(source)]
     answers = cluster.call(equal, "csyncsync.join", [group])
     joined = [minion for minion, done in answers.items() if done["state"] == "established"]
