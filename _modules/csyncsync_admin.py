@@ -180,6 +180,25 @@ def records(group, slots):
 
 
 @raised_as(CommandExecutionError)
+def kept(group, paths):
+    """
+    Of directories that other hosts lack, those that this host keeps because something else is in them, as a socket or
+    what is excluded. The runner calls it.
+
+    Returns their percent-encoded paths, with a "/" at the end.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 csyncsync.kept wwwdata '[/var/www/data/cache/]'
+    """
+    found = _group(group).require()
+    names = [path.rstrip("/") for path in paths]
+    return records_module.kept(found, sorted(found.config.in_includes(names).values()))
+
+
+@raised_as(CommandExecutionError)
 def mark(group, paths, test=False):
     """
     Have this host send some paths again, because hosts have them differently though nobody has anything to send: what

@@ -11,10 +11,10 @@ import hashlib
 import os
 import urllib.parse
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from csync2lib import storage
-from csync2lib.csync2.database import commits
+from csync2lib import beneath, storage
+from csync2lib.csync2.database import Database, commits
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.states import DIRECTORY, SOCKET
 from csync2lib.group import Group
@@ -64,6 +64,34 @@ def entries(group: Group, slots: Collection[int], most: int) -> dict[str, str]:
             path = decode(name) + (b"/" if record.endswith(_DIRECTORY) else b"")
             found[urllib.parse.quote_from_bytes(path)] = hashlib.blake2b(record, digest_size=8).hexdigest()
     return found
+
+
+def kept(group: Group, directories: Iterable[bytes]) -> list[str]:
+    """
+    Of these directories, percent-encoded and with a "/" at the end, those that hold something which csync2 has not
+    recorded: when others delete them, they stay here. Raises sqlite3.Error.
+    """
+    with group.open_database() as database:
+        found = [directory for directory in directories if _holds_more(database, directory)]
+    return [urllib.parse.quote_from_bytes(path) + "/" for path in found]
+
+
+def _holds_more(database: Database, directory: bytes) -> bool:
+    """Tell whether something below a directory is not recorded, or cannot be seen."""
+    todo = [directory]
+    while todo:
+        top = todo.pop()
+        try:
+            with beneath.directory(top) as handle, beneath.scan(handle) as entries:
+                there = {top + b"/" + os.fsencode(one.name): one.is_dir(follow_symlinks=False) for one in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return True
+        if there.keys() - database.records(there)[0].keys():
+            return True
+        todo += [path for path, is_directory in there.items() if is_directory]
+    return False
 
 
 def _records(group: Group) -> Iterator[tuple[bytes, bytes]]:

@@ -27,6 +27,7 @@ EXECUTION = {
     "claims",
     "admit",
     "wait",
+    "kept",
     "marked",
     "versions",
     "win",

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 
 import pytest
 from csync2lib import journal, local_changes, records
@@ -124,16 +125,33 @@ def test_what_is_recorded_and_missing_is_not_sent_as_a_deletion(known):
         assert database.record(changed) == stands(changed)
 
 
+def test_directories_with_something_else_in_them_are_kept(known):
+    for name in (b"all/recorded/f", b"more/recorded/f", b"socket/f"):
+        known.write(name)
+    look(known)
+    top = os.fsencode(known.include)
+    known.write(b"more/recorded/not yet")
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(top + b"/socket")  # a socket's path is short
+        server.bind("s")
+        os.chdir("/")
+    asked = [top + b"/" + name for name in (b"all", b"all/recorded", b"more", b"more/recorded", b"socket", b"none")]
+    there = [f"{known.include}/{name}/" for name in ("more", "more/recorded", "socket")]
+    assert records.kept(known.group, asked) == there
+
+
 # --- On the master ---------------------------------------------------------------------------------------
 
 
 class Hosts:
     """Hosts that say what they have recorded, each time they are asked."""
 
-    def __init__(self, *times, left=()):
-        self.times, self.left = list(times), [*left]
+    def __init__(self, *times, left=(), kept=()):
+        self.times, self.left, self.kept = list(times), [*left], kept
 
     def call(self, hosts, function, arguments):
+        if function == "csyncsync.kept":
+            return {host: [path for path in arguments[1] if path in self.kept] for host in hosts}
         found = self.times.pop(0)
         left = self.left
         return {host: {"calm": found[host] is not None, "left": left, "paths": found[host] or {}} for host in hosts}
@@ -174,8 +192,9 @@ def test_what_differs_twice_differs():
 
 def test_a_directory_that_a_host_keeps_is_no_difference():
     """What is in it, and not of the group, is only there."""
-    there = {"web1": {"/kept/": "1", "/mode/": "1", "/type/": "1"}, "web2": {"/mode/": "2", "/type": "2"}}
-    assert sorted(differences([there, there], web1="1", web2="2")) == ["/mode/", "/type"]
+    there = {"web1": {"/kept/": "1", "/gone/": "1", "/mode/": "1"}, "web2": {"/mode/": "2"}}
+    found = agreement.differences(Hosts(there, there, kept=["/kept/"]), "g", statuses(web1="1", web2="2"))
+    assert sorted(found) == ["/gone/", "/mode/"]
 
 
 def test_a_change_that_was_under_way_is_no_difference():

@@ -1,6 +1,7 @@
 """What hosts have differently though nobody has anything to send: what is plainly older is replaced, no more."""
 
 import os
+import shutil
 import time
 import urllib.parse
 
@@ -82,6 +83,22 @@ def test_a_deletion_that_was_never_sent_counts(tree, flag):
     mark_both(tree, flag)
     send(tree)
     assert there(tree) is None
+
+
+def test_a_deletion_of_directories_that_the_other_has_missed_counts(tree, flag):
+    tree.write(b"top/sub/f")
+    os.unlink(below(tree, b"top/sub/f"))
+    look(tree)
+    send(tree)
+    assert (tree.there / "top" / "sub").is_dir()
+    paths = [below(tree, name) for name in (b"top", b"top/sub")]
+    shutil.rmtree(paths[0])
+    look(tree)
+    keep_clean(tree)
+    for path in paths:
+        mark_both(tree, path)
+    send(tree)
+    assert not (tree.there / "top").exists()
 
 
 def test_what_was_put_back_there_does_not_go(tree, flag):

@@ -70,9 +70,10 @@ def _behind(cluster: Cluster, group: str, hosts: list[str], slots: list[int]) ->
     differ = (path for path in contents.unlike(found) if path.rstrip("/") not in left)
     unlike = {path: {host: found[host].get(path) for host in hosts} for path in differ}
     # A host keeps a directory that was deleted elsewhere if it has something in it that is not of the group.
-    return {
-        path: there for path, there in unlike.items() if not path.endswith("/") or len({*there.values()} - {None}) > 1
-    }
+    lacked = sorted(path for path, there in unlike.items() if path.endswith("/") and None in there.values())
+    kept = cluster.call(lacked and hosts, "csyncsync.kept", [group, lacked])
+    stay = {path for paths in kept.values() for path in paths} if len(kept) == len(hosts) else {*lacked}
+    return {path: there for path, there in unlike.items() if path not in stay}
 
 
 def by_host(found: Differences) -> dict[str, list[str]]:

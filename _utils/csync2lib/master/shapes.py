@@ -229,6 +229,7 @@ SHAPES: dict[str, Shape] = {
     "csyncsync.restore": record({"size": whole, "sha256": text, "changed": flag, "kept": maybe(whole)}),
     "csyncsync.win": whole,
     "csyncsync.records": record({"calm": flag, "left": list_of(path), "paths": map_of(path, digest)}),
+    "csyncsync.kept": list_of(path),
     "csyncsync.mark": whole,
     "csyncsync.returned": flag,
     "csyncsync.local_changes": map_of(path, one_of("changed", "deleted", "new")),
