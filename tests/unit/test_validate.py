@@ -57,6 +57,18 @@ def test_an_include_may_be_said_to_be_a_file():
     assert options["files"] == ["/srv/app.conf"]
 
 
+@pytest.mark.parametrize("pattern", ["/srv/data", "/srv", "/srv/data/", "/s*/d?ta", "data", "d*"])
+def test_an_include_that_is_excluded_is_an_error(pattern):
+    """Nothing of it would ever be synchronized, and nothing would say so."""
+    [message] = messages(group(exclude=["*.tmp", pattern]))
+    assert message == "csyncsync:groups:data:include '/srv/data' is left out by csyncsync:groups:data:exclude"
+
+
+@pytest.mark.parametrize("pattern", ["/srv/data/x", "/srv/dat", "srv", "/srv/data?", "/data"])
+def test_an_exclude_of_something_else_is_none(pattern):
+    assert accepted(group(exclude=[pattern]))["data"]["exclude"] == [pattern]
+
+
 def test_files_of_two_groups_are_not_to_overlap():
     groups = {**group(include=[{"file": "/srv/data/app.conf"}]), "other": {**GOOD, "include": ["/srv/data"]}}
     assert "overlaps" in schema.validate(groups)["errors"]["other"][0]

@@ -1,13 +1,14 @@
 """
 The schema of ``csyncsync:groups`` in the pillar: which options a group has, what each may be, and its default.
 
-May call the standard library and csync2's names only: it runs on the minion and on the master alike.
+May call the standard library, csync2's names and excludes only: it runs on the minion and on the master alike.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from csync2lib.config import paths
 from csync2lib.config.action import actions
 from csync2lib.config.defaults import HOLD
 from csync2lib.config.values import CONTROL, MINION_ID, Problems, is_below, kind, known_options, shown, strings, text
+from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.names import is_group_name
 
 TARGET_TYPES = ("glob", "list", "pcre")
@@ -84,6 +86,10 @@ def _validate_group(name: object, options: object, problems: Problems) -> dict[s
         for option, (check, default) in _CHECKS.items()
     }
     checked["files"] = paths.files_of(given.get("include"), checked["include"])
+    excludes = Excludes(map(os.fsencode, checked["exclude"]))
+    for path in checked["include"]:
+        if excludes.match(os.fsencode(path), os.fsencode(os.path.basename(path))):
+            problems.add("include", f"{shown(path)!r} is left out by {problems.path}:exclude")
     backup = checked["backup_directory"]
     if backup and any(is_below(backup, path) for path in checked["include"]):
         problems.add("backup_directory", f"{shown(backup)!r} lies in an include: the backups would be synchronized")
