@@ -37,6 +37,11 @@ def lock_of_watcher(state_dir: str) -> str:
     return os.path.join(state_dir, "watcher.lock")
 
 
+def is_watched(directory: str) -> bool:
+    """Tell, given a group's directory, whether there is a watcher."""
+    return storage.is_locked(lock_of_watcher(os.path.dirname(directory)))
+
+
 # --- Writing ---------------------------------------------------------------------------------------------
 
 

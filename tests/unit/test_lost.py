@@ -9,7 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
-from csync2lib import journal, waits
+from csync2lib import journal, storage, waits
 from csync2lib.csync2 import kept
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import stands
@@ -87,11 +87,12 @@ def member(tree, monkeypatch):
     group.forget(ANEW, journal.UNWATCHED, journal.WATCHED)
     group.guard.note_roots([str(tree.include)])
     Path(group.path("established")).write_text(group.host.name, encoding="utf-8")
-    Path(group.path("watch.json")).write_text(f'{{"pid": {os.getpid()}}}', encoding="utf-8")
-    yield Member(tree)
+    with open(journal.lock_of_watcher(os.path.dirname(group.directory)), "ab") as lock:
+        assert storage.try_lock(lock.fileno())
+        yield Member(tree)
     if not os.path.exists(group.database):
         group.state()
-    group.forget("established", "watch.json", ANEW, journal.UNWATCHED, journal.WATCHED)
+    group.forget("established", ANEW, journal.UNWATCHED, journal.WATCHED)
 
 
 @pytest.mark.parametrize("how", LOSSES)
@@ -202,7 +203,7 @@ def test_what_was_done_just_before_and_meanwhile_is_sent(member, monkeypatch, ho
 
 
 def test_a_watcher_that_has_died_has_not_watched(member):
-    Path(member.group.path("watch.json")).write_text('{"pid": 4194305}', encoding="utf-8")
+    os.unlink(journal.lock_of_watcher(os.path.dirname(member.group.directory)))
     journal.note_watched(member.group.directory)
     os.utime(member.group.path(journal.WATCHED), (time.time() - 60,) * 2)
     member.lose("deleted")

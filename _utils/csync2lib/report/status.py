@@ -17,7 +17,7 @@ from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import DIFFERENCES, Group
 from csync2lib.host import ThisHost
-from csync2lib.journal import count, lock_of_watcher, waiting_since
+from csync2lib.journal import count, is_watched, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
 
 #: Paths of each kind of which a status tells.
@@ -106,7 +106,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
     config, last, watch, failed = map(note, ("config.json", "push.json", "watch.json", "peers.json"))
     if not config:
         return {}
-    watched = storage.is_locked(lock_of_watcher(os.path.dirname(directory)))
+    watched = is_watched(directory)
     minions = {host["address"]: minion for minion, host in config["hosts"].items()}
     failed = {**note("large.json"), **failed}
     result: dict[str, Any] = {"state": "unknown", "dirty": {}, "error": "", "database_bytes": None}
