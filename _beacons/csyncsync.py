@@ -53,6 +53,8 @@ While no watcher runs there is an event without a group, ``salt/beacon/<minion i
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -61,6 +63,8 @@ import sys
 import time
 import types
 from typing import Any
+
+import salt.version
 
 __virtualname__ = "csyncsync"
 
@@ -75,8 +79,8 @@ SALT_OPTIONS = ("interval", "disable_during_state_run", "enabled", "_beacon_name
 
 #: The module object in which the beacon of an older version keeps its watcher, which is a part of the minion.
 OLDER = "csyncsync_watcher"
-#: What was written last, since when no watcher runs (None: one does), and whether that was told.
-_now = types.SimpleNamespace(written="", gone_since=None, told=False)
+#: Since when no watcher runs (None: one does), and whether that was told.
+_now = types.SimpleNamespace(gone_since=None, told=False)
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -106,11 +110,10 @@ def beacon(config: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Tell the watcher its options, if they have changed. Returns an event if no watcher runs.
     """
     _write(_options(config))
-    runs = _watcher_runs()
-    _end_older(runs)
+    runs, events = _older(_watcher_runs())
     if runs or not os.path.isdir(STATE_DIR):
         _now.gone_since, _now.told = None, False
-        return []
+        return events
     if _now.gone_since is None:
         _now.gone_since = time.monotonic()
     if _now.told or time.monotonic() - _now.gone_since < REPLACED_WITHIN:
@@ -138,18 +141,21 @@ def _options(config: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _write(options: dict[str, Any]) -> None:
-    """Write what the watcher reads, whole or not at all."""
-    text = json.dumps({**options, "id": __opts__["id"], "bus": _bus()}, sort_keys=True)
+    """Write what the watcher reads, if it says something else; whole or not at all."""
+    version = salt.version.__version__
+    text = json.dumps({**options, "id": __opts__["id"], "bus": _bus(), "salt": version}, sort_keys=True)
     path = os.path.join(STATE_DIR, FILE)
-    if text == _now.written and os.path.exists(path):
-        return
+    temporary = f"{path}.tmp{os.getpid()}"
+    with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+        if file.read() == text:
+            return
     try:
-        with open(f"{path}.tmp{os.getpid()}", "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
-        os.replace(file.name, path)
-    except FileNotFoundError:
-        return  # no group was ever on this host
-    _now.written = text
+        os.replace(temporary, path)
+    except OSError as err:  # a full disk; or no group was ever on this host
+        if err.errno != errno.ENOENT:
+            os.unlink(temporary)
 
 
 def _bus() -> str | int:
@@ -173,13 +179,15 @@ def _watcher_runs() -> bool:
     return False
 
 
-def _end_older(runs: bool) -> None:
-    """Close the watcher that the beacon of an older version has left in this process, as soon as there is another."""
+def _older(runs: bool) -> tuple[bool, list[dict[str, Any]]]:
+    """
+    Close the watcher that the beacon of an older version has left in this process, as soon as there is another one; it
+    goes on until then. Returns whether any runs, and the events of the older one.
+    """
     watcher = getattr(sys.modules.get(OLDER), "watcher", None)
-    if watcher is None:
-        return
+    if watcher is None or watcher.closed:
+        return runs, []
     if runs:
         watcher.close()
-        del sys.modules[OLDER]
-    else:
-        watcher.tick()  # else it closes itself
+        return True, []
+    return True, watcher.tick()

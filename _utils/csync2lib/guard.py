@@ -27,7 +27,7 @@ EMPTIED = 10
 LET_THROUGH = "let_through"
 #: In a group's directory: ``{include root: Root}``.
 ROOTS = "roots.json"
-#: Records below a root that tell whether it is the one that it was.
+#: Records below a root, about so many, that tell whether it is the one that it was.
 LOOKED_FOR = 100
 #: The share of these that has to be there: many may have been deleted since.
 FAMILIAR = 0.1
@@ -194,13 +194,14 @@ class Guard:
         return ""
 
     def _is_familiar(self, root: str, apart: Collection[str] = ()) -> bool:
-        """Tell whether some of the first records below a root, but not below these, are of something that is there."""
+        """Tell whether some of the records below a root, but not below these, are of something that is there."""
         if not os.path.exists(self.database):
             return True
         with self._open() as database:
             paths = (decode(name) for name, _ in database.states_below(os.fsencode(root)))
             here = (path for path in paths if not any(is_below(path, os.fsencode(point)) for point in apart))
-            found = [beneath.exists(path) for path in islice(here, LOOKED_FOR)]
+            # Of all parts: one that is changed here all the time may have nothing that is recorded.
+            found = [beneath.exists(path) for path in islice(here, 0, None, database.count() // LOOKED_FOR + 1)]
             return sum(found) >= FAMILIAR * len(found)
 
     def may_be_made(self, root: str) -> bool:

@@ -126,16 +126,6 @@ def forget_unwatched(directory: str) -> None:
     storage.remove(os.path.join(directory, UNWATCHED))
 
 
-def sweep(directory: str) -> None:
-    """Remove what a crash left half-written in a journal."""
-    try:
-        for name in os.listdir(directory):
-            if name.startswith(".") and name != CHECKED:
-                os.unlink(os.path.join(directory, name))
-    except OSError:
-        pass
-
-
 # --- Looking ---------------------------------------------------------------------------------------------
 
 

@@ -150,10 +150,10 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
         yield mine
 
 
-def try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Lock an open file, if nobody else has it (LOCK_EX), or has it alone (LOCK_SH). Tells whether that was done."""
+def try_lock(handle: int) -> bool:
+    """Lock an open file, if nobody else has it. Tells whether that was done."""
     try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -29,6 +29,9 @@ The units of csyncsync are gone:
       - /etc/systemd/system/csyncsync-full@.timer
       - /etc/systemd/system/csyncsync-action@.path
       - /etc/systemd/system/csyncsync-action@.service
+      - /var/lib/csyncsync/beacon.json
+      - /var/lib/csyncsync/watcher.lock
+      - /var/lib/csyncsync/watcher.left
 {%- set metrics = '/var/lib/csyncsync/metrics.prom' %}
 {%- if salt['file.is_link'](metrics) %}
 

@@ -67,7 +67,7 @@ The unit {{ unit }} is there:
       - module: systemd reads its units again
 {%- endfor %}
 
-{%- set before = ['/etc/systemd/system/csync2.socket.d/csyncsync.conf', '/etc/systemd/system/csync2@.service.d/csyncsync.conf',
+{%- set before = ['/var/lib/csyncsync/watch.lock', '/etc/systemd/system/csync2.socket.d/csyncsync.conf', '/etc/systemd/system/csync2@.service.d/csyncsync.conf',
       '/etc/systemd/system/csync2-died@.service'] %}
 
 Units of older versions are gone:

@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+from salt.version import __version__ as VERSION
 from watching import on_loop
 
 # --- Options
@@ -54,7 +55,7 @@ def test_the_watcher_gets_the_options_and_the_bus(host):
     host.options += [{"settle": 0.5}, {"retry": 7}]
     host.beacon()
     bus = f"{host.state.parent}/minion_event_659a7fb2af_pull.ipc"
-    assert said(host) == {"settle": 0.5, "retry": 7, "id": "web1", "bus": bus}
+    assert said(host) == {"settle": 0.5, "retry": 7, "id": "web1", "bus": bus, "salt": VERSION}
     options = host.make_watcher().options
     assert (options.settle, options.retry, options.max_delay, options.bus) == (0.5, 7, 2.0, bus)
 
@@ -154,23 +155,34 @@ def test_a_watcher_that_is_being_replaced_is_not_told(host):
 class Older:
     """The watcher of an older version, in the minion's process."""
 
+    closed = False
+
     def __init__(self):
         self.called = []
 
     def tick(self):
         self.called.append("tick")
+        return [{"tag": "data"}]
 
     def close(self):
         self.called.append("close")
+        self.closed = True
 
 
 def test_the_watcher_of_an_older_version_goes_on_until_there_is_another(host, lock, monkeypatch):
+    """What it has Salt fire (where there is no event loop) is fired."""
     older = Older()
+    monkeypatch.setattr(host.module, "REPLACED_WITHIN", 0.0)
     monkeypatch.setitem(sys.modules, "csyncsync_watcher", types.SimpleNamespace(watcher=older))
     fcntl.flock(lock, fcntl.LOCK_UN)
-    host.beacon()
-    assert older.called == ["tick"]
+    assert [host.beacon(), host.beacon()] == [[{"tag": "data"}]] * 2
     fcntl.flock(lock, fcntl.LOCK_EX)
-    host.beacon()
-    host.beacon()
-    assert older.called == ["tick", "close"]
+    assert [host.beacon(), host.beacon()] == [[], []]
+    assert older.called == ["tick", "tick", "close"]
+
+
+def test_a_file_that_cannot_be_written_keeps_nothing_from_being_told(host, monkeypatch):
+    monkeypatch.setattr(host.module, "REPLACED_WITHIN", 0.0)
+    (host.state / "beacon.json").mkdir()
+    assert len(host.beacon()) == 1
+    assert [path.name for path in host.state.iterdir() if path.is_file()] == []

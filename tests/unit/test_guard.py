@@ -168,6 +168,22 @@ def test_files_that_were_deleted_since_make_nobody_a_stranger(guard, tree, root)
     assert guard.root_problems() != []
 
 
+def test_a_part_that_is_changed_all_the_time_makes_nobody_a_stranger(guard, tree, root):
+    """Its names come first, and are all others by now; the rest is as it was."""
+    busy = [tree.write(b"a/%d" % number) for number in range(300)]
+    for number in range(60):
+        tree.write(b"b/%d" % number)
+    tree.check()
+    guard.note_roots([root])
+    noted = storage.read_json(guard.roots)[root]
+    storage.write_json(guard.roots, {root: {**noted, "device": "1 2", "boot": "another"}})
+    for path in busy:
+        os.rename(path, path + b"x")
+    assert guard.root_problems() == []
+    shutil.rmtree(tree / b"b")
+    assert guard.root_problems() != []
+
+
 def test_a_root_that_others_have_deleted_is_no_lost_disk(guard, tree, root):
     tree.write(b"file")
     tree.check()

@@ -1,10 +1,14 @@
 """A watcher takes the place of another one: it goes on with the kernel's descriptor, and misses and walks nothing."""
 
 import asyncio
+import errno
 import os
 import shutil
+import threading
+import time
 
 import pytest
+from csync2lib import journal
 from csync2lib.watch import handover
 from watching import on_loop
 
@@ -180,3 +184,46 @@ async def test_what_another_version_has_left_is_not_used(host, monkeypatch):
     handover.keep(host.state.parent / "left", host.watcher)
     monkeypatch.setattr(handover, "FORMAT", 0)
     assert not handover.take(host.state.parent / "left", host.make_watcher(), -1)
+
+
+@pytest.mark.parametrize("how", ["fails", "fails late", "hangs"])
+@on_loop
+async def test_who_could_not_write_down_what_waits_leaves_nothing(host, monkeypatch, how):
+    """A full disk, say: the next one has all checked."""
+    host.config()
+    await host.start()
+    write, began = journal.write, threading.Event()
+
+    def fail(*_):
+        began.set()
+        if how == "fails late":
+            time.sleep(0.5)
+        if how == "hangs":
+            time.sleep(8)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(journal, "write", fail)
+    (host.tree / "file").write_text("x")
+    if how != "fails":
+        await host.until(began.is_set)
+    taken = replace(host, lambda: monkeypatch.setattr(journal, "write", write))
+    assert not taken
+    await host.until(host.whole)
+
+
+@on_loop
+async def test_what_csync2_writes_meanwhile_is_not_told(host):
+    """It has given the file its name, and closes it then."""
+    host.make_database()
+    host.config()
+    await host.start()
+    with (host.tree / ".page.aB3dE6").open("w") as file:
+        file.write("x")
+        file.flush()
+        (host.tree / ".page.aB3dE6").rename(host.tree / "page")
+        os.utime(host.tree / "page", (1700000000, 1700000000))
+        host.record(host.tree / "page")
+        await asyncio.sleep(0.05)
+        assert replace(host)
+    await host.quiet(1.5)
+    assert not host.lines()

@@ -68,16 +68,12 @@ def test_a_push_marks_the_whole_group_too(journal):
     assert journal_module.take(journal)[2]
 
 
-def test_what_is_not_finished_is_left_out_and_swept(journal):
-    journal_module.sweep(journal)
+def test_what_is_not_finished_is_left_out(journal):
     journal_module.write(journal, [b"/a"], False, 1)
     unfinished = os.path.join(journal, ".tmp-1-1")
     with open(unfinished, "wb") as file:
         file.write(b"/b")
     assert journal_module.take(journal)[1] == {b"/a": False}
-    journal_module.sweep(journal)
-    assert not os.path.exists(unfinished)
-    assert len(os.listdir(journal)) == 1
 
 
 def test_the_oldest_flush(journal):

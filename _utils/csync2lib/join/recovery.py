@@ -65,7 +65,7 @@ def _record(group: Group, path: str, is_own: Callable[[bytes], bool]) -> None:
 
 def _own_changes(group: Group) -> Callable[[bytes], bool]:
     """What tells of a path that differs whether that was done here, and some other host lacks it."""
-    if not journal.is_watched(group.directory):
+    if not (journal.is_watched(group.directory) and storage.read_json(group.path("watch.json"), {}).get("ready")):
         journal.note_unwatched(group.directory)
     since = journal.unwatched_since(group.directory)
     if since is None:  # what was done just before is in the journal in a moment; what is done meanwhile, its times tell

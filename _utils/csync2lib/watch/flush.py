@@ -41,17 +41,19 @@ class Flusher:
             self._ask_aside(group)
 
     def close(self, group: WatchedGroup) -> None:
-        """Write down all that waits, unjudged."""
-        changes = group.changes
-        if group.flushes.running is not None:
-            group.flushes.running.join(5)
+        """Write down all that waits, unjudged; if that cannot be done, the group still needs a full rescan."""
+        changes, running = group.changes, group.flushes.running
+        if running is not None:
+            running.join(5)
         changes.out += [(change.path, change.tree, False) for change in (*changes.pending.values(), *changes.ready)]
         lines, full_rescan, _ = self._take(group)
         group.flushes.unasked += len(lines)
+        changes.full_rescan = running is not None and running.is_alive()
         if lines or full_rescan:
             try:
                 journal.write(group.journal, lines, full_rescan, next(self.sequence))
             except OSError as err:
+                changes.full_rescan = True
                 log.error("csyncsync: cannot write the journal of group %s: %s", group.name, err)
 
     def fire(self, group: WatchedGroup, count: int, full_rescan: bool, error: str | None = None) -> None:
@@ -99,14 +101,17 @@ class Flusher:
         flushes.unasked += len(lines)
 
         def work() -> None:
-            journal.write(group.journal, lines, full_rescan, number, heard)
+            try:
+                journal.write(group.journal, lines, full_rescan, number, heard)
+            except OSError:
+                group.changes.full_rescan = True
+                raise
             self._ask(group, full_rescan)
 
-        def done(err: BaseException | None) -> None:
+        def done(err: Exception | None) -> None:
             flushes.running = None
             if err is not None and not group.gone:
                 log.error("csyncsync: cannot write the journal of group %s: %s", group.name, err)
-                group.changes.full_rescan = True
                 flushes.last = flushes.last_rescan = time.monotonic() + FLUSH_AGAIN
 
         flushes.running = self.aside.run(work, done)
@@ -127,7 +132,7 @@ class Flusher:
         if self._is_asked(group):
             return
 
-        def done(_: BaseException | None) -> None:
+        def done(_: Exception | None) -> None:
             group.flushes.running = None
 
         group.flushes.running = self.aside.run(lambda: self._ask(group), done)

@@ -14,20 +14,26 @@ from typing import Any
 from csync2lib import storage
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch.groups import WatchedConfig, WatchedGroup
-from csync2lib.watch.inotify import Node, Root, Watches
+from csync2lib.watch.inotify import MASK, Node, Root, Watches
 from csync2lib.watch.watcher import Watcher
 
-#: Changes when what is written does.
-FORMAT = 1
+#: Changes when what is written does, and with the events that are asked for.
+FORMAT = [1, MASK]
+#: What the echo filter knows of csync2's writes that are under way.
+ECHO = ("renaming", "landing", "landed")
 
 
 def keep(path: str, watcher: Watcher) -> None:
-    """Write down what a closed watcher watches, if nothing of it is under way. Raises OSError."""
-    if watcher.watches.fd < 0 or watcher.tree.walks.is_busy():
+    """
+    Write down what a closed watcher watches, if nothing of it is under way, and all it knew is in the journals. Raises
+    OSError.
+    """
+    unsaved = any(group.changes.full_rescan for group in watcher.groups.values())
+    if watcher.watches.fd < 0 or watcher.tree.walks.is_busy() or unsaved:
         return
     groups = [_said(group) for group in watcher.groups.values() if group.walked and not group.walking]
     # In Python's own form, as it is read by the same Python in a moment: 100,000 directories in a tenth of a second.
-    storage.write(path, marshal.dumps([FORMAT, groups]), durable=False)
+    storage.write(path, marshal.dumps([FORMAT, groups, [getattr(watcher.echo, name) for name in ECHO]]), durable=False)
 
 
 def take(path: str, watcher: Watcher, descriptor: int) -> bool:
@@ -39,12 +45,13 @@ def take(path: str, watcher: Watcher, descriptor: int) -> bool:
         with open(path, "rb") as file:
             read = marshal.load(file)
         os.unlink(path)
-        [known, groups] = read
+        [known, groups, echo] = read
     except (OSError, EOFError, ValueError, TypeError):
         return False
     if known != FORMAT:
         return False
     watcher.watches.fd = descriptor
+    vars(watcher.echo).update(zip(ECHO, echo))
     for said in groups:
         group = _group(said, watcher)
         watcher.groups[group.name] = group
@@ -60,7 +67,7 @@ def _said(group: WatchedGroup) -> dict[str, Any]:
         "missing": [path for path, root in group.roots.items() if root is None],
         "roots": [(root.path, root.only, tuple(root.identity), _rows(root, group)) for root in roots],
         "walks": group.walks,
-        "linked": group.linked,
+        "linked": (group.linked, group.flushes.last_rescan),
         "asked": (group.flushes.unasked, group.flushes.asked, group.flushes.last_fired),
         "database": group.database_seen,
         "problem": group.problem,
@@ -89,7 +96,7 @@ def _group(said: dict[str, Any], watcher: Watcher) -> WatchedGroup:
     group.roots = dict.fromkeys(said["missing"])
     for path, only, identity, rows in said["roots"]:
         group.roots[path] = _root(Root(group, path, only, identity), rows, group, watcher.watches)
-    group.walked, group.walks, group.linked = True, said["walks"], said["linked"]
+    group.walked, group.walks, (group.linked, group.flushes.last_rescan) = True, said["walks"], said["linked"]
     group.flushes.unasked, group.flushes.asked, group.flushes.last_fired = said["asked"]
     group.database_seen, group.problem = said["database"], said["problem"]
     return group

@@ -9,6 +9,7 @@ from typing import Any
 
 import salt.transport.frame
 import salt.utils.msgpack
+import salt.version
 
 from csync2lib.watch.options import Options
 
@@ -29,11 +30,16 @@ class Notifier:
     def __init__(self, options: Options) -> None:
         self.options = options
 
+    @staticmethod
+    def salt_version() -> str:
+        """The version of Salt whose framing this process has."""
+        return str(salt.version.__version__)
+
     def fire(self, group: str, count: int, full_rescan: bool, error: str | None = None) -> bool:
         """
         Tell that a group has something to push; may block. The beacon's documentation tells the fields.
 
-        Returns whether there is a minion that has taken it.
+        Returns whether there is a minion that listens. It drops what comes while it is not connected to a master.
         """
         minion = self.options.id
         data = {"id": minion, "group": group, "count": count, "whole": full_rescan}

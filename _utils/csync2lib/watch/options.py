@@ -26,6 +26,8 @@ class Options:
     #: the beacon here yet
     id: str = ""
     bus: str | int = ""
+    #: the version of Salt that the minion has
+    salt: str = ""
 
     def __post_init__(self) -> None:
         self._seen: tuple[int, int] | None = None

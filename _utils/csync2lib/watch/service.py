@@ -8,6 +8,7 @@ is held in the job for ever.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -16,7 +17,6 @@ import socket
 from collections.abc import Sequence
 
 from csync2lib import journal, storage
-from csync2lib.csync2 import custody
 from csync2lib.watch import handover
 from csync2lib.watch.notify import Notifier
 from csync2lib.watch.options import Options
@@ -24,8 +24,10 @@ from csync2lib.watch.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-#: What one watcher leaves to the next, until the host is started anew.
-LEFT = os.path.join(custody.RUN_DIR, "watcher.left")
+#: In the directory of state, which csync2 cannot reach: what one watcher leaves to the next.
+LEFT = "watcher.left"
+#: Seconds between two looks whether the minion has another Salt by now.
+LOOK = 1.0
 #: The name of the descriptor that systemd keeps, and the number of the first one that it passes (sd_listen_fds(3)).
 KEPT, FIRST_PASSED = "inotify", 3
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     [state_dir] = arguments
     # By force: Salt's own handler, which is there as soon as Salt is imported, keeps all to itself until the end.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    os.makedirs(custody.RUN_DIR, mode=0o700, exist_ok=True)
+    os.makedirs(state_dir, mode=0o700, exist_ok=True)
     with storage.locked(journal.lock_of_watcher(state_dir), math.inf):
         asyncio.run(_watch(state_dir))
 
@@ -46,22 +48,25 @@ async def _watch(state_dir: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    options = Options()
+    options, left = Options(), os.path.join(state_dir, LEFT)
     options.read(state_dir)
-    watcher = Watcher(state_dir, options, Notifier(options))
+    watcher, minions = Watcher(state_dir, options, Notifier(options)), options.salt
     kept = _passed()
-    if kept is not None and not handover.take(LEFT, watcher, kept):
+    if kept is not None and not handover.take(left, watcher, kept):
         os.close(kept)
         _tell(f"FDSTOREREMOVE=1\nFDNAME={KEPT}")
         kept = None
-    storage.remove(LEFT)
+    storage.remove(left)
     watcher.start()
     if kept is None and watcher.watches.fd >= 0:
         _tell(f"FDSTORE=1\nFDNAME={KEPT}", watcher.watches.fd)
     _tell("READY=1")
-    await ended.wait()
+    # A minion that is started with another Salt may not understand how this one frames its events.
+    while not ended.is_set() and options.salt in (minions, Notifier.salt_version()):
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ended.wait(), LOOK)
     watcher.close()
-    handover.keep(LEFT, watcher)
+    handover.keep(left, watcher)
 
 
 def _passed() -> int | None:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from csync2lib import journal, storage, waits
+from csync2lib import storage, waits
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import groups, status, verdict
 from csync2lib.watch.aside import Aside
@@ -96,8 +96,9 @@ class Watcher:
         if self.closed:
             return
         end = time.monotonic() + FINISH_WITHIN
-        while (self._read() or self.tree.walks.is_busy()) and time.monotonic() < end:
+        while (self._read() or self._is_busy()) and time.monotonic() < end:
             self._guarded(self._work, time.monotonic() + SLICE)
+            time.sleep(READ_PACE)
         self.closed = True
         for timer in (self.timer, self.house_timer):
             if timer is not None:
@@ -106,6 +107,11 @@ class Watcher:
             self.loop.remove_reader(self.watches.fd)
         for group in self.groups.values():
             self.flusher.close(group)
+
+    def _is_busy(self) -> bool:
+        """Tell whether something is to be walked, or waits to be judged."""
+        waiting = any(group.changes.pending or group.changes.ready for group in self.groups.values())
+        return waiting or self.tree.walks.is_busy()
 
     # --- The event loop
 
@@ -278,8 +284,6 @@ class Watcher:
 
     def _add(self, name: str) -> WatchedGroup:
         group = self.groups[name] = WatchedGroup(name, os.path.join(self.state_dir, name))
-        storage.sweep(group.directory)
-        journal.sweep(group.journal)
         status.write_status(group, self.watches, force=True)
         return group
 
@@ -288,8 +292,9 @@ class Watcher:
         excluded = group.config.exclude
         if not group.read_config():
             return
-        if group.config.database:
-            storage.sweep(os.path.dirname(group.config.database))
+        databases = [os.path.dirname(group.config.database)] if group.config.database else []
+        for directory in (group.directory, group.journal, *databases):
+            storage.sweep(directory)
         include = group.config.include
         for gone in [path for path in group.roots if path not in include]:
             self.tree.remove_root(group, gone)
