@@ -323,7 +323,7 @@ def _versions():
 @raised_as(CommandExecutionError)
 def metrics():
     """
-    The status of this host as text for Prometheus, as the beacon writes it into the directory ``csyncsync:metrics`` of
+    The status of this host as text for Prometheus, as the watcher writes it into the directory ``csyncsync:metrics`` of
     the pillar, once in 15 seconds. ``docs/monitoring`` has alerts and a dashboard for it.
 
     CLI Example:

@@ -140,7 +140,7 @@ def paths(group):
 @raised_as(CommandExecutionError)
 def install(group, test=False, new_key=False, found=None):
     """
-    Write down a group for the beacon and for ``push``, note its include roots, and pin its hosts' certificates.
+    Write down a group for the watcher and for ``push``, note its include roots, and pin its hosts' certificates.
 
     ``group_present`` calls this after csync2's config and key are in place. An include root that was never seen
     and does not exist is made, as a directory; one that was seen before is never made again, because it may be an

@@ -6,8 +6,8 @@ LABELS = {"recipe": "csync2 + lsyncd", "syncthing": "Syncthing", "csyncsync": "c
 COLORS = {"recipe": "#b0b0b0", "syncthing": "#6fa8dc", "csyncsync": "#d9601a"}
 
 STEPS = {
-    "settle": "beacon: the path is quiet for `settle` (0.1 s), then the journal is written",
-    "event": "beacon, minion: the event reaches the master's bus",
+    "settle": "watcher: the path is quiet for `settle` (0.1 s), then the journal is written",
+    "event": "watcher, minion: the event reaches the master's bus",
     "job": "reactor and runner: the lease is taken, a job made",
     "begin": "the job reaches the minion, which starts `csyncsync.push`",
     "check": "push: guards, reading the journal",

@@ -1,7 +1,6 @@
 """Many files are few events, and nobody notices but those who wait for the files."""
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -145,19 +144,20 @@ def test_a_tar_unpacked_is_few_jobs_and_the_master_answers(hosts, top):
 
 
 def cpu(hosts):
-    """A minion that watches all this, and does nothing else, is nearly idle."""
+    """A minion and its watcher, which do nothing else, are nearly idle."""
     hosts.settled("wwwshared", seconds=120)
     seconds = float(os.environ.get("CALM_IDLE", "10"))
     before = used(hosts, "web2")
     time.sleep(seconds)
     share = (used(hosts, "web2") - before) / seconds
-    print(f"an idle minion that watches {FILES} files uses {share:.1%} of a core")
+    print(f"an idle minion with a watcher of {FILES} files uses {share:.1%} of a core")
     # Generous: what is promised (2 %) is for a machine that does nothing else.
     assert share < 0.1
 
 
 def used(hosts, host):
-    """Seconds that a minion's process, in which the watcher is, has computed."""
-    pid = json.loads(hosts.read(host, "/var/lib/csyncsync/wwwshared/watch.json"))["pid"]
-    fields = hosts.read(host, f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds that the processes of a minion and of the watcher have computed that are there now."""
+    pids = hosts.shell(host, "pgrep -f 'salt-minion|watch.service'")
+    stats = [hosts.read(host, f"/proc/{pid}/stat") for pid in pids.split()]
+    fields = [stat.rpartition(")")[2].split() for stat in stats if stat]
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
