@@ -426,6 +426,7 @@ def main(arguments: Sequence[str]) -> None:
     """The program: serve. The one argument is the directory of csync2's configs."""
     os.makedirs(custody.RUN_DIR, mode=0o700, exist_ok=True)
     os.chmod(custody.RUN_DIR, 0o700)
+    os.makedirs(custody.RUNS, mode=0o700, exist_ok=True)
     shutil.rmtree(custody.SERVING, ignore_errors=True)
     os.mkdir(custody.SERVING)
     note_died()  # what the server before this one had open was killed with it

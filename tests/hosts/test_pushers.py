@@ -17,7 +17,8 @@ from places import HOSTS, SHARED
 
 DATA = "/var/www/data/ini"
 #: With those that are there, more groups than the master's reactor has threads.
-MANY = [f"many{number}" for number in range(1, 10)]
+#: Some are named as what csyncsync keeps for itself.
+MANY = ["log", "died", "runs", "namespace", "serving", *(f"many{number}" for number in range(1, 5))]
 
 #: Listens instead of csync2 on a host, and is of no use: never says anything, stops after the greeting, or has no TLS.
 BAD_PEER = """
@@ -41,7 +42,7 @@ while True:
 
 #: Stands before csync2 in the minion's PATH and notes each command, one a line.
 NOTING_CSYNC2 = """#!/bin/sh
-printf '%s\\n' "$*" >>/run/csyncsync/commands
+printf '%s\\n' "$*" >>/run/csyncsync/runs/commands
 exec /usr/sbin/csync2 "$@"
 """
 
@@ -314,7 +315,7 @@ def test_two_masters_that_hear_the_same_do_no_harm(hosts):
 def test_the_work_of_a_change_does_not_depend_on_the_tree(hosts):
     """One changed file means the same csync2 commands in a directory of three files and in one of a thousand."""
     hosts.write("web1", "/usr/local/sbin/csync2", NOTING_CSYNC2).chmod(0o755)
-    noted = hosts.path("web1", "/run/csyncsync/commands")
+    noted = hosts.path("web1", "/run/csyncsync/runs/commands")
     try:
         commands = {}
         for size in (3, 1000):

@@ -156,7 +156,7 @@ def pair(csync2_command, tmp_path_factory):
     made = Pair(csync2_command, tmp_path_factory.mktemp("pair"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{made.program.parent}:{os.environ['PATH']}")
-        patch.setattr(runs, "RUN_DIR", str(made.include.parent / "run"))
+        patch.setattr(runs, "RUNS", str(made.include.parent / "run"))
         patch.setattr(custody, "UNCONFINED", str(made.program))
         command.run("data", "-M", fine=(0, 2))
         made.start()

@@ -25,6 +25,8 @@ UID = 60865
 CAPABILITIES = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "fsetid": 4, "mknod": 27}
 #: Where csyncsync keeps what is worth nothing after a reboot.
 RUN_DIR = "/run/csyncsync"
+#: In it, where csync2 runs, with a database for each run: all that it may write in here.
+RUNS = f"{RUN_DIR}/runs"
 #: A link to the namespace, and what the server says of it (Notice).
 NAMESPACE, NOTICE = f"{RUN_DIR}/namespace", f"{RUN_DIR}/custody.json"
 #: Where syslog(3) writes in the namespace: a socket of the server's.

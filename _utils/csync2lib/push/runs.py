@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from csync2lib import storage, waits
 from csync2lib.csync2 import command
-from csync2lib.csync2.custody import RUN_DIR
+from csync2lib.csync2.custody import RUNS
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import TEMPDIR, decode
 from csync2lib.csync2.output import UpdateOutput, records
@@ -27,7 +27,7 @@ PART = 5000
 
 def directory(group: str, address: str, large: bool) -> str:
     """Where the runs towards a peer are; a peer has two, one for large files."""
-    return os.path.join(RUN_DIR, group, f"{address}-large" if large else address)
+    return os.path.join(RUNS, group, f"{address}-large" if large else address)
 
 
 class Peer:
@@ -37,7 +37,7 @@ class Peer:
         self.group, self.database, self.address = group, database, address
         self.directory = directory(group, address, large)
         #: holds the encoded name of a large file, and is locked, while that is sent to the peer
-        self.sending = os.path.join(RUN_DIR, group, f"{address}-large.name")
+        self.sending = os.path.join(RUNS, group, f"{address}-large.name")
         #: this host's own encoded address, as the entries of the last part have it
         self.own = b""
 
