@@ -85,6 +85,29 @@ def test_a_deletion_that_was_never_sent_counts(tree, flag):
     assert there(tree) is None
 
 
+def test_directories_that_the_other_has_never_got_are_made_there(tree, flag):
+    """It does not say that they are to be deleted: it has never deleted them."""
+    paths = [below(tree, name) for name in (b"new", b"new/sub")]
+    os.makedirs(paths[1])
+    look(tree)
+    keep_clean(tree)
+    for path in paths:
+        assert mark(tree.group, [f"{urllib.parse.quote_from_bytes(path)}/"]) == 1
+    send(tree)
+    assert (tree.there / "new" / "sub").is_dir()
+
+
+def test_who_lacks_a_directory_has_it_deleted_only_if_it_was_deleted_there(tree, flag):
+    never, once = below(tree, b"never"), below(tree, b"once")
+    os.mkdir(once)
+    look(tree)
+    os.rmdir(once)
+    look(tree)
+    keep_clean(tree)
+    assert mark(tree.group, [f"{urllib.parse.quote_from_bytes(path)}/" for path in (never, once)]) == 1
+    assert dirty(tree) == {once}
+
+
 def test_a_deletion_of_directories_that_the_other_has_missed_counts(tree, flag):
     tree.write(b"top/sub/f")
     os.unlink(below(tree, b"top/sub/f"))

@@ -204,15 +204,25 @@ def note_received(notes: str, peers: Iterable[str], records: Mapping[bytes, byte
     def is_own(name: bytes, state: bytes) -> bool:
         if any(state in {log.taken(name).state, *(one.state for one in log.begun(name))} for log in logs):
             return True
-        changed, replaced = _changed(decode(name)), before.taken(name)
-        if state == GONE:  # found here: csync2's server does not note what it deletes
-            return replaced.state not in (None, GONE)
-        return bool(changed and changed <= replaced.when)
+        if state == GONE:
+            return _was_found_gone(before, name)
+        changed = _changed(decode(name))
+        return bool(changed and changed <= before.taken(name).when)
 
     states = {encode(path): record or GONE for path, record in records.items()}
     received = {name: state for name, state in states.items() if not is_own(name, state)}
     os.makedirs(notes, mode=0o700, exist_ok=True)
     before.take(received)
+
+
+def found_gone(notes: str, paths: Iterable[bytes]) -> set[bytes]:
+    """Of these paths, those that were deleted on this host, and not by csync2's server: that notes nothing."""
+    before = Log(os.path.join(notes, BEFORE))
+    return {path for path in paths if _was_found_gone(before, encode(path))}
+
+
+def _was_found_gone(before: Log, name: bytes) -> bool:
+    return before.taken(name).state not in (None, GONE)
 
 
 def _changed(path: bytes) -> float | None:

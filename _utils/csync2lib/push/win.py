@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from csync2lib import beneath, storage
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import DIFFERENCES, Group
+from csync2lib.push import ledger
 from csync2lib.push.check import recording
-from csync2lib.push.ledger import note_received
 
 
 def win(group: Group, names: Iterable[str], host: str | None = None) -> int:
@@ -36,7 +36,7 @@ def win(group: Group, names: Iterable[str], host: str | None = None) -> int:
     return len(paths)
 
 
-def mark(group: Group, names: Iterable[str], test: bool = False) -> int:
+def mark(group: Group, names: Collection[str], test: bool = False) -> int:
     """
     Have percent-encoded paths sent once more that hosts have differently: who has what all had before gets what is
     newer, and what is neither is a conflict. Returns how many. Raises CsyncsyncError, sqlite3.Error.
@@ -45,7 +45,9 @@ def mark(group: Group, names: Iterable[str], test: bool = False) -> int:
         Only tell whether that could be done: it has to be done on all hosts, as who has not marked takes what is older.
     """
     with group.exclusive(established="this host is not established itself") as config:
-        paths = sorted(config.in_includes(name.rstrip("/") for name in names).values())
+        directories = {name.rstrip("/") for name in names if name.endswith("/")}
+        known = config.in_includes(name.rstrip("/") for name in names)
+        paths = sorted(known.values())
         if config.receive_only or not paths or test:
             return 0 if config.receive_only else len(paths)
         with recording(group, config) as recorder:
@@ -53,8 +55,12 @@ def mark(group: Group, names: Iterable[str], test: bool = False) -> int:
         with group.open_database(write=True) as database:
             # What is recorded and missing is for the next check: it may be a disk that is away.
             paths = [path for path in paths if beneath.exists(path) or database.record(path) is None]
+            # Who lacks a directory, and has not deleted it, is to get it: nothing tells how old one is.
+            lacked = {known[name] for name in directories if not beneath.exists(known[name])}
+            lacked -= ledger.found_gone(group.path("sent"), lacked)
+            paths = [path for path in paths if path not in lacked]
             here = {path: database.record(path) for path in paths if not database.is_dirty(path)}
-            note_received(group.path("sent"), config.peers, here)
+            ledger.note_received(group.path("sent"), config.peers, here)
             database.mark(paths, config.address, config.peers)
         total = storage.read_json(group.path(DIFFERENCES), {}).get("total", 0) + len(paths)
         storage.write_json(group.path(DIFFERENCES), {"total": total}, durable=False)
