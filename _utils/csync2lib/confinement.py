@@ -41,7 +41,7 @@ class Confinement(NamedTuple):
 
 def of_host(host: ThisHost) -> Confinement:
     """What the namespace is to show now; without what is not there, or is reached through a symlink."""
-    users, alone = set(), {os.fsencode(host.databases), os.fsencode(custody.RUNS)}
+    users, alone = set(), {os.fsencode(host.databases), os.fsencode(custody.OF_CSYNC2)}
     configs = host.configs()
     for name, said in configs.items():
         rules = said.get("rules") or {}

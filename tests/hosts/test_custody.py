@@ -265,7 +265,7 @@ def test_csync2_sees_and_may_nothing_else(hosts):
         if point.startswith("/var/www"):
             assert {"nosymfollow", "nosuid", "nodev"} <= set(options.split(",")), point
         elif "rw" in options.split(","):
-            assert point in ("/var/lib/csync2", "/run/csyncsync/runs", "/dev/null", "/dev/urandom"), point
+            assert point in ("/var/lib/csync2", "/run/csyncsync/csync2", "/dev/null", "/dev/urandom"), point
     assert not any(point.startswith(("/home", "/root", "/proc", "/opt")) for point, _ in mounted)
 
 

@@ -42,7 +42,7 @@ while True:
 
 #: Stands before csync2 in the minion's PATH and notes each command, one a line.
 NOTING_CSYNC2 = """#!/bin/sh
-printf '%s\\n' "$*" >>/run/csyncsync/runs/commands
+printf '%s\\n' "$*" >>/run/csyncsync/csync2/commands
 exec /usr/sbin/csync2 "$@"
 """
 
@@ -315,7 +315,7 @@ def test_two_masters_that_hear_the_same_do_no_harm(hosts):
 def test_the_work_of_a_change_does_not_depend_on_the_tree(hosts):
     """One changed file means the same csync2 commands in a directory of three files and in one of a thousand."""
     hosts.write("web1", "/usr/local/sbin/csync2", NOTING_CSYNC2).chmod(0o755)
-    noted = hosts.path("web1", "/run/csyncsync/runs/commands")
+    noted = hosts.path("web1", "/run/csyncsync/csync2/commands")
     try:
         commands = {}
         for size in (3, 1000):

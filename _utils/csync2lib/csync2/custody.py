@@ -25,12 +25,12 @@ UID = 60865
 CAPABILITIES = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "fsetid": 4, "mknod": 27}
 #: Where csyncsync keeps what is worth nothing after a reboot.
 RUN_DIR = "/run/csyncsync"
-#: In it, where csync2 runs, with a database for each run: all that it may write in here.
-RUNS = f"{RUN_DIR}/runs"
+#: In it, all that csync2 may write in: where it runs, with a database for each run, and where syslog(3) writes in the
+#: namespace, a socket of the server's.
+OF_CSYNC2 = f"{RUN_DIR}/csync2"
+RUNS, LOG = f"{OF_CSYNC2}/runs", f"{OF_CSYNC2}/log"
 #: A link to the namespace, and what the server says of it (Notice).
 NAMESPACE, NOTICE = f"{RUN_DIR}/namespace", f"{RUN_DIR}/custody.json"
-#: Where syslog(3) writes in the namespace: a socket of the server's.
-LOG = f"{RUN_DIR}/log"
 #: A directory with the number of each csync2 that serves a peer.
 SERVING = f"{RUN_DIR}/serving"
 #: Touched when a csync2 that served a peer was killed: it may not have written down what it did last.
