@@ -30,7 +30,7 @@ ROOTS = "roots.json"
 #: Records below a root, about so many, that tell whether it is the one that it was.
 LOOKED_FOR = 100
 #: The share of these that has to be there: many may have been deleted since.
-FAMILIAR = 0.1
+FAMILIAR = 1 / 3
 #: Links that udev makes, named by UUIDs.
 UUIDS = "/dev/disk/by-uuid"
 

@@ -29,6 +29,10 @@ The units of csyncsync are gone:
       - /etc/systemd/system/csyncsync-full@.timer
       - /etc/systemd/system/csyncsync-action@.path
       - /etc/systemd/system/csyncsync-action@.service
+
+What the watcher was told and has left is gone:
+  file.absent:
+    - names:
       - /var/lib/csyncsync/beacon.json
       - /var/lib/csyncsync/watcher.lock
       - /var/lib/csyncsync/watcher.left
