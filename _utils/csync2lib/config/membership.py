@@ -96,8 +96,8 @@ def hosts(
         ``{minion id: host}`` of the config that stands now. Whoever is still a target but has not published
         keeps that line.
     accepted
-        The minion ids that the master has accepted and that match the target, if the master said so. Whoever is
-        not among them has left.
+        The minion ids that the master has accepted, of all that may be members, if the master said so. Whoever is not
+        among them has left.
 
     Returns ``{"hosts": {minion id: {"name", "address", "certificate"}}, "unpublished": [minion id, …]}``, the
     hosts sorted by minion id. Raises CsyncsyncError, naming the minion, if a published value cannot be used.

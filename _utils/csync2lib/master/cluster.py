@@ -76,6 +76,14 @@ class Cluster:
     def members(self, options: Options) -> list[str]:
         return self.accepted(options["members"]["tgt"], options["members"]["tgt_type"])
 
+    def not_gone(self, members: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """
+        ``{GROUP: [minion id, …]}`` of whom hosts need not take for gone, given the members as far as they are known
+        here: also of hosts in no such group, as the pillar may say something else by now. Hosts read it themselves.
+        """
+        there = self.accepted([*self.published()])
+        return {group: sorted({*minions, *there}) for group, minions in members.items()}
+
     def member(self, group: object, host: object) -> Options | None:
         """The group's options if this host is an accepted member of it, else None (and a line in the log)."""
         if isinstance(group, str) and isinstance(host, str) and host and self.is_accepted(host):

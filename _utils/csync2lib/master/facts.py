@@ -34,10 +34,10 @@ def apply(
         groups = cluster.groups_of(host)
     else:
         groups = cluster.groups(group)
-    accepted = {name: cluster.members(options) for name, options in groups.items()}
-    minions = sorted({m for members in accepted.values() for m in members if m in published and host in (None, m)})
+    members = {name: cluster.members(options) for name, options in groups.items()}
+    minions = sorted({m for inside in members.values() for m in inside if m in published and host in (None, m)})
     if minions:
-        kwarg = {"accepted": accepted}
+        kwarg = {"accepted": cluster.not_gone(members)}
         cluster.client().run_job(minions, "csyncsync.refresh", [], tgt_type="list", kwarg=kwarg, ret="")
     return minions
 

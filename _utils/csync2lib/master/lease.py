@@ -241,6 +241,8 @@ def _refresh_behind(cluster: Cluster, group: str, minions: list[str]) -> None:
     with cluster.record(group) as record:
         members = cluster.members(record.options) if record.options else []
     called = [minion for minion in minions if minion in members]
-    answers = cluster.call(called, "csyncsync.refresh", [], accepted={group: members}) if called else {}
+    answers = (
+        cluster.call(called, "csyncsync.refresh", [], accepted=cluster.not_gone({group: members})) if called else {}
+    )
     with cluster.record(group) as record:
         record.behind = {m: at for m, at in record.behind.items() if m in members and answers.get(m) != []}
