@@ -9,7 +9,7 @@ import time
 
 import pytest
 from csync2lib import journal
-from csync2lib.watch import handover
+from csync2lib.watch import echo, handover
 from watching import on_loop
 
 
@@ -212,8 +212,9 @@ async def test_who_could_not_write_down_what_waits_leaves_nothing(host, monkeypa
 
 
 @on_loop
-async def test_what_csync2_writes_meanwhile_is_not_told(host):
+async def test_what_csync2_writes_meanwhile_is_not_told(host, monkeypatch):
     """It has given the file its name, and closes it then."""
+    monkeypatch.setattr(echo, "LANDING_WAIT", 30.0)
     host.make_database()
     host.config()
     await host.start()
