@@ -119,7 +119,7 @@ def test_a_file_that_grows_while_it_is_sent_fills_no_memory(hosts, top):
     (top / "new").mkdir()
     with Writer(0.002, look), open(top / "new/file", "wb", buffering=0) as file:
         file.write(b"small")
-        hosts.eventually(lambda: any(run.glob("csyncsync/wwwshared/*/csync2-temporary")), 30)
+        hosts.eventually(lambda: any(run.glob("csyncsync/csync2/runs/wwwshared/*/csync2-temporary")), 30)
         for _ in range(100):
             file.write(os.urandom(1 << 20))
     with Writer(0.002, look):
