@@ -54,7 +54,6 @@ While no watcher runs there is an event without a group, ``salt/beacon/<minion i
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -153,8 +152,8 @@ def _write(options: dict[str, Any]) -> None:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)
-    except OSError as err:  # a full disk; or no group was ever on this host
-        if err.errno != errno.ENOENT:
+    except OSError:  # a full disk; or no group was ever on this host
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
 
 

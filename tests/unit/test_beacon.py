@@ -86,6 +86,13 @@ def test_a_host_that_has_no_group(host):
     assert host.beacon() == []
 
 
+def test_a_place_where_no_file_can_be_made(host):
+    host.group.rmdir()
+    host.state.rmdir()
+    host.state.write_text("no directory")
+    assert host.beacon() == []
+
+
 @on_loop
 async def test_options_change_while_the_watcher_runs(host):
     host.options.append({"settle": 5})
