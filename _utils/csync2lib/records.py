@@ -94,13 +94,21 @@ def _holds_more(database: Database, directory: bytes) -> bool:
     return False
 
 
-def _records(group: Group) -> Iterator[tuple[bytes, bytes]]:
-    """``(name, record)`` as csync2 encodes them, without white space, in the order of names."""
-    roots = {encode(root) for root in group.config.roots}
+def recorded(group: Group) -> Iterator[tuple[bytes, bytes]]:
+    """
+    ``(name, record)`` as csync2 encodes them, without white space, in the order of names: the same on all hosts. Not of
+    sockets, which are not carried. Raises sqlite3.Error.
+    """
     with group.open_database() as database:
         for name, record in database.raw_states():
-            if not record.endswith(_SOCKET) and not (name in roots and record.endswith(_DIRECTORY)):
+            if not record.endswith(_SOCKET):
                 yield name, record
+
+
+def _records(group: Group) -> Iterator[tuple[bytes, bytes]]:
+    """The same but for includes that are directories."""
+    roots = {encode(root) for root in group.config.roots}
+    return (one for one in recorded(group) if not (one[0] in roots and one[1].endswith(_DIRECTORY)))
 
 
 def _change(path: str) -> list[int]:

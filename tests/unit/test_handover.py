@@ -18,7 +18,7 @@ def replace(host, meanwhile=lambda: None):
     path, descriptor = host.state.parent / "left", os.dup(host.watcher.watches.fd)
     host.watcher.close()
     handover.keep(path, host.watcher)
-    host.watcher.watches.close()
+    os.close(host.watcher.watches.fd)
     meanwhile()
     host.watcher = host.make_watcher()
     taken = handover.take(path, host.watcher, descriptor)

@@ -242,7 +242,7 @@ def tree(tmp_path):
     made = Tree(watches, {"g": group}, Listener())
     made.check_root(group, os.fsencode(top))
     yield made, top
-    watches.close()
+    os.close(watches.fd)
 
 
 def follow(tree, chance, until):

@@ -91,7 +91,7 @@ class Host:
         if self.watcher is not None:
             self.watcher.close()
             if self.watcher.watches.fd >= 0:
-                self.watcher.watches.close()
+                os.close(self.watcher.watches.fd)
             self.watcher = None
         self.close_bus()
 

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 
 from csync2lib import contents
 from csync2lib.csync2 import command
-from csync2lib.csync2.names import encode
 from csync2lib.csync2.output import Compared, compared, records
-from csync2lib.csync2.states import SOCKET
 from csync2lib.group import Group, GroupConfig
 from csync2lib.guard import is_empty_directory
-
-_SOCKET = encode(SOCKET)
+from csync2lib.records import recorded
 
 
 def compare(group: Group, config: GroupConfig, peer: str) -> Compared:
@@ -43,10 +40,8 @@ def digests(group: Group) -> list[str]:
 def digest(group: Group, contents_too: bool) -> str:
     """One digest of all that is recorded here, or also of all contents: then hosts that have the same are equal."""
     found = hashlib.blake2b("".join(digests(group) if contents_too else ()).encode(), digest_size=8)
-    with group.open_database() as database:
-        for name, record in database.raw_states():  # in the order of names, on all hosts
-            if not record.endswith(_SOCKET):
-                found.update(name + b" " + record + b"\n")
+    for name, record in recorded(group):
+        found.update(name + b" " + record + b"\n")
     return found.hexdigest()
 
 

@@ -117,8 +117,9 @@ def _have_read_anew(
     """
     told = dict.fromkeys(_all_of(members), f"did not answer: gets {what} when it is back")
     waiting, until = [minion for minion in told if minion in present.heard()], time.monotonic() + waits.ROTATE_WAIT
+    accepted = cluster.not_gone(members) if waiting else {}
     while waiting and time.monotonic() < until:
-        answers = cluster.call(waiting, "csyncsync.refresh", [], accepted=cluster.not_gone(members))
+        answers = cluster.call(waiting, "csyncsync.refresh", [], accepted=accepted)
         heard = sorted(answers.heard())
         done = have_it(heard)
         told.update({minion: f"lacks {what}: {answers.told(minion, '')}" for minion in heard})

@@ -154,11 +154,6 @@ class Watches:
         self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         self.fd_error = ctypes.get_errno() if self.fd < 0 else 0
 
-    def close(self) -> None:
-        """Give the descriptor back, and all watches with it."""
-        os.close(self.fd)
-        self.fd = -1
-
     def read(self) -> bytes:
         """Read one buffer of events; b"" if there are none."""
         if self.fd < 0:

@@ -65,7 +65,7 @@ class Watcher:
     """
 
     def __init__(self, state_dir: str, options: Options, notifier: Notifier) -> None:
-        self.state_dir, self.options, self.notifier = state_dir, options, notifier
+        self.state_dir, self.options = state_dir, options
         self.closed = False
         self.groups: dict[str, WatchedGroup] = {}
         self.watches = Watches()
