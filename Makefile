@@ -18,7 +18,7 @@ help:
 	@echo "make bench      measure it beside csync2 + lsyncd and Syncthing; writes docs/benchmarks.* (root, half an hour)"
 	@echo "make bench-large  the same in a tree of 1,000,000 files (root, an hour, 30 GB)"
 	@echo "make lint       ruff, mypy, yamllint, salt-lint"
-	@echo "make docs       draw the pictures of docs/flows anew (root, to install graphviz)"
+	@echo "make docs       write docs/commands.md and docs/functions.md, draw docs/flows anew (root, to install graphviz)"
 
 demo: root
 	$(PYTHON) tests/demo/demo.py
@@ -49,6 +49,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/salt-lint $$(find states -name '*.sls')
 
 docs: $(patsubst %.dot,%.svg,$(wildcard docs/flows/*.dot))
+	$(PYTHON) docs/commands.py
 
 docs/flows/%.svg: docs/flows/%.dot
 	@command -v dot >/dev/null || { apt-get -qq update && apt-get -qq install -y graphviz; }

@@ -2,10 +2,9 @@
 What Salt knows of the watcher of the trees that csync2 synchronizes.
 
 The watcher is a process of its own, ``csyncsync-watch.service``, which the state ``csyncsync`` brings. It watches every
-group that has a ``config.json`` below ``/var/lib/csyncsync`` (the state ``csyncsync.group_present`` writes it). A path
-that has been quiet for a moment is written into the group's journal, ``/var/lib/csyncsync/<group>/journal/``; then one
-event of fixed size goes out, as an event of this beacon. ``csyncsync.push`` reads the journal (``csync2lib/journal.py``
-tells its format). What csync2 itself has written is left out.
+group that has a ``config.json`` below ``/var/lib/csyncsync`` (the state ``csyncsync.group_present`` writes it). What
+has changed there goes into the group's journal, which ``csyncsync.push`` reads; then one event of fixed size goes out,
+as an event of this beacon. What csync2 itself has written is left out.
 
 This beacon gives the watcher its options, and where the minion's bus is, and says when no watcher runs. Configure it
 with a state (or in the minion's config, or in the pillar):
@@ -40,12 +39,6 @@ The event on the master's bus has the tag ``salt/beacon/<minion id>/csyncsync/<g
 whole group is to be checked. While the journal has not been taken since the last event there is no new one. An
 ``error`` with a text is there if not everything can be watched. The event holds no paths, and nothing in it
 needs trust.
-
-``/var/lib/csyncsync/<group>/watch.json`` says how many directories are watched (by all groups together), whether the
-first walk is done, how many walks there were, what is wrong, and which paths keep changing.
-
-Where a link ``/var/lib/csyncsync/metrics.prom`` points, the groups' status is written for Prometheus, once in 15
-seconds.
 
 While no watcher runs there is an event without a group, ``salt/beacon/<minion id>/csyncsync/``, with the text of an
 ``error``: once, and again when it has run meanwhile.
@@ -89,9 +82,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 
 def validate(config: object) -> tuple[bool, str]:
-    """
-    Given the beacon's configuration, return ``(True, text)``, or ``(False, text naming the bad option)``.
-    """
+    """Given the beacon's configuration, return ``(True, text)``, or ``(False, text naming the bad option)``."""
     if not isinstance(config, list):
         return False, "Configuration for csyncsync beacon must be a list."
     for item in config:
@@ -105,10 +96,8 @@ def validate(config: object) -> tuple[bool, str]:
 
 
 def beacon(config: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
-    Tell the watcher its options, if they have changed. Returns an event if no watcher runs.
-    """
-    _write(_options(config))
+    """Tell the watcher its options, if they have changed. Returns an event if no watcher runs."""
+    _write({option: value for item in config for option, value in item.items() if option in OPTIONS})
     runs, events = _older(_watcher_runs())
     if runs or not os.path.isdir(STATE_DIR):
         _now.gone_since, _now.told = None, False
@@ -132,11 +121,6 @@ def _option_problem(option: str, value: object) -> str:
         return "" if good else "is not a whole number above 0"
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 3600
     return "" if good else "is not a number of seconds above 0, up to 3600"
-
-
-def _options(config: list[dict[str, Any]]) -> dict[str, Any]:
-    """The options that are set."""
-    return {option: value for item in config for option, value in item.items() if option in OPTIONS}
 
 
 def _write(options: dict[str, Any]) -> None:

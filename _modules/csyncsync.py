@@ -35,18 +35,14 @@ def __virtual__():
     return __virtualname__
 
 
-def _host():
-    return ThisHost.of(__opts__["id"], __grains__.get("os_family"))
-
-
 def _group(name):
-    return Group(name, _host())
+    return Group(name, ThisHost.of(__opts__["id"], __grains__.get("os_family")))
 
 
 # --- Questions of the master -----------------------------------------------------------------------------
 
 
-def answer(question, function, arguments=(), options=None):
+def answer(question, function, arguments=(), options=None, **kwargs):
     """
     Answer the runner, so that it knows who has answered what.
 
@@ -64,7 +60,10 @@ def answer(question, function, arguments=(), options=None):
 
         salt web1 csyncsync.answer "$RANDOM" csyncsync.status '[wwwdata]'
     """
-    told = json.dumps(_value(function, arguments, options or {}))
+    options = dict(options or {})
+    if function == "csyncsync.push":  # is to know that a master has asked for it
+        options["__pub_jid"] = kwargs.get("__pub_jid")
+    told = json.dumps(_value(function, arguments, options))
     key_file = os.path.join(__opts__["pki_dir"], "minion.pem")
     return signature.signed(key_file, __opts__["id"], str(question), str(function), told)
 
@@ -97,8 +96,7 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
         is on another file system than before.
     test
         Only tell what a full push would send, to whom: ``{"group", "state": "test", "send": {minion id: {"entries",
-        "paths": [the first 1,000, percent-encoded]}}, "comment"}``. csync2's own check finds it, in a copy of its
-        database.
+        "paths": [the first 1,000, percent-encoded]}}, "comment"}``: what is dirty, and what differs from its record.
     paused
         What is paused, as the master has it (see ``csyncsync.paused``). The runner gives it.
     anew
@@ -113,7 +111,7 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
     ========  ======================================================================
     pushed    done; what could not be sent (dead peers, conflicts) stands in ``left``
     joining   the host has recorded its files and waits to be admitted by the runner
-    held      a guard refused; ``comment`` says why, and nothing was sent
+    held      a guard holds deletions or an include: ``comment`` says why; all else was sent
     paused    the group or this host is paused; nothing was sent, and all changes are kept
     running   another push of the group is under way on this host
     error     csync2 failed; ``comment`` says how
@@ -131,7 +129,7 @@ def push(group, full=False, release=False, test=False, paused=None, anew=False, 
     if test:
         return preview(found)
     asked = push_module.Asked(full, release, anew, paused, kwargs.get("__pub_jid"))
-    return push_module.push(found, asked, push_module.Surroundings(_tell, record)).as_dict()
+    return push_module.push(found, asked, record, _tell).as_dict()
 
 
 def _tell(tag, data):

@@ -117,11 +117,10 @@ def win(group, paths, host=None):
     Have this host's version of some paths replace that of all other hosts, with the next push: what they have changed
     there is lost. The runner's ``resolve`` calls it.
 
-    host
-        Minion id: only of this one.
-
     paths
         A list; percent-encoded, as ``csyncsync.marked`` returns them. Where nothing is here, nothing will be there.
+    host
+        Minion id: only of this one.
 
     Returns the number of entries that are to be sent. Raises CommandExecutionError for a path that is in no include.
 
@@ -199,15 +198,18 @@ def kept(group, paths):
 
 
 @raised_as(CommandExecutionError)
-def mark(group, paths, test=False):
+def mark(group, paths, test=False, but=None):
     """
     Have this host send some paths again, because hosts have them differently though nobody has anything to send: what
     is newer replaces what is older, and what is neither is a conflict. The runner calls it.
 
     test
         Only find out whether it could.
+    but
+        ``{minion id: [path, …]}`` that hosts do not send.
 
-    Returns how many entries are to be sent. Raises CommandExecutionError for a path that is in no include.
+    Returns ``{path: digests of what it was here before}`` of those that this host has made as it has them. Raises
+    CommandExecutionError for a path that is in no include.
 
     CLI Example:
 
@@ -215,7 +217,9 @@ def mark(group, paths, test=False):
 
         salt '*' csyncsync.mark wwwdata '[/var/www/data/index.html]'
     """
-    return win_module.mark(_group(group), paths, test)
+    found = _group(group)
+    left_out = {*(but or {}).get(found.host.minion, ())}
+    return win_module.mark(found, [path for path in paths if path not in left_out], test)
 
 
 # --- Backups ---------------------------------------------------------------------------------------------

@@ -9,12 +9,6 @@ import salt.utils.color
 from csync2lib.report.table import table
 from csync2lib.report.words import one_line
 
-__virtualname__ = "csyncsync"
-
-
-def __virtual__():
-    return __virtualname__
-
 
 def output(data, **kwargs):  # pylint: disable=unused-argument
     """

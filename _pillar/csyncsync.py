@@ -23,12 +23,6 @@ from csync2lib.master.pillar import pillar_of
 
 log = logging.getLogger(__name__)
 
-__virtualname__ = "csyncsync"
-
-
-def __virtual__():
-    return __virtualname__
-
 
 def ext_pillar(minion_id, pillar, groups=None):
     """

@@ -1,25 +1,15 @@
 """
 Decide, on the master, who pushes when.
 
-In each group one host pushes at a time: csync2's hosts hinder each other when they push at once. The group's *lease*,
-a file below the master's cache directory, names the host that pushes now and those that wait. The reactor calls
-``sync`` when a host has something to push, ``pushed`` when it is done, ``apply`` when facts changed; none of them
-waits for a minion, so the reactor's few threads stay free. ``join`` waits, and runs as a process of its own. A command
-that must not be disturbed by a push has the lease, too.
-
-Events are only hints: the master's pillar and its accepted keys say who is in a group. What only an administrator calls
-is in csyncsync_admin.py, under the same name.
+In each group one host pushes at a time (see csync2lib/master/lease.py): csync2's hosts hinder each other when they push
+at once. The reactor calls ``sync``, ``pushed`` and ``apply``; none of them waits for a minion, so its few threads stay
+free. ``join`` waits, and runs as a process of its own. What only an administrator calls is in csyncsync_admin.py, under
+the same name.
 """
 
 from csync2lib.master import conflicts, facts, joins, lease, outcome, pushes
 from csync2lib.master.cluster import Cluster
 from csync2lib.master.commands import command
-
-__virtualname__ = "csyncsync"
-
-
-def __virtual__():
-    return __virtualname__
 
 
 def _cluster():

@@ -115,10 +115,8 @@ def rotate_certificate(host):
     """
     Give a host a new private key and certificate. The other hosts accept them at once, and the old ones no longer.
 
-    Nobody pushes in the host's groups meanwhile: it waits for a push that is under way, at most 20 s, and what changes
-    is sent afterwards. A host that does not answer accepts the new certificate when it starts or is reached again.
-
-    Returns ``{minion id: text}``.
+    Nobody pushes in the host's groups meanwhile, and a host that does not answer accepts the new certificate later, as
+    with ``csyncsync.rotate_key``. Returns ``{minion id: text}``.
 
     CLI Example:
 
@@ -144,9 +142,9 @@ def verify(group, rate=verify_module.RATE):
 
     Files that change meanwhile are looked at again. Nothing is changed; ``csyncsync.sync`` sends what a host has
     missed, ``csyncsync.reset`` makes one host's content win. The exit code is 1 if hosts differ, or one did not answer.
-    Returns ``{"group", "hosts": {minion id: {"files", "bytes"}}, "silent": [minion id, …], "differences": {path:
-    {minion id: {"type", "size", "time", "mode", "owner", "sha256"}}}, "more": differences that are not shown,
-    "seconds", "retcode"}``.
+    Returns ``{"group", "hosts": {minion id: {"files", "bytes"}}, "silent": [minion id, …], "unknown": {minion id: why},
+    if hosts could not tell, "differences": {path: {minion id: {"type", "size", "time", "mode", "owner", "sha256"}}},
+    "more": differences that are not shown, "seconds", "retcode"}``.
 
     CLI Example:
 

@@ -73,8 +73,11 @@ def member_published(name):
     if __opts__["test"]:
         return _result(name, None, "The facts would be published.", changes)
     __salt__["mine.send"]("csyncsync.member")
-    if not _await_published(minion, facts):
-        return _result(name, False, "The mine did not take the facts: does the master answer, and allow the mine?")
+    until = time.monotonic() + 20  # Salt hands them on to the master without waiting for it
+    while _published(minion) != facts:
+        if time.monotonic() > until:
+            return _result(name, False, "The mine did not take the facts: does the master answer, and allow the mine?")
+        time.sleep(0.5)
     for group in __salt__["csyncsync.groups"]()["groups"]:
         __salt__["event.send"](f"csyncsync/{group}/facts", {"group": group})
     return _result(name, comment="The facts were published.", changes=changes)
@@ -83,19 +86,6 @@ def member_published(name):
 def _published(minion):
     """A host's facts as the mine has them, None if it has none."""
     return (__salt__["mine.get"](minion, "csyncsync.member") or {}).get(minion)
-
-
-def _await_published(minion, facts, seconds=20):
-    """
-    Tell whether the mine holds these facts, within so many seconds: Salt hands them on to the master without waiting
-    for it.
-    """
-    until = time.monotonic() + seconds
-    while _published(minion) != facts:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.5)
-    return True
 
 
 def _shown(facts):
@@ -148,7 +138,13 @@ def _set_up(name, group, where, key):
         __salt__["csyncsync.install"](name, test=True, found=group)  # what it refuses must not get into csync2's config
     except CommandExecutionError as err:
         return _result(name, False, str(err))
-    for what, result in (("key", _key_file(where["key"], key)), ("config", _config_file(where["config"], group))):
+    managed = __states__["file.managed"]
+    source, context = "salt://csyncsync/files/csync2.cfg.jinja", {"group": group["context"]}
+    files = {
+        "key": managed(where["key"], contents=key, mode="0600", user="root", show_changes=False),
+        "config": managed(where["config"], source=source, template="jinja", context=context, mode="0600", user="root"),
+    }
+    for what, result in files.items():
         if result["result"] is False:
             return _result(name, False, f"{what}: {result['comment']}", changes)
         if result["changes"]:
@@ -195,21 +191,6 @@ def _holds(path, key):
 def _key_in(pillar, name):
     groups = (pillar.get("csyncsync") or {}).get("groups") or {}
     return (groups.get(name) or {}).get("key")
-
-
-def _key_file(path, key):
-    return __states__["file.managed"](path, contents=key, mode="0600", user="root", show_changes=False)
-
-
-def _config_file(path, group):
-    return __states__["file.managed"](
-        path,
-        source="salt://csyncsync/files/csync2.cfg.jinja",
-        template="jinja",
-        context={"group": group["context"]},
-        mode="0600",
-        user="root",
-    )
 
 
 def group_absent(name):

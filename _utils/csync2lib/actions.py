@@ -43,13 +43,9 @@ _TAKEN, _STALE = ".taken", 60.0
 
 
 def run_due(directory: str, limit: float = waits.ACTION_LIMIT) -> None:
-    """
-    Run what is due in a group's directory, in the order of the pillar, and note how it ended in ``actions.json``.
-
-    Raises OSError if notes cannot be read or deleted.
-    """
+    """Run what is due in a group's directory, in the order of the pillar, and note how it ended. Raises OSError."""
     due = os.path.join(directory, "due")
-    commands = _read(directory, "config.json").get("rules", {}).get("commands", [])
+    commands = storage.read_json(os.path.join(directory, "config.json"), {}).get("rules", {}).get("commands", [])
     notes = _take(due, {command["key"] for command in commands})
     for command in commands:
         names = notes.get(command["key"], [])
@@ -71,7 +67,7 @@ def _take(due: str, keys: set[str]) -> dict[str, list[str]]:
     for name in sorted(os.listdir(due)):
         key, path = name.partition(".")[0], os.path.join(due, name)
         if key not in keys:  # one that csync2 is writing, or whose command is no longer in the pillar
-            if key or _age(path) > _STALE:
+            if key or time.time() - os.lstat(path).st_mtime > _STALE:
                 os.unlink(path)
         elif name.endswith(_TAKEN):  # the run before this one was interrupted
             taken.setdefault(key, set()).add(name)
@@ -90,7 +86,7 @@ def _run_noted(
     paths = [os.path.join(directory, "due", name) for name in names]
     log = command["logfile"] or os.path.join(directory, "output", command["key"])
     began, clock = time.time(), time.monotonic()
-    noted = _read(directory, "actions.json")
+    noted = storage.read_json(os.path.join(directory, "actions.json"), {})
     noted = {one["key"]: noted[one["key"]] for one in commands if one["key"] in noted}
     before = noted.get(command["key"], {})
     _note(directory, {**noted, command["key"]: {**before, "running": began}})
@@ -125,13 +121,8 @@ def _command_line(command: str, note: str) -> tuple[bytes, str]:
 
 def run(line: bytes, limit: float) -> tuple[int | None, str, bytes]:
     """
-    Run a command of root's shell. Returns (exit code, "" or why it counts as failed, the end of its output); the code
-    is None if it had to be ended, or could not begin.
-
-    line
-        The command, in bytes.
-    limit
-        Seconds that it may take.
+    Run a command of root's shell, for so many seconds at most. Returns (exit code, "" or why it counts as failed, the
+    end of its output); the code is None if it had to be ended, or could not begin.
     """
     try:
         process = subprocess.Popen(
@@ -176,19 +167,6 @@ def _follow(process: subprocess.Popen[bytes], seconds: float) -> bytes:
     return bytes(kept)
 
 
-def _age(path: str) -> float:
-    return time.time() - os.lstat(path).st_mtime
-
-
-def _read(directory: str, name: str) -> dict[str, Any]:
-    """What a file of the group says, {} if it cannot be read."""
-    try:
-        found = storage.read_json(os.path.join(directory, name))
-    except OSError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _note(directory: str, noted: Mapping[str, Any]) -> None:
     """Write ``actions.json``; a disk that is full is no reason to run nothing."""
     path = os.path.join(directory, "actions.json")
@@ -208,7 +186,8 @@ def results(directory: str, commands: Iterable[Command]) -> list[dict[str, Any]]
     seconds, "waiting": seconds}]``. ``running`` is since when it runs, None if it does not; ``waiting`` is how long it
     has waited for its turn. ``exit`` and ``time`` are None if it has not ended yet.
     """
-    noted, since, now = _read(directory, "actions.json"), _waiting(directory), time.time()
+    noted = storage.read_json(os.path.join(directory, "actions.json"), {})
+    since, now = _waiting(directory), time.time()
     found = []
     for command in commands:
         result = noted.get(command["key"])

@@ -15,7 +15,7 @@ from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group
 from csync2lib.host import ThisHost
 from csync2lib.join.record import record
-from csync2lib.push.push import Asked, Surroundings, push
+from csync2lib.push.push import Asked, push
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     host = ThisHost(minion, socket.gethostname().lower(), system)
     try:
-        result = push(Group(group, host), Asked(full="full" in more), Surroundings(lambda tag, data: None, record))
+        result = push(Group(group, host), Asked(full="full" in more), record, lambda tag, data: None)
     except CsyncsyncError as err:
         sys.exit(str(err))
     if result.comment:

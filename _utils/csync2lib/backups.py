@@ -64,8 +64,6 @@ def find(
 
     most
         Of more paths than that, those are returned whose newest version is newest.
-    generations
-        The group's ``backup_generations``.
     content
         Also read the versions of those paths that are given, and are a file's.
 

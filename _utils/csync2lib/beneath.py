@@ -166,6 +166,18 @@ def above(path: bytes) -> Iterator[bytes]:
         yield path
 
 
+def last_changed(path: bytes) -> tuple[float, os.stat_result | None]:
+    """
+    When what is at a path was changed last, and its lstat; if nothing is there, when a name last left or came into the
+    innermost directory above it, and None. In seconds since the epoch. Raises OSError if nobody can look there.
+    """
+    for place in (path, *above(path)):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            status = lstat(place)
+            return (status.st_ctime, status) if place == path else (status.st_mtime, None)
+    return 0.0, None
+
+
 def exists(path: Path) -> bool:
     """Tell whether anything is there."""
     return kind(path) != 0

@@ -9,8 +9,6 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from csync2lib import beneath
 from csync2lib.csync2 import custody, namespace
@@ -20,27 +18,17 @@ from csync2lib.guard import Guard
 from csync2lib.host import ThisHost
 
 #: The program and the libraries, and what these read: the linker's cache, time zones, rules for TLS; and devices.
-_SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/gnutls", "/etc/crypto-policies", "/dev/null", "/dev/urandom")
 #: Seconds until the server has made a new namespace.
 MADE_WITHIN = 5.0
 
 
-class Confinement(NamedTuple):
+def of_host(host: ThisHost) -> tuple[list[Shown], str]:
     """
-    What the namespace is to show.
-
-    text
-        Stands for all of it, and for where csync2 is to listen: another one if something else is to be shown, or
-        stands there by now.
+    What the namespace is to show now, without what is not there, or is reached through a symlink; and a text that
+    stands for all of it, and for where csync2 is to listen: another one if something else stands there by now.
     """
-
-    shown: list[Shown]
-    text: str
-
-
-def of_host(host: ThisHost) -> Confinement:
-    """What the namespace is to show now; without what is not there, or is reached through a symlink."""
     users, alone = set(), {os.fsencode(host.databases), os.fsencode(custody.OF_CSYNC2)}
     configs = host.configs()
     for name, said in configs.items():
@@ -51,39 +39,22 @@ def of_host(host: ThisHost) -> Confinement:
             users.add(os.fsencode(rules["backup_directory"]))
         if rules.get("commands"):
             alone.add(os.fsencode(os.path.join(host.state, name, "due")))
-    users = set(_outermost(users))
+    users = set(namespace.outermost(users))
     wanted = [Shown(path, USERS) for path in users] + [Shown(path, WRITABLE) for path in alone]
-    there = {one: identity for one in wanted + _own(host) if (identity := _identity(one))}
+    own = glob.glob(os.path.join(glob.escape(host.system), "csync2_*"))  # its configs, keys and certificate
+    wanted += [Shown(os.fsencode(path), READ_ONLY) for path in (*_SYSTEM, *_FILES, *own)]
+    there = {one: identity for one in wanted if (identity := _identity(one))}
     below = [mount for mount in namespace.mounts() if any(namespace.is_below(mount.point, path) for path in users)]
     listens = sorted((name, said.get("address"), said.get("address_wanted")) for name, said in configs.items())
     text = repr([sorted(there.items()), [(*mount[:4], sorted(mount.options)) for mount in below], listens])
-    return Confinement([*there], hashlib.sha256(text.encode()).hexdigest())
+    return [*there], hashlib.sha256(text.encode()).hexdigest()
 
 
 def _place(root: str, guard: Guard) -> bytes:
-    """
-    What is to be shown so that csync2 can make or replace an include: of a file its directory, because what is mounted
-    cannot be replaced.
-    """
+    """What is shown for an include: of a file its directory, because what is mounted itself cannot be replaced."""
     kind = beneath.kind(root)
     alone = kind in (stat.S_IFDIR, stat.S_IFLNK) or not (kind or guard.may_be_made(root))
     return os.fsencode(root if alone else os.path.dirname(root))
-
-
-def _outermost(paths: Iterable[bytes]) -> Iterator[bytes]:
-    """Those of these paths that lie below no other one."""
-    last: bytes | None = None
-    for path in sorted(paths, key=lambda path: path + b"/"):
-        if last is None or not namespace.is_below(path, last):
-            last = path
-            yield path
-
-
-def _own(host: ThisHost) -> list[Shown]:
-    """What csync2 reads: itself, its configs, keys and certificate."""
-    there = [os.path.join("/", name) for name in _SYSTEM] + [*_FILES]
-    there += glob.glob(os.path.join(glob.escape(host.system), "csync2_*"))
-    return [Shown(os.fsencode(path), READ_ONLY) for path in there]
 
 
 def _identity(one: Shown) -> tuple[int, int] | None:
@@ -109,7 +80,7 @@ def await_current(host: ThisHost) -> None:
         if said := custody.notice():
             _ask(said.pid)
         return
-    wanted, until, asked = of_host(host).text, time.monotonic() + MADE_WITHIN, False
+    (_, wanted), until, asked = of_host(host), time.monotonic() + MADE_WITHIN, False
     while True:
         said = custody.notice()
         if said and said.shows == wanted:

@@ -20,8 +20,6 @@ from csync2lib import beneath, versions
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.group import GroupConfig
 
-# --- Contents --------------------------------------------------------------------------------------------
-
 #: How many digests stand for all files of a group: few enough for one message, so many that one differing file
 #: makes few others be compared.
 DIGESTS = 4096
@@ -80,9 +78,7 @@ def of_group(
 
 
 def walk(include: Iterable[str], excludes: Excludes) -> Iterator[bytes]:
-    """
-    The paths of a group's includes and of all below them that are not excluded; links are not followed.
-    """
+    """The paths of a group's includes and of all below them that are not excluded; links are not followed."""
     roots = [path for path in map(os.fsencode, include) if not excludes.match(path, os.path.basename(path))]
     yield from filter(beneath.exists, roots)
     directories = [path for path in roots if beneath.is_directory(path)]
@@ -103,11 +99,9 @@ def count(paths: Iterable[bytes]) -> dict[str, int]:
     """``{"files", "bytes"}`` of paths: how much there is to be read."""
     files = size = 0
     for path in paths:
-        try:
+        with contextlib.suppress(OSError):
             status = beneath.lstat(path)
-        except OSError:
-            continue
-        files, size = files + 1, size + (status.st_size if stat.S_ISREG(status.st_mode) else 0)
+            files, size = files + 1, size + (status.st_size if stat.S_ISREG(status.st_mode) else 0)
     return {"files": files, "bytes": size}
 
 
@@ -121,9 +115,7 @@ def compared(version: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digests(paths: Iterable[bytes], part: int, parts: int, pace: Callable[[int], None]) -> dict[str, str]:
-    """
-    ``{slot: digest}`` of all paths in one of several equal parts; of DIGESTS slots, those that have a path.
-    """
+    """``{slot: digest}`` of all paths in one of several equal parts; of DIGESTS slots, those that have a path."""
     slots: dict[int, int] = {}
     for path in paths:
         slot = digest_slot(path)

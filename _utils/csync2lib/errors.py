@@ -23,24 +23,18 @@ class CommandError(CsyncsyncError):
 
 
 class Interrupted(CommandError):
-    """
-    csync2 did not come to its end: a signal killed it, or it and the peer's csync2 wait for each other for good.
-
-    ``by_peer`` tells whether the peer closed the connection.
-    """
+    """csync2 did not come to its end: a signal killed it, or it and the peer's csync2 wait for each other for good."""
 
     def __init__(self, why: str, output: Sequence[bytes], by_peer: bool = False) -> None:
         super().__init__(why, output)
+        #: whether the peer closed the connection
         self.by_peer = by_peer
 
 
 def raised_as(kind: type[Exception]) -> Callable[[Function], Function]:
     """
     A decorator for functions of a loader file: what they raise of this family, or because csync2's database is missing,
-    locked or damaged, is raised as Salt's kind.
-
-    kind
-        ``salt.exceptions.CommandExecutionError``: this package does not know Salt.
+    locked or damaged, is raised as Salt's kind, CommandExecutionError: this package does not know Salt.
     """
 
     def decorate(function: Function) -> Function:

@@ -26,14 +26,8 @@ Functions = Mapping[str, Callable[..., Any]]
 
 class Facts:
     """
-    What pillar, mine and network say of this host now.
-
-    pillar
-        This host's pillar, from any hand.
-    salt
-        Salt's ``mine.get`` and ``network.interfaces``, by name.
-    master
-        The master's IP address, "" if none is known.
+    What pillar (from any hand), mine and network say of this host now. ``salt`` has Salt's ``mine.get`` and
+    ``network.interfaces``, ``master`` is the master's IP address, "" if none is known.
     """
 
     def __init__(self, host: ThisHost, pillar: Mapping[str, Any], salt: Functions, master: str = "") -> None:
@@ -77,15 +71,13 @@ class Facts:
     def _primary_address(self) -> str:
         """The address that faces the master; without one, the first that is not loopback."""
         own = [address for addresses in self._own_addresses.values() for address in addresses]
-        try:
+        with contextlib.suppress(OSError, ValueError):
             family = socket.AF_INET6 if ":" in self.master else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as sock:
                 sock.connect((self.master.strip("[]"), PORT))  # sends nothing: asks the routing table
                 address: str = sock.getsockname()[0]
             if address in own:
                 return address
-        except (OSError, ValueError):
-            pass
         if not own:
             raise CsyncsyncError("this host has no address that others could reach: set csyncsync:groups:…:address")
         return own[0]

@@ -21,6 +21,7 @@ from csync2lib import confinement, pauses, storage
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import database_path, is_group_name
+from csync2lib.csync2.namespace import is_below
 from csync2lib.errors import CsyncsyncError
 from csync2lib.guard import LET_THROUGH, Guard
 from csync2lib.host import ThisHost
@@ -44,45 +45,27 @@ MOST_TOLD = 5000
 
 
 class GroupConfig(NamedTuple):
-    """
-    What ``group_present`` last wrote into ``config.json``. Beacon and push read this alone, so they need no pillar.
-
-    hosts
-        ``{minion id: {"name", "address", "certificate"}}``
-    unpublished
-        Minion ids of members that have no facts in the mine now; ``hosts`` keeps what was last known of them.
-    name, address, address_wanted
-        This host's name and address in the group, and what the pillar asks for as an address.
-    hold
-        ``{"number", "share"}``: a push that deletes more is held.
-    rules
-        What ``template.context()`` returned: csync2's config is rendered from it.
-    """
+    """What ``group_present`` last wrote into ``config.json``. A push reads this alone, so it needs no pillar."""
 
     group: str
     include: list[str]
     exclude: list[str]
+    #: ``{minion id: {"name", "address", "certificate"}}``
     hosts: dict[str, dict[str, str]]
+    #: this host's, in the group
     name: str
     address: str
     database: str
+    #: members that have no facts in the mine now: ``hosts`` keeps what was last known of them
     unpublished: list[str] = []
     receive_only: bool = False
+    #: what the pillar asks for as an address
     address_wanted: str | None = None
     tls: bool = True
+    #: ``{"number", "share"}``: a push that deletes more is held
     hold: dict[str, float] | None = None
+    #: what ``template.context()`` returned: csync2's config is rendered from it
     rules: dict[str, Any] = {}
-
-    @classmethod
-    def from_dict(cls, said: dict[str, Any]) -> GroupConfig:
-        """Given the file's content, which an older version may have written. Raises CsyncsyncError."""
-        try:
-            return cls(**{name: said[name] for name in cls._fields if said.get(name) is not None})
-        except TypeError as err:
-            raise CsyncsyncError(f"config.json of group {said.get('group')} is damaged: {err}") from err
-
-    def as_dict(self) -> dict[str, Any]:
-        return self._asdict()
 
     def why_no_source(self, minion: str) -> str:
         """Why no other host may get its first content from this one ("" if one may): it only receives."""
@@ -116,7 +99,7 @@ class GroupConfig(NamedTuple):
         """``{name: path}`` of percent-encoded names. Raises CsyncsyncError if one of them is in no include."""
         found = {name: urllib.parse.unquote_to_bytes(name) for name in names}
         for name, path in found.items():
-            inside = any(path == root or path.startswith(root + b"/") for root in self.roots)
+            inside = any(is_below(path, root) for root in self.roots)
             if not inside or os.path.normpath(path) != path or b"\0" in path:
                 raise CsyncsyncError(f"{name} is in no include of {self.group}")
         return found
@@ -164,7 +147,11 @@ class Group:
         if not said:
             there = ", ".join(self.host.installed()) or "none"
             raise CsyncsyncError(f"group {self.name!r} is not on this host; it has {there}. Run state.apply csyncsync")
-        return GroupConfig.from_dict(said)
+        known = {name: said[name] for name in GroupConfig._fields if said.get(name) is not None}
+        try:  # another version may have written it
+            return GroupConfig(**known)
+        except TypeError as err:
+            raise CsyncsyncError(f"config.json of group {said.get('group')} is damaged: {err}") from err
 
     def require(self) -> Group:
         """The group itself. Raises CsyncsyncError if it is not installed here."""
@@ -186,7 +173,13 @@ class Group:
 
     def why_paused(self) -> str:
         """Until when this host is paused, and what ends it ("" if it is not)."""
-        return pauses.why_paused(self.name, self.host.minion, pauses.pauses(self.directory))
+        said, minion = pauses.pauses(self.directory), self.host.minion
+        for host, which in ((pauses.ALL_HOSTS, self.name), (minion, f"{self.name} host={minion}")):
+            if host in said:
+                end, comment = said[host]["until"], said[host]["comment"]
+                until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(end)) if end else "somebody resumes it"
+                return f"paused until {until}{f' ({comment})' if comment else ''}: salt-run csyncsync.resume {which}"
+        return ""
 
     # ---- csync2's database
 
@@ -304,12 +297,8 @@ class Group:
         """
         Hold the group's lock, so that no push runs meanwhile; waits for one that is under way. Yields the config.
 
-        roots
-            Raise unless all include roots are as noted (``guard``).
-        established
-            If given, check the roots, too, and raise with this text unless this host is established in the group.
-
-        Raises CsyncsyncError.
+        Raises CsyncsyncError; with ``roots``, or ``established``, also unless all include roots are as noted
+        (``guard``), and with the text ``established`` unless this host is that.
         """
         config = self.config
         with self.lock(LOCK_WAIT) as mine:

@@ -1,6 +1,4 @@
-"""
-What holds a push back: an include root that is not the one it was, and deletions that look like a lost disk.
-"""
+"""What holds a push back: an include root that is not the one it was, and deletions that look like a lost disk."""
 
 from __future__ import annotations
 
@@ -47,12 +45,7 @@ IN_MEMORY = ("tmpfs", "ramfs")
 
 
 class Guard:
-    """
-    The guard of one group on this host.
-
-    group, directory, database
-        The group's name, the directory of what is noted of it (``roots.json``, ``let_through``), and csync2's database.
-    """
+    """The guard of a group on this host, given its name, the directory of what is noted of it, and its database."""
 
     def __init__(self, group: str, directory: str, database: str) -> None:
         self.group, self.database = group, database
@@ -88,7 +81,7 @@ class Guard:
                         continue
                     beneath.make_directories(directory)
             now[root] = _stands_on(root) if beneath.exists(root) else {"absent": True}
-        problems = self._problems(now)
+        problems = self.problems(now)
         if now != noted and not test:
             storage.write_json(self.roots, now)
         return made, [*problems.values()]
@@ -97,25 +90,30 @@ class Guard:
         """What is wrong with the include roots, in words. Raises CsyncsyncError if the database cannot be read."""
         return [*self.problems().values()]
 
-    def problems(self) -> dict[str, str]:
+    def problems(self, noted: dict[str, Root] | None = None) -> dict[str, str]:
         """
         ``{include root: what is wrong with it}``: what is below such a one is neither checked nor sent. Raises
         CsyncsyncError if the database cannot be read.
         """
-        return self._problems(storage.read_json(self.roots, {}))
+        noted = storage.read_json(self.roots, {}) if noted is None else noted
+        problems = {root: self._problem(root, identity, _look(root)) for root, identity in sorted(noted.items())}
+        advice = (
+            "Nothing below it is sent meanwhile. Put it back; or, to have what is missing here deleted on all hosts:"
+            f" salt-run csyncsync.release {self.group}"
+        )
+        return {root: f"{problem} {advice}" for root, problem in problems.items() if problem}
 
     def renew_roots(self, release: bool = False) -> None:
         """
-        Note what the roots stand on today, but for those with a problem: after a reboot device numbers may differ.
-
-        release
-            What is wrong is accepted: a root that is missing was deleted.
+        Note what the roots stand on today, after a reboot on other device numbers, but for those with a problem; to
+        release, these, too: a root that is missing was deleted.
         """
         noted, now = storage.read_json(self.roots, {}), {}
         for root, identity in noted.items():
-            there = _look(root)
-            wrong = not release and self._problem(root, identity, there)
-            now[root] = identity if wrong else _accepted(identity, there)
+            now[root], there = identity, _look(root)
+            if release or not self._problem(root, identity, there):
+                below = {"below": identity["below"]} if "below" in identity else {}
+                now[root] = {**identity, "absent": True} if isinstance(there, str) else {**there, **below}
         if now != noted:
             storage.write_json(self.roots, now)
 
@@ -167,14 +165,6 @@ class Guard:
             changed[root] = {**identity, "below": below}
         if changed != noted:
             storage.write_json(self.roots, changed)
-
-    def _problems(self, noted: dict[str, Root]) -> dict[str, str]:
-        problems = {root: self._problem(root, identity, _look(root)) for root, identity in sorted(noted.items())}
-        advice = (
-            "Nothing below it is sent meanwhile. Put it back; or, to have what is missing here deleted on all hosts:"
-            f" salt-run csyncsync.release {self.group}"
-        )
-        return {root: f"{problem} {advice}" for root, problem in problems.items() if problem}
 
     def _problem(self, root: str, noted: Root, now: Root | str) -> str:
         """Why an include root, as _look() finds it, is not the one that was noted ("" if it is)."""
@@ -276,13 +266,6 @@ class Guard:
 
     def _open(self) -> Database:
         return Database(self.database, timeout=20)
-
-
-def _accepted(noted: Root, now: Root | str) -> Root:
-    """What is noted of a root from now on, given what _look() finds; one that is not there was deleted."""
-    if isinstance(now, str):
-        return {**noted, "absent": True}
-    return {**now, **({"below": noted["below"]} if "below" in noted else {})}
 
 
 def _look(root: str) -> Root | str:

@@ -7,20 +7,16 @@ import socket
 from typing import Any, NamedTuple
 
 from csync2lib import storage
+from csync2lib.csync2.names import is_group_name
 
 
 class ThisHost(NamedTuple):
-    """
-    The host that this process runs on, and where it keeps what all groups share.
-
-    minion, name
-        Its minion id, and its host name as csync2 has it: lower-cased.
-    system
-        The directory of csync2's configs and keys: a constant of its build.
-    """
+    """The host that this process runs on, and where it keeps what all groups share."""
 
     minion: str
+    #: its host name as csync2 has it: lower-cased
     name: str
+    #: the directory of csync2's configs and keys: a constant of its build
     system: str = "/etc"
     state: str = "/var/lib/csyncsync"
     databases: str = "/var/lib/csync2"
@@ -44,7 +40,7 @@ class ThisHost(NamedTuple):
             names = sorted(os.listdir(self.state))
         except FileNotFoundError:
             return []
-        return [name for name in names if os.path.isdir(os.path.join(self.state, name))]
+        return [name for name in names if is_group_name(name) and os.path.isdir(os.path.join(self.state, name))]
 
     def configs(self) -> dict[str, dict[str, Any]]:
         """``{group: what its config.json says}``, {} of one that has none."""

@@ -4,14 +4,11 @@ The journal of a group: what has changed on this host, and csync2 has not checke
 The watcher writes it, and a push reads it. It is a directory with a file for each flush of the watcher,
 ``WRITTEN-COUNTER-HEARD.paths``: when it was written, and when the last event of what is in it was read (left out if
 unknown), both in ns. The file holds absolute paths as bytes, each ended by a NUL. A path that ends with ``/`` stands
-for a directory and everything below it. The empty file ``whole`` asks for a full rescan: a check of the whole group.
-Files whose names begin with a dot are not finished.
+for a directory and everything below it. The empty file ``whole`` asks for a full rescan: a check of the whole group. A
+file ``….received`` is the server's (``received``). Files whose names begin with a dot are not finished.
 
 The journal survives a loss of power, and a loss of csync2's database: after its check a push moves what it has read
 into ``.checked``, and keeps it there until all has been sent.
-
-Beside the journal, the time of the file ``watched`` tells when the watcher was last there, and the file ``unwatched``
-says since when it was away, until a full rescan has been done.
 """
 
 from __future__ import annotations
@@ -23,12 +20,19 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from csync2lib import storage
+from csync2lib import beneath, storage
 
 #: The directory of what is checked and not yet sent, and how many flushes it keeps: a peer may be away for days.
 CHECKED, MOST_CHECKED = ".checked", 1000
-#: The file that the watcher touches as a sign of life, and seconds between two touches; the file that says since when
-#: there was no watcher, in seconds since the epoch.
+#: How the names of the server's files end.
+RECEIVED = ".received"
+#: The end of a line of which the watcher is sure: somebody has written the file, and it stands as it is recorded.
+REWRITTEN = b"/."
+#: Instead of a number, in the names of files that name what has changed while it was sent: others may have another
+#: state; and what a check has left to csync2.
+CHANGED, AGAIN = "push", "again"
+#: Beside the journal: the file that the watcher touches as a sign of life, and seconds between two touches; the file
+#: that says since when there was no watcher (seconds since the epoch), until a full rescan has been done.
 WATCHED, WATCHED_EVERY, UNWATCHED = "watched", 10.0, "unwatched"
 
 
@@ -48,26 +52,16 @@ def is_watched(directory: str) -> bool:
 def lines(out: Iterable[tuple[bytes, bool, bool]]) -> list[bytes]:
     """
     Given [(path, tree, alone), …], return the lines of a journal file. What is below a tree of the same flush
-    is left out, unless it must be named alone.
+    is left out, unless it must be named alone: it is REWRITTEN.
     """
     out = list(out)
     trees = {path for path, tree, _ in out if tree}
     found: dict[bytes, None] = {}
     for path, tree, alone in out:
-        if trees and not alone and _below_any(path, trees):
+        if trees and not alone and not trees.isdisjoint(beneath.above(path)):
             continue
-        found[path + b"/" if tree else path] = None
+        found[path + (b"/" if tree else REWRITTEN if alone else b"")] = None
     return list(found)
-
-
-def _below_any(path: bytes, trees: set[bytes]) -> bool:
-    """Tell whether a path is below one of these, or is one of them itself without standing for a tree."""
-    path = path.rpartition(b"/")[0]
-    while path:
-        if path in trees:
-            return True
-        path = path.rpartition(b"/")[0]
-    return False
 
 
 def write(directory: str, content: list[bytes], whole: bool, number: int | str, heard: int | None = None) -> None:
@@ -95,7 +89,7 @@ def checked_again(directory: str) -> Iterator[set[bytes]]:
         yield paths
     finally:
         if paths:
-            write(directory, sorted(paths), False, "push")
+            write(directory, sorted(paths), False, CHANGED)
 
 
 def mark_whole(directory: str) -> None:
@@ -130,59 +124,41 @@ def forget_unwatched(directory: str) -> None:
 
 
 def names(directory: str) -> list[str]:
-    """What is in a journal, the oldest flush first. Raises OSError if it is not there."""
-    return sorted(name for name in os.listdir(directory) if not name.startswith("."))
+    """What is in a journal, the oldest flush first; nothing if it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(name for name in os.listdir(directory) if not name.startswith("."))
+    return []
 
 
-def first(directory: str) -> str | None:
-    """The name of the oldest flush, None if there is none."""
-    try:
-        return next((name for name in names(directory) if name.endswith(".paths")), None)
-    except OSError:
-        return None
+def waiting(directory: str) -> list[str]:
+    """The files of a journal, the oldest flush first."""
+    return [os.path.join(directory, name) for name in names(directory)]
 
 
 def count(directory: str) -> int:
-    """How many flushes and requests for a full rescan are in a journal; 0 if it is not there."""
-    try:
-        return len(names(directory))
-    except FileNotFoundError:
-        return 0
+    """How many flushes and requests for a full rescan are in a journal."""
+    return len(names(directory))
 
 
 def oldest(directory: str) -> tuple[float | None, bool]:
     """When the oldest entry of a journal was made (None: it is empty), and whether it asks for a full rescan."""
-    try:
-        there = names(directory)
-    except OSError:
-        return None, False
-    times = _times(there)
-    whole = mtime(os.path.join(directory, "whole")) if "whole" in there else None
-    if whole is not None:
-        times.append(whole)
-    return (min(times) if times else time.time()) if there else None, whole is not None
-
-
-def oldest_unsent(directory: str) -> float | None:
-    """When the oldest change was noted that not all others have been sent; None if no such change is known."""
-    times = [*_times(map(os.path.basename, _checked(directory))), oldest(directory)[0]]
-    return min((when for when in times if when is not None), default=None)
+    there = names(directory)
+    asked = [when for name in ("whole", "whole.taken") if (when := mtime(os.path.join(directory, name))) is not None]
+    return min([*_times(there), *asked], default=time.time()) if there else None, bool(asked)
 
 
 def waiting_since(directory: str, last: Mapping[str, Any]) -> float | None:
     """
-    When the oldest change that others may lack was seen (seconds since the epoch), as far as is known; else None.
-
-    last
-        ``push.json`` of the last push: its ``since`` covers what no journal names, as what a full rescan found.
+    When the oldest change that others may lack was seen (seconds since the epoch), as far as is known; else None. The
+    ``since`` in ``push.json`` of the last push covers what no journal names, as what a full rescan found.
     """
-    times = [oldest_unsent(directory), last.get("since")]
+    times = [*_times(map(os.path.basename, _checked(directory))), oldest(directory)[0], last.get("since")]
     return min((when for when in times if when is not None), default=None)
 
 
 def _times(there: Iterable[str]) -> list[float]:
     """When these flushes were written."""
-    return [int(name[:20]) / 10**9 for name in there if name.endswith(".paths") and name[:20].isdigit()]
+    return [int(name[:20]) / 10**9 for name in there if name[:20].isdigit()]
 
 
 def mtime(path: str) -> float | None:
@@ -215,7 +191,7 @@ def take(directory: str) -> tuple[list[str], dict[bytes, bool], bool]:
     """
     with contextlib.suppress(FileNotFoundError):
         os.replace(os.path.join(directory, "whole"), os.path.join(directory, "whole.taken"))
-    files = [os.path.join(directory, name) for name in names(directory)]
+    files = waiting(directory)
     return files, _read(files), os.path.join(directory, "whole.taken") in files
 
 
@@ -227,9 +203,24 @@ def _read(files: Iterable[str]) -> dict[bytes, bool]:
             with open(file_name, "rb") as file:
                 for path in file.read().split(b"\0"):
                     if path.startswith(b"/"):
-                        name = path.rstrip(b"/")
+                        name = path.removesuffix(REWRITTEN).rstrip(b"/")
                         entries[name] = entries.pop(name, False) or path.endswith(b"/")
     return entries
+
+
+def rewritten(files: Iterable[str]) -> set[bytes]:
+    """The paths that others may have otherwise although they stand as they are recorded, as these journal files say."""
+    found = {*_read(file for file in files if _is_by(file, CHANGED))}
+    for file_name in files:
+        if file_name.endswith(".paths"):
+            with open(file_name, "rb") as file:
+                lines = file.read().split(b"\0")
+            found.update(path.removesuffix(REWRITTEN) for path in lines if path.endswith(REWRITTEN))
+    return found
+
+
+def _is_by(file: str, number: str) -> bool:
+    return file.endswith(f"-{number}.paths")
 
 
 def heard(files: Iterable[str]) -> dict[bytes, float]:
@@ -244,7 +235,7 @@ def heard(files: Iterable[str]) -> dict[bytes, float]:
 def discharge(files: list[str]) -> None:
     """Move these files to ``.checked``: csync2's check has recorded what they name."""
     for path in files:
-        if path.endswith(".paths"):
+        if path.endswith(".paths") and not _is_by(path, AGAIN):
             checked = os.path.join(os.path.dirname(path), CHECKED)
             os.makedirs(checked, mode=0o700, exist_ok=True)
             os.replace(path, os.path.join(checked, os.path.basename(path)))
@@ -260,20 +251,17 @@ def forget(directory: str) -> None:
         os.unlink(path)
 
 
-def unsent(directory: str) -> dict[bytes, bool]:
+def unsent(directory: str, since: float = 0.0) -> dict[bytes, bool]:
     """
-    ``{path: whole tree?}`` of what changed here and has not been sent to all others, as far as is known; what changed
-    last stands last.
+    ``{path: whole tree?}`` of what changed here (and was noted since then) and may not have been sent to all others;
+    what changed last last.
     """
-    there = [os.path.join(directory, name) for name in names(directory)]
-    return _read([*_checked(directory), *there])
+    files = [*_checked(directory), *(file for file in waiting(directory) if not _is_by(file, AGAIN))]
+    return _read(file for file in files if max(_times([os.path.basename(file)]), default=since) >= since)
 
 
 def _checked(directory: str) -> list[str]:
-    try:
-        return [os.path.join(directory, CHECKED, name) for name in names(os.path.join(directory, CHECKED))]
-    except FileNotFoundError:
-        return []
+    return waiting(os.path.join(directory, CHECKED))
 
 
 def is_among(entries: Mapping[bytes, bool], path: bytes) -> bool:

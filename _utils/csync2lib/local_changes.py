@@ -21,10 +21,7 @@ AT_ONCE = 500
 
 
 def changes(directory: str, database: str, most: int) -> dict[str, str]:
-    """
-    Given the group's directory and the path of its database, return ``{percent-encoded path: "changed", "deleted" or
-    "new"}`` of local changes; at most so many. Raises sqlite3.Error.
-    """
+    """``{percent-encoded path: "changed", "deleted" or "new"}`` of so many local changes. Raises sqlite3.Error."""
     names, found = iter(sorted(storage.read_names(os.path.join(directory, LOCAL)))), dict[str, str]()
     while (some := list(islice(names, AT_ONCE))) and len(found) < most:
         with Database(database, timeout=2) as opened:

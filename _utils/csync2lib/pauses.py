@@ -26,13 +26,3 @@ def take(directory: str, said: Pauses) -> None:
     path = os.path.join(directory, "paused.json")
     if said != storage.read_json(path, {}):
         storage.write_json(path, said)
-
-
-def why_paused(group: str, minion: str, said: Pauses) -> str:
-    """Until when a host is paused in a group, and what ends it ("" if it is not)."""
-    for host, which in ((ALL_HOSTS, ""), (minion, f" host={minion}")):
-        if host in said:
-            end, comment = said[host]["until"], said[host]["comment"]
-            until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(end)) if end else "somebody resumes it"
-            return f"paused until {until}{f' ({comment})' if comment else ''}: salt-run csyncsync.resume {group}{which}"
-    return ""

@@ -31,10 +31,8 @@ _SOCKET, _DIRECTORY = encode(SOCKET), encode(DIRECTORY)
 def digests(group: Group) -> list[str] | None:
     """
     DIGESTS digests, of 16 hexadecimal digits each, of all records but those of includes that are directories: an empty
-    one need not be like another host's. None if the database changes meanwhile. Raises CsyncsyncError, sqlite3.Error,
-    OSError.
-
-    They are kept until the database is changed.
+    one need not be like another host's. They are kept until the database is changed; None if that is meanwhile. Raises
+    CsyncsyncError, sqlite3.Error, OSError.
     """
     roots = group.config.roots
     before = [VERSION, _change(group.database), sorted(urllib.parse.quote_from_bytes(root) for root in roots)]
@@ -62,8 +60,17 @@ def entries(group: Group, slots: Collection[int], most: int) -> dict[str, str]:
     for name, record in _records(group):
         if zlib.crc32(name) % DIGESTS in wanted and len(found) < most:
             path = decode(name) + (b"/" if record.endswith(_DIRECTORY) else b"")
-            found[urllib.parse.quote_from_bytes(path)] = hashlib.blake2b(record, digest_size=8).hexdigest()
+            found[urllib.parse.quote_from_bytes(path)] = _digest(record)
     return found
+
+
+def digest(state: bytes) -> str:
+    """The digest of one record, as entries() gives it, of a path in this state."""
+    return _digest(encode(state))
+
+
+def _digest(record: bytes) -> str:
+    return hashlib.blake2b(record, digest_size=8).hexdigest()
 
 
 def kept(group: Group, directories: Iterable[bytes]) -> list[str]:

@@ -13,15 +13,13 @@ from typing import Any
 from csync2lib import beneath
 from csync2lib.backups import directory_of, numbered, shown
 from csync2lib.csync2 import unfinished
+from csync2lib.csync2.namespace import is_below
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import Group
 
 
 def put_back(group: Group, name: str, generation: int) -> dict[str, Any]:
-    """
-    Put an old version back at a percent-encoded path; the next push sends it. Returns what restore() does. Raises
-    CsyncsyncError.
-    """
+    """Put an old version back at a percent-encoded path, as restore() does; the next push sends it."""
     config = group.config
     path, top = config.in_includes([name])[name], directory_of(config)
     if why := config.why_no_source(group.host.minion):
@@ -29,7 +27,7 @@ def put_back(group: Group, name: str, generation: int) -> dict[str, Any]:
     if isinstance(generation, bool) or not isinstance(generation, int) or generation < 0:
         raise CsyncsyncError(f"generation={generation} is no number, as csyncsync.backups shows them")
     with group.exclusive(established=f"this host has not joined {group.name} yet"):
-        root = next(root for root in config.roots if path == root or path.startswith(root + b"/"))
+        root = next(root for root in config.roots if is_below(path, root))
         return restore(top, path, generation, root)
 
 

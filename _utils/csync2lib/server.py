@@ -14,6 +14,7 @@ import errno
 import hashlib
 import ipaddress
 import json
+import math
 import os
 import pathlib
 import resource
@@ -30,9 +31,10 @@ from typing import Any, NamedTuple
 from csync2lib import confinement, storage
 from csync2lib.csync2 import custody, namespace, unfinished
 from csync2lib.csync2.command import PORT
-from csync2lib.csync2.log import AT_ONCE, SYSTEM, Log
+from csync2lib.csync2.log import SYSTEM, Log, updated
 from csync2lib.errors import CommandError
 from csync2lib.host import ThisHost
+from csync2lib.received import Received
 
 #: An empty directory, in which a namespace is made.
 PLACE = "/run/csyncsync-namespace"
@@ -47,12 +49,11 @@ SILENT_SHARE = 0.5
 OPEN_FILES = 8192
 #: Seconds in which a connection has to begin, and after which it may have to make room for another one.
 BEGIN_WITHIN, ROOM_AFTER = 5.0, 1.0
-#: Seconds between two looks at the host's groups and mounts, and at connections that have not begun.
-LOOK = 1.0
+#: Seconds between two looks at the host's groups and mounts, and at connections that have not begun; and between two
+#: times that what csync2 says is heard: to be woken for each message would take longer than to hear it.
+LOOK, HEAR = 1.0, 0.02
 #: Addresses of no member that are named in the log.
 MOST_REFUSED = 100
-#: By these csync2 ends when its peer is gone.
-GOOD_ENDS = (signal.SIGPIPE, signal.SIGHUP)
 #: Connections that the kernel keeps waiting.
 BACKLOG = 1024
 
@@ -69,16 +70,11 @@ class Connection:
 
     def look(self, now: float) -> None:
         """Find out what became of it: csync2 opens a group's database when it knows the group."""
-        if not self.begun:
-            self.begun = custody.has_open(self.process.pid, ".db3")
-        read = self._read()
-        if read != self.read:
-            self.read, self.idle_since = read, now
-
-    def _read(self) -> int:
+        self.begun = self.begun or custody.has_open(self.process.pid, ".db3")
         with contextlib.suppress(OSError, ValueError), open(f"/proc/{self.process.pid}/io", encoding="ascii") as file:
-            return int(file.readline().split()[1])
-        return 0
+            read = int(file.readline().split()[1])
+            if read != self.read:
+                self.read, self.idle_since = read, now
 
 
 class Silent(NamedTuple):
@@ -94,7 +90,7 @@ class Server:
 
     def __init__(self, host: ThisHost) -> None:
         self.host = host
-        self.log = Log()
+        self.log, self.received = Log(), Received(host)
         self.includes: list[bytes] = []
         #: when csync2 had last said nothing that was not heard
         self.heard = time.time()
@@ -113,38 +109,39 @@ class Server:
     # ---- What it serves
 
     def look(self) -> None:
-        """Look at the host's groups and mounts, if it is possible; whatever asks for it, the server goes on."""
+        """
+        Find out from the host's groups and mounts who may come, where to listen, and what csync2 may see, if it is
+        possible; whatever asks for it, the server goes on.
+        """
         self.looked = time.monotonic()
         try:
-            self._look()
+            configs = [*self.host.configs().values()]
+            self.members = {_plain(host["address"]) for config in configs for host in config.get("hosts", {}).values()}
+            self.includes = [os.fsencode(path) for config in configs for path in config.get("include", ())]
+            # On the groups' own addresses if each of them sets ``address``, else on all ("").
+            own = all(config.get("address_wanted") for config in configs)
+            unheard = self._listen({config["address"] if own else "" for config in configs})
+            self._confine()
+            self._tell(self.problem or unheard)
         except OSError as err:
             _log(f"cannot look at this host's groups: {err}")
-
-    def _look(self) -> None:
-        """Find out who may come, where to listen, and what csync2 may see."""
-        configs = [*self.host.configs().values()]
-        self.members = {_plain(host["address"]) for config in configs for host in config.get("hosts", {}).values()}
-        self.includes = [os.fsencode(path) for config in configs for path in config.get("include", ())]
-        unheard = self._listen(_addresses(configs))
-        self._confine()
-        self._tell(self.problem or unheard)
 
     def _confine(self) -> None:
         """Make the namespace anew if it does not show what it should."""
         if os.path.exists(custody.UNCONFINED):
             self.problem = ""
             return
-        wanted = confinement.of_host(self.host)
-        if wanted.text == self.shows and not self.problem:
+        wanted, text = confinement.of_host(self.host)
+        if text == self.shows and not self.problem:
             return
         os.makedirs(PLACE, mode=0o700, exist_ok=True)
         try:
-            made = namespace.make(wanted.shown, PLACE, {SYSTEM: custody.LOG})
+            made = namespace.make(wanted, PLACE, {SYSTEM: custody.LOG})
         except OSError as err:
             made, self.problem = -1, _why_not(err)
         else:
             self.problem = ""
-        before, self.namespace, self.shows = self.namespace, made, wanted.text
+        before, self.namespace, self.shows = self.namespace, made, text
         link = f"{custody.NAMESPACE}.new"
         storage.remove(link)
         if made >= 0:
@@ -188,7 +185,10 @@ class Server:
         source = _plain(address[0])
         if source not in self.members:
             connection.close()
-            self._refuse(source)
+            if source not in self.refused and len(self.refused) < MOST_REFUSED:
+                # Perhaps a host that comes from another address than it should: that is said once.
+                self.refused.add(source)
+                _log(f"{source} is no host of any group here: it is not let in")
             return
         self.silent[connection.fileno()] = Silent(source, connection, time.monotonic())
         others = [silent for silent in self.silent.values() if silent.source == source]
@@ -198,12 +198,6 @@ class Server:
             sources = collections.Counter(silent.source for silent in self.silent.values())
             [(most, _)] = sources.most_common(1)
             self._close(next(silent for silent in self.silent.values() if silent.source == most))
-
-    def _refuse(self, source: str) -> None:
-        """Say once that somebody is no member: perhaps a host that comes from another address than it should."""
-        if source not in self.refused and len(self.refused) < MOST_REFUSED:
-            self.refused.add(source)
-            _log(f"{source} is no host of any group here: it is not let in")
 
     def hear(self, silent: Silent) -> None:
         """Give a connection on which something was said to a csync2, or close it."""
@@ -229,8 +223,10 @@ class Server:
 
     def _start(self, connection: socket.socket, source: str) -> None:
         with custody.Entrance() as entrance:
+            # What it tells (-v) is heard in custody only: outside, it would go to the host's own log.
+            told = ["-v"] if entrance.handles else []
             process = subprocess.Popen(
-                entrance.command("csync2", "-i", "-l"),
+                entrance.command("csync2", "-i", "-l", *told),
                 stdin=connection.fileno(),
                 stdout=connection.fileno(),
                 pass_fds=entrance.handles,
@@ -250,14 +246,14 @@ class Server:
             connection.look(now)
         new = [connection for connection in there if not connection.begun and now - connection.since > ROOM_AFTER]
         if len(new) >= MOST_NOT_BEGUN:
-            return self._end(min(new, key=lambda connection: connection.since))
+            min(new, key=lambda connection: connection.since).process.kill()
+            return True
         if len(there) < MOST:
             return True
         idle = min(there, key=lambda connection: connection.idle_since)
-        return now - idle.idle_since > ROOM_AFTER and self._end(idle)
-
-    def _end(self, connection: Connection) -> bool:
-        connection.process.kill()
+        if now - idle.idle_since <= ROOM_AFTER:
+            return False
+        idle.process.kill()
         return True
 
     def end_all(self) -> None:
@@ -266,26 +262,35 @@ class Server:
             connection.process.kill()
 
     def reap(self) -> None:
-        """See which csync2 has ended. One that was killed may not have written down what it did."""
-        there, self.connections = self.connections, []
-        for connection in there:
-            code = connection.process.poll()
-            if code is None:
-                self.connections.append(connection)
-                continue
+        """See which csync2 has ended. One that was killed, or has failed, may not have recorded what it did."""
+        ended = [connection for connection in self.connections if connection.process.poll() is not None]
+        if not ended:
+            return
+        while not self.hear_csync2():  # all that these have said is there by now
+            pass
+        for connection in ended:
+            self.connections.remove(connection)
+            self.received.ended(connection.process.pid, recorded=not connection.process.returncode)
             os.rmdir(os.path.join(custody.SERVING, str(connection.process.pid)))
-            if connection.begun and code < 0 and -code not in GOOD_ENDS:
-                note_died()
 
-    def hear_csync2(self) -> None:
-        """Take note of what csync2 says: a file that it could not give its name is of no use, and it makes more."""
-        now, messages = time.time(), [*self.log.hear()]
-        for said in messages:
-            path = unfinished.not_renamed(said)
+    def hear_csync2(self) -> bool:
+        """
+        Take note of what csync2 says: which paths it receives; and a file that it could not give its name is of no use,
+        and it makes more. Tells whether that was all.
+        """
+        now = time.time()
+        messages, is_all = self.log.hear()
+        for pid, text in messages:
+            if path := updated(text):
+                self.received.note(pid, path)
+                continue
+            path = unfinished.not_renamed(text)
             if path and any(namespace.is_below(path, include) for include in self.includes):
                 unfinished.delete_not_renamed(path, self.heard)
-        if len(messages) < AT_ONCE:
+        self.received.write()
+        if is_all:
             self.heard = now
+        return is_all
 
     def cut_off(self) -> None:
         """End what has not begun in time."""
@@ -293,7 +298,7 @@ class Server:
         for connection in self.connections:
             connection.look(now)
             if not connection.begun and now - connection.since > BEGIN_WITHIN:
-                self._end(connection)
+                connection.process.kill()
         for silent in [silent for silent in self.silent.values() if now - silent.since > BEGIN_WITHIN]:
             self._close(silent)
 
@@ -303,17 +308,23 @@ class Server:
         """Serve until somebody ends this process."""
         signals, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake)
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        with open("/proc/self/mountinfo", "rb") as mounted:
-            while True:
-                self._serve_once(signals, mounted)
+        try:
+            with open("/proc/self/mountinfo", "rb") as mounted:
+                while self._serve_once(signals, mounted):
+                    pass
+        finally:
+            self.end_all()
+            for connection in self.connections:
+                connection.process.wait()
+            self.reap()
 
-    def _serve_once(self, signals: int, mounted: Any) -> None:
+    def _serve_once(self, signals: int, mounted: Any) -> bool:
+        """Tells whether to go on."""
         poll = select.poll()
         sockets = {listening.fileno(): listening for listening in self.listening.values()}
-        for handle in (signals, self.log.socket.fileno(), *sockets, *self.silent):
+        for handle in (signals, *sockets, *self.silent):
             poll.register(handle, select.POLLIN)
         poll.register(mounted, select.POLLPRI)
         now = time.monotonic()
@@ -321,7 +332,8 @@ class Server:
             self.look()
             self.cut_off()
         told = b""
-        for handle, _ in poll.poll(max(0.0, self.looked + LOOK - time.monotonic()) * 1000):
+        until = min(self.looked + LOOK, now + HEAR if self.connections else math.inf)
+        for handle, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000):
             if handle == signals:
                 told = os.read(signals, 4096)
             elif handle in sockets:
@@ -336,24 +348,10 @@ class Server:
             self.end_all()
         if signal.SIGHUP in told:
             self.look()
-
-
-def note_died() -> None:
-    """Leave a sign, by a file's time, for the watcher."""
-    with contextlib.suppress(OSError), open(custody.DIED, "wb") as file:
-        os.utime(file.fileno())
+        return signal.SIGTERM not in told
 
 
 # --- Addresses -------------------------------------------------------------------------------------------
-
-
-def _addresses(configs: Sequence[dict[str, Any]]) -> set[str]:
-    """Where to listen: on the groups' own addresses if each of them sets ``address``, else on all ("")."""
-    if not configs:
-        return set()
-    if all(config.get("address_wanted") for config in configs):
-        return {config["address"] for config in configs}
-    return {""}
 
 
 def _listening(address: str) -> socket.socket:
@@ -429,7 +427,6 @@ def main(arguments: Sequence[str]) -> None:
     os.makedirs(custody.RUNS, mode=0o700, exist_ok=True)
     shutil.rmtree(custody.SERVING, ignore_errors=True)
     os.mkdir(custody.SERVING)
-    note_died()  # what the server before this one had open was killed with it
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, OPEN_FILES), most))
     Server(ThisHost("", socket.gethostname().lower(), *arguments[:1])).serve()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import sqlite3
 import stat
 import time
@@ -28,7 +27,7 @@ from csync2lib.guard import is_empty_directory
 from csync2lib.host import ThisHost
 
 #: Seconds until the watcher, and a push that is under way, have seen that a group's config is gone.
-LET_GO_WITHIN = 3.0
+LET_GO_WITHIN = 15.0
 #: What checks a group now and then, and what sees that commands are due.
 UNITS = {"timer": "csyncsync-full@{}.timer", "actions": "csyncsync-action@{}.path"}
 #: The directory of the units that the states bring.
@@ -56,7 +55,7 @@ def install(
     roots, problems = group.guard.note_roots(new.include, test, found["options"].get("files", ()))
     changes: dict[str, Any] = {"made": made + roots} if made or roots else {}
     changes.update(_differences(old, new))
-    if old != new.as_dict():
+    if old != new._asdict():
         changes = changes or {"facts": "updated"}
         if not test:
             group.note_dropped(group.dropped() | ({*old.get("hosts", {})} - {*new.hosts}))
@@ -66,7 +65,10 @@ def install(
     pins = group.pin(new, test)
     changes.update(pins)
     if not test and (new_key or pins):
-        _meet_anew(group)
+        # A connection goes on with the key and the certificate with which it began, for as long as the other side
+        # likes; what a peer was sending is sent again. Peers that failed are tried again.
+        custody.end_all()
+        group.forget("peers.json", "large.json")
     changes.update(_unit(group.name, "timer", True, salt, test))
     changes.update(_unit(group.name, "actions", bool(new.rules["commands"]), salt, test))
     if not test and not problems and not all(map(is_empty_directory, new.include)):
@@ -94,25 +96,18 @@ def _config(group: Group, found: dict[str, Any]) -> GroupConfig:
 
 
 def _write(group: Group, old: dict[str, Any], new: GroupConfig) -> None:
-    storage.write_json(group.path("config.json"), new.as_dict())
-    _readdress(group, old.get("hosts", {}), new)
+    storage.write_json(group.path("config.json"), new._asdict())
+    was = {minion: host["address"] for minion, host in old.get("hosts", {}).items()}
+    now = {minion: host["address"] for minion, host in new.hosts.items()}
+    moved = {was[minion]: now[minion] for minion in now.keys() & was.keys() if was[minion] != now[minion]}
+    if moved and os.path.exists(group.database):  # what waits for a host that has another address waits for it there
+        with group.open_database(write=True) as database:
+            database.readdress(moved)
     if old and old["rules"] != new.rules:
         journal.mark_whole(group.journal)
         if os.path.exists(group.database):
             confinement.await_current(group.host)
             command.run(group.name, "-R")  # forget what is no longer included
-
-
-def _readdress(group: Group, old: dict[str, dict[str, str]], new: GroupConfig) -> None:
-    """What waits for a host that has another address by now waits for it there."""
-    moved = {
-        old[minion]["address"]: host["address"]
-        for minion, host in new.hosts.items()
-        if minion in old and old[minion]["address"] != host["address"]
-    }
-    if moved and os.path.exists(group.database):
-        with group.open_database(write=True) as database:
-            database.readdress(moved)
 
 
 def _differences(old: dict[str, Any], new: GroupConfig) -> Iterator[tuple[str, dict[str, list[str]]]]:
@@ -158,19 +153,6 @@ def _make_backup_directory(group: str, path: str | None, test: bool) -> list[str
     return []
 
 
-def _meet_anew(group: Group) -> None:
-    """
-    End the connections to this host's csync2, and try peers again that failed, because a key or certificates changed.
-
-    A connection goes on with the key and the certificate with which it began, for as long as the other side likes. What
-    a peer was sending is sent again.
-    """
-    if said := custody.notice():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(said.pid, signal.SIGUSR1)  # server.end_all()
-    group.forget("peers.json", "large.json")
-
-
 def _begin(group: Group, salt: Functions) -> None:
     """Have this host's files recorded, aside: that takes minutes if there are many, and needs no turn of the group."""
     if not os.path.exists(f"{UNIT_DIRECTORY}/csyncsync-push@.service"):
@@ -198,10 +180,13 @@ def remove(group: Group, salt: Functions, test: bool = False) -> list[str]:
     """Do and return what ``csyncsync.remove`` does. Raises CsyncsyncError."""
     if not is_group_name(group.name):
         raise CsyncsyncError(f"{group.name!r} is no group name")
-    removed, until = _take_off(group, salt, test), time.monotonic() + LET_GO_WITHIN
-    # The watcher, a push, or a refresh that has read an older pillar may just make something of it anew.
-    while not test and _take_off(group, salt, test) and time.monotonic() < until:
-        time.sleep(0.2)
+    if test or not os.path.isdir(group.directory):
+        return _take_off(group, salt, test)
+    with group.lock(LET_GO_WITHIN):  # a push that is under way would make something of it anew
+        removed, until = _take_off(group, salt, test), time.monotonic() + LET_GO_WITHIN
+        # So may the watcher, or a refresh that has read an older pillar.
+        while _take_off(group, salt, test) and time.monotonic() < until:
+            time.sleep(0.2)
     return removed
 
 
@@ -220,14 +205,6 @@ def _take_off(group: Group, salt: Functions, test: bool) -> list[str]:
     return removed
 
 
-# --- Refresh ---------------------------------------------------------------------------------------------
-
-
-def _environment(host: ThisHost) -> str:
-    """The environment of the master's file server that csyncsync's states come from, as they have noted it."""
-    return (storage.read(os.path.join(host.state, "saltenv")) or "base").strip()
-
-
 def refresh(host: ThisHost, accepted: dict[str, list[str]] | None, salt: Functions) -> list[str] | str:
     """Do and return what ``csyncsync.refresh`` does. Raises CsyncsyncError."""
     os.makedirs(host.state, mode=0o700, exist_ok=True)
@@ -239,9 +216,10 @@ def refresh(host: ThisHost, accepted: dict[str, list[str]] | None, salt: Functio
             if not mine:
                 return "another call takes too long"
             pillar = {"csyncsync": {"accepted": accepted}} if accepted else None
-            states = salt["state.apply"](
-                "csyncsync.service,csyncsync.groups", concurrent=True, pillar=pillar, saltenv=_environment(host)
-            )
+            # The environment of the master's file server that csyncsync's states come from, as they have noted it.
+            saltenv = (storage.read(os.path.join(host.state, "salt.env")) or "base").strip()
+            which = "csyncsync.service,csyncsync.groups"
+            states = salt["state.apply"](which, concurrent=True, pillar=pillar, saltenv=saltenv)
     if not isinstance(states, dict):
         raise CsyncsyncError("; ".join(str(line) for line in states))
     return sorted(state["__id__"] for state in states.values() if state["result"] is False)

@@ -62,19 +62,14 @@ def read_names(path: Path) -> set[bytes]:
 
 
 def write(path: Path, content: str | bytes, mode: int = 0o600, durable: bool = True) -> None:
-    """
-    Write a file whole or not at all. Raises OSError.
-
-    durable
-        Also when the power fails: the file is either the old or the new one.
-    """
+    """Write a file whole or not at all; ``durable``: also when the power fails. Raises OSError."""
     with _written(path, content, mode, durable) as temporary:
         os.replace(temporary, path)
 
 
-def create(path: Path, content: str | bytes, mode: int = 0o600) -> None:
+def create(path: Path, content: str | bytes) -> None:
     """The same of a file that must not be there yet. Raises FileExistsError, OSError."""
-    with _written(path, content, mode, True) as temporary:
+    with _written(path, content, 0o600, True) as temporary:
         os.link(temporary, path)
 
 
@@ -82,9 +77,8 @@ def create(path: Path, content: str | bytes, mode: int = 0o600) -> None:
 def _written(path: Path, content: str | bytes, mode: int, durable: bool) -> Iterator[str]:
     """Yields the name of a file with this content beside a path; it is gone afterwards."""
     directory, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(directory, f".{name}.tmp{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)  # of a process that had this number before
+    # Another host may share the directory, and a process there, or a thread here, have the same number.
+    temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}.tmp{os.getpid()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with open(fd, "wb") as file:

@@ -23,10 +23,8 @@ def version(path: bytes, text: bool = False, pace: Callable[[int], None] | None 
     What this host has at a path in bytes: ``{"type", "size": bytes, "mtime": seconds since the epoch, "time": the same
     in words, UTC, "mode", "owner", "sha256" or "target"}``, with ``{"type": "nothing", …}`` if nothing is there.
 
-    text
-        Also ``"text"``, if the file is not long, and is text.
-    pace
-        Called with the number of bytes, after each part of a file that was read.
+    With ``text`` also ``"text"``, if the file is not long, and is text. ``pace`` is called with the number of bytes,
+    after each part of a file that was read.
     """
     kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
     try:
@@ -44,12 +42,13 @@ def version(path: bytes, text: bool = False, pace: Callable[[int], None] | None 
 
 def described(status: os.stat_result) -> dict[str, Any]:
     """``{"size", "mtime", "time", "mode", "owner"}`` of a file's status, as version() has them."""
+    minute = time.monotonic() // 60
     return {
         "size": status.st_size,
         "mtime": status.st_mtime,
         "time": _time(status.st_mtime),
         "mode": f"{stat.S_IMODE(status.st_mode):04o}",
-        "owner": f"{_name(pwd.getpwuid, status.st_uid)}:{_name(grp.getgrgid, status.st_gid)}",
+        "owner": f"{_name(pwd.getpwuid, status.st_uid, minute)}:{_name(grp.getgrgid, status.st_gid, minute)}",
     }
 
 
@@ -60,12 +59,8 @@ def _time(when: float) -> str:
         return f"{when:.0f} s since 1970"
 
 
-def _name(look_up: Callable[[int], Any], number: int) -> str:
-    return _looked_up(look_up, number, time.monotonic() // 60)
-
-
 @functools.lru_cache(maxsize=256)
-def _looked_up(look_up: Callable[[int], Any], number: int, minute: float) -> str:
+def _name(look_up: Callable[[int], Any], number: int, minute: float) -> str:
     """Once a minute: it takes as long as to read a small file."""
     try:
         return str(look_up(number)[0])

@@ -23,10 +23,12 @@ BLOCKED_FOR = (30.0, 120.0)
 
 # --- A master that does not answer -------------------------------------------------------------------------
 
-#: Age of the oldest journal entry, and of the file ``left``, after which a host pushes without the master; spread, so
-#: that hosts that lost their master together do not push together; between two pushes without a master.
-ALONE_AFTER, LEFT_ALONE_AFTER = 20.0, 90.0
-ALONE_SPREAD, ALONE_INTERVAL = 5.0, (15.0, 30.0)
+#: Age of the oldest journal entry after which a host pushes without the master: at first, and at most, when the master
+#: has answered too late several times. It pushes at once as long as the master stays silent after that.
+ALONE_AFTER = (2.0, 20.0)
+#: The same of the file ``left``, and of what the master has said that it is queued; between two pushes of the same
+#: without a master.
+LEFT_ALONE_AFTER, ALONE_INTERVAL = 90.0, (15.0, 30.0)
 #: Most between two events that say the same.
 RETRY_CAP = 30.0
 
@@ -36,8 +38,8 @@ RETRY_CAP = 30.0
 LINKED_INTERVAL = 30.0
 #: Between attempts to watch what could not be watched.
 REWALK = 30.0
-#: Without a change until a temporary file of csync2's may count as left behind.
-LEFT_AFTER = 10.0
+#: Without a change until a temporary file of csync2's may count as left behind: if no csync2 has it open by then.
+LEFT_AFTER = 2.0
 
 #: Until what has changed is in the journal: the beacon's ``max_delay``, and what a busy host needs.
 TOLD_WITHIN = 3.0
@@ -46,7 +48,7 @@ TOLD_WITHIN = 3.0
 
 #: After which the holder of a lease is asked whether it still pushes, and how long that may take.
 LEASE_CHECK, LEASE_ANSWER = 8, 5
-#: Between two messages to the hosts that wait: less than ALONE_AFTER, after which they push by themselves.
+#: Between two messages to the hosts that wait: a host that is patient hears it before it pushes by itself.
 WAITING_TOLD = 4
 #: Until a join that waits for its turn goes on all the same.
 JOIN_WAIT = 60

@@ -30,9 +30,12 @@ The units of csyncsync are gone:
       - /etc/systemd/system/csyncsync-action@.path
       - /etc/systemd/system/csyncsync-action@.service
 
-What the watcher was told and has left is gone:
+What the watcher and the server were told and have left is gone:
   file.absent:
     - names:
+      - /var/lib/csyncsync/salt.env
+      - /var/lib/csyncsync/csync2.unconfined
+      - /var/lib/csyncsync/csync2.received
       - /var/lib/csyncsync/beacon.json
       - /var/lib/csyncsync/watcher.lock
       - /var/lib/csyncsync/watcher.left

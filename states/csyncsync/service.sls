@@ -27,7 +27,7 @@ What is known of the groups is for root alone:
 
 The environment of these states is known:
   file.managed:
-    - name: /var/lib/csyncsync/saltenv
+    - name: /var/lib/csyncsync/salt.env
     - contents: {{ saltenv | tojson }}
     - mode: '0600'
     - require:
@@ -43,12 +43,12 @@ csync2 is confined or not:
 
 csync2 is confined:
   file.absent:
-    - name: /var/lib/csyncsync/unconfined
+    - name: /var/lib/csyncsync/csync2.unconfined
 {%- else %}
 
 csync2 is run unconfined, as the pillar has it:
   file.managed:
-    - name: /var/lib/csyncsync/unconfined
+    - name: /var/lib/csyncsync/csync2.unconfined
     - contents: 'csyncsync:confine is false in the pillar.'
     - mode: '0600'
     - require:
@@ -69,6 +69,10 @@ The unit {{ unit }} is there:
 
 {%- set before = ['/var/lib/csyncsync/watch.lock', '/etc/systemd/system/csync2.socket.d/csyncsync.conf', '/etc/systemd/system/csync2@.service.d/csyncsync.conf',
       '/etc/systemd/system/csync2-died@.service'] %}
+{#- A directory of that name is a group's. #}
+{%- for name in ['/var/lib/csyncsync/unconfined', '/var/lib/csyncsync/saltenv'] if salt['file.file_exists'](name) %}
+{%- do before.append(name) %}
+{%- endfor %}
 
 Units of older versions are gone:
   file.absent:

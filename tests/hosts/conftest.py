@@ -199,24 +199,25 @@ class Hosts:
     def run(self, *arguments):
         """What a runner returns, or the one line in which it says why it cannot; then its exit code tells so, too."""
         self._asked += 1
-        code, out, err = self._salt_run("--out=json", *arguments)
+        done = self.salt_run("--out=json", *arguments)
         try:
-            answer = json.loads(out)
+            answer = json.loads(done.stdout)
         except ValueError:
-            pytest.fail(f"salt-run {arguments}: {code}: {out[-2000:]}{err[-2000:]}")
+            pytest.fail(f"salt-run {arguments}: {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         if isinstance(answer, dict) and "problem" in answer:
-            assert code == 1, answer
+            assert done.returncode == 1, answer
             return answer["problem"]
         return answer
 
-    def _salt_run(self, *arguments):
+    def salt_run(self, *arguments):
+        """salt-run on the master, as somebody who types it sees it: a subprocess.CompletedProcess."""
         if self._running.acquire(blocking=False):
             try:
-                return self._answer("master", RUN, arguments, again=OSError)  # what has begun is not done twice
+                # What has begun is not done twice.
+                return subprocess.CompletedProcess(arguments, *self._answer("master", RUN, arguments, again=OSError))
             finally:
                 self._running.release()
-        done = self.bed.salt_run(*arguments, check=False)  # another thread has the script
-        return done.returncode, done.stdout, done.stderr
+        return self.bed.salt_run(*arguments, check=False)  # another thread has the script
 
     def states(self, group):
         """``{host: what salt-run csyncsync.status says of its state in a group}``."""
@@ -321,7 +322,7 @@ class Hosts:
             if not any(self.path(name, path).exists() for name in self.names):
                 return True
             if self.status(host, "wwwshared").get("held"):
-                self.bed.salt_run("csyncsync.release", "wwwshared", check=False, timeout=600)
+                self.salt_run("csyncsync.release", "wwwshared")
             return False
 
         self.eventually(gone, seconds, f"{path} is deleted")

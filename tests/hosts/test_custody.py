@@ -103,7 +103,7 @@ def playground(hosts, request):
         # What is exchanged to its last moment, or still arrives, is no directory that rm has looked at.
         hosts.eventually(lambda host=host: not hosts.exec(host, "rm", "-rf", place, check=False).returncode, 30)
     hosts.eventually(lambda: hosts.push_wholly("web1", "wwwshared"), 30)
-    hosts.bed.salt_run("csyncsync.release", "wwwshared", check=False)  # after a long attack it was most of the group
+    hosts.salt_run("csyncsync.release", "wwwshared")  # after a long attack it was most of the group
     hosts.calm("wwwshared", seconds=90)
 
 
@@ -324,14 +324,14 @@ def test_what_cannot_be_confined_does_not_run_until_somebody_says_so(hosts):
         assert "confine" in hosts.push_wholly("web3", "wwwshared")["comment"]
         assert hosts.read("web3", f"{SHARED}/unconfined") is None
         assert hosts.read("web1", f"{SHARED}/unconfined-too") is None
-        hosts.path("web3", "/var/lib/csyncsync/unconfined").touch()
+        hosts.path("web3", "/var/lib/csyncsync/csync2.unconfined").touch()
         hosts.eventually(lambda: not hosts.status("web3", "wwwshared")["error"], 15)
         hosts.everywhere(f"{SHARED}/unconfined", "x\n", seconds=30)
         hosts.push_wholly("web3", "wwwshared")
         hosts.everywhere(f"{SHARED}/unconfined-too", "x\n", seconds=30)
     finally:
         hosts.path("web3", drop).unlink()
-        hosts.path("web3", "/var/lib/csyncsync/unconfined").unlink(missing_ok=True)
+        hosts.path("web3", "/var/lib/csyncsync/csync2.unconfined").unlink(missing_ok=True)
         hosts.shell("web3", restart)
     hosts.remove("web1", f"{SHARED}/unconfined")
     hosts.remove("web1", f"{SHARED}/unconfined-too")

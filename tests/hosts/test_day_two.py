@@ -111,7 +111,7 @@ def test_verify_finds_what_the_databases_do_not_know(hosts):
     hosts.write("web1", path, "content\n")
     hosts.everywhere(path, "content\n")
     hosts.settled("wwwshared")
-    done = hosts.bed.salt_run("--out=json", "csyncsync.verify", "wwwshared")
+    done = hosts.salt_run("--out=json", "csyncsync.verify", "wwwshared")
     found = json.loads(done.stdout)
     assert (found["differences"], found["silent"], found["retcode"]) == ({}, [], 0)
     assert "1 of 1 parts read" in done.stderr
@@ -123,7 +123,7 @@ def test_verify_finds_what_the_databases_do_not_know(hosts):
         file.write_bytes(b"contenT\n")
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         os.chmod(hosts.path("web3", f"{SHARED}/verify"), 0o711)
-        done = hosts.bed.salt_run("--out=json", "csyncsync.verify", "wwwshared", "rate=1", check=False)
+        done = hosts.salt_run("--out=json", "csyncsync.verify", "wwwshared", "rate=1")
         assert done.returncode == 1
         found = json.loads(done.stdout)["differences"]
         assert set(found) == {shown, f"{SHARED}/verify"}
@@ -171,7 +171,7 @@ def test_a_host_that_is_silent_is_told_and_makes_the_exit_code_1(hosts):
     """Also where a reset would have to have all."""
     hosts.stop_minion("web3")
     try:
-        done = hosts.bed.salt_run("--out=json", "csyncsync.sync", "wwwshared", check=False)
+        done = hosts.salt_run("--out=json", "csyncsync.sync", "wwwshared")
         found = json.loads(done.stdout)
         assert (done.returncode, found["retcode"]) == (1, 1)
         assert [found["wwwshared"][host]["state"] for host in ("web1", "web2")] == ["pushed"] * 2

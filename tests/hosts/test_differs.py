@@ -81,7 +81,7 @@ def known(hosts):
         hosts.write("web1", f"{TOP}/{name}", "first\n")
     hosts.calm("wwwshared", tops=[TOP])
     yield
-    hosts.bed.salt_run("csyncsync.resolve", "wwwshared", "winner=web1", check=False)
+    hosts.salt_run("csyncsync.resolve", "wwwshared", "winner=web1")
     hosts.remove("web1", TOP)
 
 

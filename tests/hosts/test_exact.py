@@ -315,6 +315,37 @@ def test_swaps_on_a_host_that_received_the_files(hosts, place):
 # --- What csync2 cannot carry
 
 
+@pytest.mark.parametrize("how", ["moves", "deletes"])
+def test_a_spool_that_another_host_empties(hosts, place, how):
+    """What arrives there a worker takes away at once, mostly before csync2 has recorded it."""
+    worker, number = random.choice(hosts.others(place.origin)), 90  # more deletions would be held
+    for name in ("in", "done"):
+        (place.top / name).mkdir()
+    place.arrived()
+    there, taken, stop = hosts.path(worker, place.shared), set(), threading.Event()
+
+    def work():
+        while not stop.wait(0.02):
+            for path in there.glob("in/[0-9]*"):
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(there / "done" / path.name) if how == "moves" else path.unlink()
+                    taken.add(path.name)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for file in range(number):
+            (place.top / f"in/{file}").write_text(f"{file}\n")
+            time.sleep(0.8 if file % 30 == 29 else 0)
+        hosts.eventually(lambda: len(taken) == number and not os.listdir(there / "in"), 60, "all was taken away")
+        tree = hosts.calm(tops=[place.shared], seconds=90)
+    finally:
+        stop.set()
+        thread.join()
+    done = {b"done/%d" % file for file in range(number)} if how == "moves" else set()
+    assert {*tree} - {b"."} == {b"in", b"done"} | done
+
+
 def test_what_csync2_cannot_carry_disturbs_nothing_else(hosts, place):
     here = os.getcwd()
     os.chdir(place.top)
@@ -799,7 +830,7 @@ def test_a_watcher_that_does_not_run_is_told(hosts, how):
             status = hosts.status("web1", "wwwshared")
             assert not status["watching"]
             assert "csyncsync-watch" in status["watch"]["error"]
-            shown = hosts.bed.salt_run("csyncsync.status", "wwwshared", check=False).stdout
+            shown = hosts.salt_run("csyncsync.status", "wwwshared").stdout
             assert "web1: not watching: csyncsync-watch.service does not run" in " ".join(shown.split())
             hosts.eventually(lambda: bus.tagged("salt/beacon/web1/csyncsync/"), 40, "the beacon tells of it")
         finally:

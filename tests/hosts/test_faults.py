@@ -32,7 +32,7 @@ def test_a_host_that_died_when_it_was_its_turn_holds_nobody_up(hosts):
     """The master is told by Salt, in words, that the host is not connected: that is no sign of life."""
     hosts.bed.kill("web3")
     try:
-        hosts.bed.salt_run("csyncsync.sync", "wwwshared", "host=web3", check=False)
+        hosts.salt_run("csyncsync.sync", "wwwshared", "host=web3")
         hosts.write("web1", f"{SHARED}/not-its-turn", "x\n")
         hosts.everywhere(f"{SHARED}/not-its-turn", "x\n", hosts=["web1", "web2"], seconds=45)
     finally:
@@ -193,13 +193,55 @@ def test_what_somebody_changed_there_is_a_conflict_all_the_same(hosts):
     hosts.everywhere(path, "web2\n")
 
 
+@pytest.mark.parametrize("how", ["csync2 is killed", "the host is powered off"])
+def test_what_a_host_took_and_did_not_commit_it_sends_to_nobody(hosts, how):
+    """Whom it came from is cut off, so nobody tells it; a third host has changed some of it since."""
+    top = f"{SHARED}/taken-{how.replace(' ', '-')}"
+    for name in ("changed", "deleted", "changed again", "deleted later", "kept"):
+        hosts.write("web1", f"{top}/{name}", "1\n")
+    hosts.calm("wwwshared")
+    lock(hosts, "web2", "DEFERRED", 20)
+    time.sleep(1)
+    for name in ("changed", "changed again", "new\n", "dir/new", "deleted later"):
+        hosts.write("web1", f"{top}/{name}", "from web1\n")
+    hosts.path("web1", f"{top}/deleted").unlink()
+    hosts.path("web1", f"{top}/kept").chmod(0o600)
+    hosts.equal(top)
+    hosts.eventually(lambda: not hosts.status("web1", "wwwshared")["dirty"], 20, "csync2 has said that all is well")
+    hosts.bed.cut("web1")
+    try:
+        if how == "csync2 is killed":
+            hosts.exec("web2", "pkill", "-KILL", "-x", "csync2", check=False)
+            hosts.write("web2", f"{top}/here", "web2\n")
+        else:
+            hosts.bed.kill("web2")
+        hosts.write("web3", f"{top}/changed again", "web3\n")
+        hosts.path("web3", f"{top}/deleted later").unlink()
+        if how != "csync2 is killed":
+            hosts.bed.boot("web2")
+            hosts.eventually(lambda: hosts.call(["web2"], "test.ping", seconds=3), 60, "the minion answers")
+            hosts.write("web2", f"{top}/here", "web2\n")
+        hosts.everywhere(f"{top}/here", "web2\n", hosts=["web2", "web3"], seconds=60)
+        hosts.push_wholly("web2", "wwwshared")
+        hosts.everywhere(f"{top}/changed again", "web3\n", hosts=["web2", "web3"], seconds=60)
+        hosts.everywhere(f"{top}/deleted later", None, hosts=["web2", "web3"], seconds=60)
+        assert [path for path in hosts.ask("web2", "csyncsync.marked", "wwwshared") if not path.endswith("/here")] == []
+    finally:
+        hosts.bed.heal("web1")
+    hosts.calm("wwwshared", tops=[top], seconds=120)
+    assert hosts.read("web1", f"{top}/changed again") == "web3\n"
+    assert hosts.read("web1", f"{top}/deleted later") is None
+    assert hosts.read("web2", f"{top}/dir/new") == "from web1\n"
+
+
 def test_a_change_arrives_without_the_master(hosts):
     """And when the master is back, everything goes on as before."""
     hosts.close()
     hosts.bed.kill("master")
     try:
-        hosts.write("web1", f"{SHARED}/without-the-master", "x\n")
-        hosts.everywhere(f"{SHARED}/without-the-master", "x\n", seconds=60)
+        for number in range(3):
+            hosts.write("web1", f"{SHARED}/without-the-master-{number}", "x\n")
+            hosts.everywhere(f"{SHARED}/without-the-master-{number}", "x\n", seconds=60 if not number else 5)
     finally:
         hosts.bed.boot("master")
     hosts.eventually(lambda: set(hosts.call(HOSTS, "test.ping", seconds=5)) == set(HOSTS), 90, "the minions answer")

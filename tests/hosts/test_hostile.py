@@ -303,6 +303,7 @@ def test_a_thousand_events_a_second_stop_nothing(hosts, flood):
     sender, events = FLOODS[flood]
     hosts.settled("wwwshared")
     log, memory, jobs = len(log_of_master(hosts)), memory_of_reactor(hosts), number_of_jobs(hosts)
+    began = time.monotonic()
     command = ("/opt/salt/bin/python", "-W", "ignore", "-c", FLOOD, json.dumps(events), str(SECONDS), str(RATE))
     flooding = subprocess.Popen(hosts.bed.find(sender).enter(*command), stdout=subprocess.PIPE, text=True)
     took, pinged = [], []
@@ -323,7 +324,8 @@ def test_a_thousand_events_a_second_stop_nothing(hosts, flood):
     )
     assert rate > RATE * 0.8
     assert pinged[0] < 60
-    assert jobs < 500
+    # A busy master is at the last of these events long after the flood.
+    assert jobs < 120 + 16 * (time.monotonic() - began), "rate_limit.LIMITS, for each of three hosts"
     assert len(said) < 100_000
     assert f"'{sender}'" in said or "others" in flood
     assert grown < 30_000

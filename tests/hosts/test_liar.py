@@ -86,7 +86,7 @@ def test_a_member_that_answers_rubbish_spoils_nothing_for_the_others(hosts):
     with lying(hosts):
         for name, lie in ANSWERS.items():
             hosts.write("web3", LIES, lie)
-            shown = hosts.bed.salt_run("csyncsync.status", "wwwshared", check=False)
+            shown = hosts.salt_run("csyncsync.status", "wwwshared")
             told = [line for line in (shown.stdout + shown.stderr).splitlines() if "wwwshared on web3: " in line]
             assert shown.stdout.count(f"wwwshared on web1: CONFLICT with web2: {path}") == 1, (name, shown)
             assert len(told) == 1 and ("no status: " in told[0] or "not set up" in told[0]), (name, told)

@@ -49,7 +49,7 @@ def test_names_that_are_csync2s_own_messages_are_names(hosts):
         hosts.everywhere(other, "the second version\n")
     hosts.eventually(lambda: not any(hosts.status(host, "wwwshared")["unreachable"] for host in HOSTS), 30, "reached")
     assert "CONFLICT with web3: " in hosts.states("wwwshared")["web1"]
-    shown = hosts.bed.salt_run("csyncsync.status", "wwwshared", check=False).stdout.splitlines()
+    shown = hosts.salt_run("csyncsync.status", "wwwshared").stdout.splitlines()
     told = [line for line in shown if "CONFLICT with web3: " in line and "wwwshared on web1: " in line]
     assert len(told) == 1 and f"/1/a on {addresses[1]} ...\\x0aERROR: Connection to remote host" in told[0], shown
     done = hosts.run("csyncsync.resolve", "wwwshared", "winner=web1")

@@ -17,6 +17,7 @@ from csync2lib.csync2.database import Database
 from csync2lib.group import Group
 from csync2lib.host import ThisHost
 from csync2lib.push import check, runs, transfer
+from csync2lib.push.sending import Job
 
 HERE, THERE = "127.0.0.2", "127.0.0.3"
 
@@ -26,7 +27,6 @@ class Pair:
 
     def __init__(self, csync2_command, tmp_path):
         self.include, self.there = tmp_path / "include", tmp_path / "there"
-        self.notes = str(tmp_path / "notes")
         with socket.create_server((THERE, 0)) as free:
             self.port = free.getsockname()[1]
         self.hosts = {}
@@ -88,11 +88,15 @@ class Pair:
 
     def served(self):
         """Wait until the other csync2 is done: it may be at its last command when who sent it has ended."""
-        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         until = time.monotonic() + 10
-        while any(self._lives(child) for child in children.read_text().split()):
+        while self.serving():
             assert time.monotonic() < until, "the other csync2 does not end"
             time.sleep(0.01)
+
+    def serving(self):
+        """The process ids of the other csync2 for which somebody is connected."""
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [child for child in children.read_text().split() if self._lives(child)]
 
     @staticmethod
     def _lives(process):
@@ -109,7 +113,13 @@ class Pair:
 
     def send(self):
         """Send all that is dirty. ``{peer: why it could not be reached}``."""
-        found = transfer.send_all("data", self.group.database, self.notes, [THERE], [HERE, THERE], time.time(), set())
+        return self.sent({})
+
+    def sent(self, cannot_write):
+        job = Job(
+            "data", self.group.database, self.group.path("sent"), [HERE, THERE], time.time(), set(), {}, cannot_write
+        )
+        found = transfer.send_all(job, [THERE])
         self.served()
         return found
 

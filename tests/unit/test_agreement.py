@@ -10,11 +10,12 @@ import pytest
 from csync2lib import journal, local_changes, records
 from csync2lib.csync2.states import stands
 from csync2lib.group import DIFFERENCES
-from csync2lib.master import agreement
+from csync2lib.master import agreement, record
 from csync2lib.push.win import mark
 from csync2lib.report.report import report
 from csync2lib.report.status import is_at_rest
 from pair import pair
+from salt.exceptions import SaltException
 from test_check import keep_clean, look, tree
 from test_report import NOW, status
 
@@ -105,7 +106,7 @@ def test_only_so_many_paths_are_named(known):
 
 def test_what_is_marked_goes_to_all_once_more(known):
     names = [f"{known.include}/z", f"{known.include}/was%20here"]
-    assert mark(known.group, names) == 2
+    mark(known.group, names)
     with known.group.open_database() as database:
         assert {path for path, _, forced in database.dirty() if not forced} == {
             os.fsencode(f"{known.include}/z"),
@@ -119,7 +120,7 @@ def test_what_is_recorded_and_missing_is_not_sent_as_a_deletion(known):
     top = os.fsencode(known.include)
     os.unlink(top + b"/z")
     changed = known.write(b"a b", b"changed")
-    assert mark(known.group, [f"{known.include}/z", f"{known.include}/a%20b"]) == 1
+    mark(known.group, [f"{known.include}/z", f"{known.include}/a%20b"])
     with known.group.open_database() as database:
         assert {path for path, _, _ in database.dirty()} == {changed}
         assert database.record(changed) == stands(changed)
@@ -307,3 +308,134 @@ def test_what_others_have_sent_since_is_no_local_change(receiver):
     with receiver.group.open_database(write=True) as database:
         database.take_in([(path, stands(path), database.record(path))], "10.0.0.1", [])
     assert changes(receiver) == {}
+
+
+# --- Who sends what is not the same
+
+
+class Marking:
+    """All hosts; which of them have made what they have, and what they know as older; notes what each one marks."""
+
+    def __init__(self, own, silent=()):
+        self.own, self.silent, self.marked = own, silent, {}
+
+    def call(self, hosts, function, arguments, test=False, but=None):
+        assert function == "csyncsync.mark"
+        assert hosts == MEMBERS, "all at the same time: who is late takes what is older"
+        there = [host for host in hosts if host not in self.silent]
+        if not test:
+            self.marked.update({host: [name for name in arguments[1] if name not in but[host]] for host in there})
+        return {
+            host: {name: older for name, older in self.own.get(host, {}).items() if name in arguments[1]}
+            for host in there
+        }
+
+
+MEMBERS = ["web1", "web2", "web3"]
+#: Two versions of a file, one of which a host has; somebody has deleted it; a directory.
+FOUND = {
+    "/a": {"web1": "new", "web2": "old", "web3": "other"},
+    "/b": {"web1": "1", "web2": "2", "web3": "2"},
+    "/c": {"web1": None, "web2": "old", "web3": "old"},
+    "/d/": {"web1": "dir", "web2": None, "web3": None},
+}
+
+
+def test_who_has_received_again_what_another_host_knows_as_older_gives_way():
+    """What nobody has made, or what the other one has never seen, is a conflict as before."""
+    cluster = Marking({"web1": {"/a": ["older", "old"], "/c": ["old"], "/d/": []}})
+    assert agreement.mark(cluster, "g", MEMBERS, FOUND)
+    assert cluster.marked == {"web1": ["/a", "/b", "/c", "/d/"], "web2": ["/b"], "web3": ["/a", "/b"]}
+
+
+def test_what_two_hosts_have_made_both_send():
+    cluster = Marking({"web1": {"/a": ["old", "other"]}, "web3": {"/a": ["new"]}})
+    assert agreement.mark(cluster, "g", MEMBERS, {"/a": FOUND["/a"]})
+    assert cluster.marked == {"web1": ["/a"], "web2": [], "web3": ["/a"]}
+
+
+@pytest.mark.parametrize(
+    ("own", "there", "marked"),
+    [
+        ({"web1": ["1"], "web2": ["0"]}, ("2", "1", "2"), ["web1", "web3"]),
+        ({"web1": ["1", "2"], "web2": []}, ("3", "1", "3"), ["web1", "web3"]),
+        ({"web1": ["1"], "web2": ["0"], "web3": ["2", "1"]}, ("2", "1", "3"), ["web3"]),
+        ({"web1": ["1"], "web2": ["2"]}, ("2", "1", "0"), ["web1", "web2", "web3"]),
+        ({"web1": ["1"], "web2": ["0"]}, (None, "1", None), ["web1", "web2"]),
+        ({"web1": ["1"], "web2": []}, ("2", None, "1"), ["web1", "web2"]),
+        ({"web1": ["2"], "web2": ["3"], "web3": ["1"]}, ("1", "2", "3"), ["web1", "web2", "web3"]),
+    ],
+    ids=["it", "and it was changed twice since", "in turn", "both", "it, then deleted", "deleted", "in a circle"],
+)
+def test_who_has_made_what_another_host_knows_as_older_gives_way(own, there, marked):
+    """It has missed what was made of it; but a deletion is a conflict with what somebody has made."""
+    cluster = Marking({host: {"/a": known} for host, known in own.items()})
+    assert agreement.mark(cluster, "g", MEMBERS, {"/a": dict(zip(MEMBERS, there))})
+    assert [host for host in MEMBERS if cluster.marked[host]] == marked
+
+
+def test_nobody_marks_anything_unless_all_answer():
+    cluster = Marking({"web1": {"/a": []}}, silent=["web2"])
+    assert not agreement.mark(cluster, "g", MEMBERS, FOUND)
+    assert cluster.marked == {}
+
+
+# --- Until hosts have been compared
+
+
+class Master:
+    """What ``compare`` needs of a Cluster: a record that outlives the process."""
+
+    def __init__(self, directory):
+        self.opts = {"cachedir": str(directory)}
+
+    def record(self, group):
+        return record.opened(record.path_of(self.opts, group))
+
+    def group(self, name):
+        return {}
+
+    def members(self, group):
+        return MEMBERS
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "due"),
+    [
+        ([{}], 1, False),
+        ([{"/a": {}}], 1, False),
+        ([None, {}], 2, False),
+        ([SaltException("gone"), {}], 2, False),
+        ([None] * 100, agreement.TRIES, True),
+    ],
+    ids=["they agree", "they send what differs", "busy", "the master is", "busy for long"],
+)
+def test_a_comparison_is_due_until_it_was_made(tmp_path, monkeypatch, answers, asked, due):
+    master, calls = Master(tmp_path), []
+
+    def heal(cluster, group, members):
+        calls.append(group)
+        answer = answers[len(calls) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(agreement, "heal", heal)
+    with master.record("g") as noted:
+        noted.compare = True
+    agreement.compare(master, "g")
+    assert len(calls) == asked
+    with master.record("g") as noted:
+        assert noted.compare == due
+
+
+def test_a_comparison_that_was_cut_off_is_still_due(tmp_path, monkeypatch):
+    """The master is stopped while it waits."""
+    master = Master(tmp_path)
+    with master.record("g") as noted:
+        noted.compare = True
+    monkeypatch.setattr(agreement.time, "sleep", lambda seconds: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        agreement.compare(master, "g")
+    with master.record("g") as noted:
+        assert noted.compare

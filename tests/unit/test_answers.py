@@ -102,7 +102,7 @@ ANSWERS = {
     "csyncsync.local_changes": lambda host, group: {PATH: "changed"},
     "csyncsync.records": lambda host, group, slots: {"calm": True, "left": [], "paths": {PATH: "0" * 16}},
     "csyncsync.kept": lambda host, group, paths: paths,
-    "csyncsync.mark": lambda host, group, paths: len(paths),
+    "csyncsync.mark": lambda host, group, paths, **how: {path: ["0" * 16] for path in paths},
     "csyncsync.returned": lambda host, group, back: True,
     "csyncsync.reset": lambda host, group: True,
     "csyncsync.join": lambda host, *group, **keep: {"group": "g", "state": "established", "unsent": []},
@@ -500,15 +500,14 @@ def test_no_event_says_who_has_joined_or_what_is_a_conflict(master, events, held
     master.client.say = lambda host, function, answer: json.dumps({"value": status})
     noted = {"founders": ["web2", "web3"], "admitted": ["web1"], "anew": ["web1"], "returning": {"web3": 1.0}}
     with master.cluster().record("g") as record:
-        record.lease, record.known, record.refused, record.conflicts = held, list(HOSTS), {}, []
-        record.waiting = []
+        record.lease, record.known, record.refused, record.waiting = held, list(HOSTS), {}, []
         for name, value in noted.items():
             setattr(record, name, value)
     for host, jid, state, refused in events:
         assert master.pushed("g", host, jid, state, refused)
     with master.cluster().record("g") as record:
         assert {name: getattr(record, name) for name in noted} == noted
-        assert (record.refused, record.conflicts) == ({}, [])
+        assert record.refused == {}
         if held and held.pid:
             assert record.lease == held
 
@@ -519,7 +518,7 @@ def test_what_a_host_answers_is_written_down_once_an_event_tells_of_it(master):
         {"value": {"g": {**STATUS, "refused": said.get(host, {})}}}
     )
     with master.cluster().record("g") as record:
-        record.known, record.refused, record.conflicts, record.lease = list(HOSTS), {}, [], None
+        record.known, record.refused, record.lease = list(HOSTS), {}, None
         record.founders, record.admitted, record.anew = ["web1", "web2"], [], ["web1"]
     fired = master.fired[:]
     for host in HONEST:
@@ -527,7 +526,7 @@ def test_what_a_host_answers_is_written_down_once_an_event_tells_of_it(master):
     with master.cluster().record("g") as record:
         assert (record.founders, record.admitted) == ([], ["web1", "web2"])
         assert record.anew == ["web1"], "it is still to join anew"
-        assert record.conflicts == [["/x%0A", "web1", "web2"]]
+        assert record.refused == said
     [(data, tag)] = master.fired[len(fired) :]
     assert (tag, data["path"]) == ("csyncsync/g/conflict", r"/x\x0a")
 
@@ -628,3 +627,19 @@ def test_a_path_that_is_shown_is_found_again(name):
 
 def test_a_newline_and_what_looks_like_one_are_two_things():
     assert (readable("/a%0A"), readable("/a%5Cx0a")) == (r"/a\x0a", r"/a\\x0a")
+
+
+@pytest.mark.parametrize("how", ["now", "before, and the master was stopped since"])
+def test_a_check_of_the_whole_group_has_hosts_compared(master, monkeypatch, how):
+    """Until that was done, whichever push ends next."""
+    compared = []
+    monkeypatch.setattr(outcome.agreement, "compare", lambda cluster, group: compared.append(group))
+    master.pushed("g", "web1", state="pushed", full=False)
+    assert compared == []
+    master.pushed("g", "web1", state="pushed", full=True)
+    assert compared == ["g"]
+    if how != "now":
+        master.pushed("g", "web2", state="held")
+        assert compared == ["g", "g"]
+    with master.cluster().record("g") as record:
+        record.compare = False

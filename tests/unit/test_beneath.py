@@ -312,9 +312,6 @@ class Found:
     def found(self, group, path, **_):
         self.paths.add(path)
 
-    def covers(self, group, path):
-        return False
-
     def walked(self, group):
         pass
 

@@ -462,7 +462,7 @@ def test_what_is_above_something_that_a_peer_is_to_get_too(tree):
         name = encode(directories[2])
         assert database.above_dirty("10.0.0.2", name, name) == {name}  # what is below comes after the last name
         last = [entry for entry in part if decode(entry.name).startswith(directories[3] + b"/")]
-        database.discharge("10.0.0.2", last)
+        database.discharge(last)
         above = database.above_dirty("10.0.0.2", part[0].name, part[-1].name)
         assert sorted(map(decode, above)) == directories[:3]
         assert encode(directories[3]) in database.above_dirty("fd00::3", part[0].name, part[-1].name)
@@ -473,7 +473,7 @@ def test_what_is_discharged_is_gone_for_this_peer_alone(tree):
     tree.check()
     with tree.database(write=True) as database:
         entries = database.part("10.0.0.2", b"", 100)
-        database.discharge("10.0.0.2", [entry for entry in entries if decode(entry[1]) == sent])
+        database.discharge([entry for entry in entries if decode(entry[1]) == sent])
         left = {(path, peer) for path, peer, _ in database.dirty()}
     assert left == {(tree.path, peer) for peer in tree.peers.values()} | {
         (sent, "fd00::3"),
@@ -492,13 +492,15 @@ def test_what_is_to_be_sent_is_listed_for_some_peers(tree):
         assert database.dirty([]) == []
 
 
-def test_only_files_that_have_content_are_compared(tree):
+def test_only_files_that_have_content_are_compared(tree, monkeypatch):
     files = {tree.write(b"dir/file", b"x"), tree.write(b"\xff file", b"y")}
     tree.write(b"empty")
     os.symlink("file", tree / b"dir/link")
     tree.check()
     with tree.database() as database:
-        assert set(database.contents()) == set(database.contents(most=1)) == files
+        assert set(database.contents()) == files
+        monkeypatch.setattr("csync2lib.csync2.database.AT_ONCE", 1)
+        assert set(database.contents()) == files
 
 
 def test_digests_tell_which_contents_differ(tmp_path):
@@ -539,11 +541,12 @@ def test_marked_paths_are_marked_for_one_peer(tree):
         assert database.dirty() == [(path, "fd00::3", False)]
 
 
-def test_many_paths_are_marked_in_portions(tree):
+def test_many_paths_are_marked_in_portions(tree, monkeypatch):
+    monkeypatch.setattr("csync2lib.csync2.database.AT_ONCE", 3)
     paths = sorted(tree.write(b"%d" % number) for number in range(7))
     tree.check("-cIr", "/")
     with tree.database(write=True) as database:
-        database.make_dirty(paths, "10.0.0.1", "fd00::3", most=3)
+        database.make_dirty(paths, "10.0.0.1", "fd00::3")
         assert [path for path, _, _ in database.dirty()] == paths
 
 

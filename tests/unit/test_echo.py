@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 
 import pytest
-from csync2lib import waits
+from csync2lib import journal, waits
 from csync2lib.csync2 import custody
 from csync2lib.csync2.names import encode
 from csync2lib.csync2.states import check_text
@@ -184,6 +184,41 @@ async def test_uncommitted_rows_are_waited_for(host):
         await host.quiet(1.5)
     await host.quiet(1.5)
     assert not host.lines()
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@on_loop
+async def test_what_is_taken_away_before_csync2_has_recorded_it_goes_out(host, moved):
+    """As a worker does that takes files out of a spool: csync2 commits its record of them later."""
+    (host.tree / "done").mkdir()
+    host.record(host.tree / "done")
+    await host.start()
+    with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
+        daemon.execute("BEGIN IMMEDIATE")
+        csync2_writes(host, "received")
+        path = os.fsencode(host.tree / "received")
+        text = encode(check_text(path, os.lstat(path)))
+        daemon.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (encode(path), text))
+        if moved:
+            (host.tree / "received").rename(host.tree / "done" / "received")
+        else:
+            (host.tree / "received").unlink()
+        await host.quiet(1.5)
+        assert b"received" not in host.lines()
+        daemon.execute("COMMIT")
+    await host.until(lambda: set(host.lines()) == {b"received", *([b"done/received"] if moved else [])}, 5)
+
+
+@on_loop
+async def test_what_somebody_writes_while_a_peer_sends_is_sent_even_if_csync2_records_it(host):
+    """csync2 records what stands there, whoever wrote it: the watcher says that the file was rewritten."""
+    (host.tree / "file").write_text("x")
+    host.record(host.tree / "file")
+    await host.start()
+    with a_peer_sends(host):
+        (host.tree / "file").write_text("other")
+        await host.until(lambda: host.lines() == [b"file"])
+        assert journal.rewritten(journal.waiting(str(host.group / "journal"))) == {os.fsencode(host.tree / "file")}
 
 
 @on_loop
@@ -383,8 +418,7 @@ async def test_what_csync2_does_while_its_new_database_is_not_established_is_not
 @on_loop
 async def test_without_its_database_a_host_tells_of_its_own_changes_alone(host):
     """
-    What others may have sent waits until the database is put back: they can have deleted and replaced nothing. A new
-    host knows no others.
+    What others may have sent is left to the database's return: they can have deleted and replaced nothing.
     """
     (host.group / "established").write_text("web1")
     (host.tree / "old").write_text("x")
@@ -401,8 +435,6 @@ async def test_without_its_database_a_host_tells_of_its_own_changes_alone(host):
     host.make_database()  # not established yet, and nothing recorded
     await host.quiet(2)
     assert not host.lines()
-    (host.group / "established").unlink()
-    await host.until(lambda: sorted(host.lines()) == [b"link", b"theirs"])
 
 
 @on_loop

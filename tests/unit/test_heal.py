@@ -6,6 +6,7 @@ import time
 import urllib.parse
 
 import pytest
+from csync2lib import records
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.states import stands
 from csync2lib.push import peers
@@ -42,7 +43,7 @@ def received(tree, path):
 def mark_both(tree, path):
     with Database(str(tree.hosts[THERE].directory / f"{THERE}_data.db3"), timeout=5, write=True) as database:
         database.mark([path], THERE, [HERE])
-    assert mark(tree.group, [urllib.parse.quote_from_bytes(path)]) == 1
+    mark(tree.group, [urllib.parse.quote_from_bytes(path)])
 
 
 def there(tree):
@@ -92,7 +93,7 @@ def test_directories_that_the_other_has_never_got_are_made_there(tree, flag):
     look(tree)
     keep_clean(tree)
     for path in paths:
-        assert mark(tree.group, [f"{urllib.parse.quote_from_bytes(path)}/"]) == 1
+        mark(tree.group, [f"{urllib.parse.quote_from_bytes(path)}/"])
     send(tree)
     assert (tree.there / "new" / "sub").is_dir()
 
@@ -104,7 +105,8 @@ def test_who_lacks_a_directory_has_it_deleted_only_if_it_was_deleted_there(tree,
     os.rmdir(once)
     look(tree)
     keep_clean(tree)
-    assert mark(tree.group, [f"{urllib.parse.quote_from_bytes(path)}/" for path in (never, once)]) == 1
+    names = [f"{urllib.parse.quote_from_bytes(path)}/" for path in (never, once)]
+    assert [*mark(tree.group, names)] == names[1:]
     assert dirty(tree) == {once}
 
 
@@ -122,6 +124,60 @@ def test_a_deletion_of_directories_that_the_other_has_missed_counts(tree, flag):
         mark_both(tree, path)
     send(tree)
     assert not (tree.there / "top").exists()
+
+
+def made_here(tree, *names, test=True):
+    paths = [urllib.parse.quote_from_bytes(below(tree, name)) for name in names]
+    return {os.path.basename(path) for path in mark(tree.group, paths, test)}
+
+
+def test_what_was_made_here_is_told_from_what_was_received(tree, flag):
+    """So that who has only received something gives way; also when it is asked again."""
+    for name in (b"ours", b"gone", b"changed", b"theirs", b"over"):
+        tree.write(name)
+    look(tree)
+    send(tree)
+    first = stands(below(tree, b"changed"))
+    time.sleep(1.1)
+    os.unlink(below(tree, b"gone"))
+    tree.write(b"changed", b"newer")
+    look(tree)
+    send(tree)
+    for name in (b"theirs", b"over", b"new"):
+        path = tree.write(name, b"of another host")
+        os.utime(path, (int(time.time()),) * 2)
+        received(tree, path)
+    names = (b"ours", b"gone", b"changed", b"theirs", b"over", b"new", b"never")
+    (older,) = mark(tree.group, [urllib.parse.quote_from_bytes(below(tree, b"changed"))], test=True).values()
+    assert records.digest(first) in older
+    assert records.digest(stands(below(tree, b"changed"))) not in older
+    for _ in range(2):
+        assert made_here(tree, *names) == {"ours", "gone", "changed"}
+        assert dirty(tree) == set()
+    made_here(tree, b"theirs", b"never", test=False)
+    assert dirty(tree) == {below(tree, b"theirs"), below(tree, b"never")}
+    send(tree)
+    assert made_here(tree, *names) == {"ours", "gone", "changed"}
+
+
+def test_a_change_below_a_directory_that_was_deleted_there_brings_back_that_alone(tree, flag):
+    """The deletion of the rest is on its way here."""
+    for name in (b"top/sub/f", b"top/sub/other", b"top/else/f"):
+        tree.write(name)
+    look(tree)
+    send(tree)
+    assert (tree.there / "top" / "sub" / "f").is_file()
+    shutil.rmtree(tree.there / "top")
+    with Database(str(tree.hosts[THERE].directory / f"{THERE}_data.db3"), timeout=5, write=True) as database:
+        database.forget(database.below(below(tree, b"top")))  # a third host had it deleted
+    tree.write(b"top/sub/f", b"newer")
+    look(tree)
+    send(tree)
+    assert sorted(path.relative_to(tree.there).as_posix() for path in (tree.there / "top").rglob("*")) == [
+        "top/sub",
+        "top/sub/f",
+    ]
+    assert dirty(tree) == set()
 
 
 def test_what_was_put_back_there_does_not_go(tree, flag):

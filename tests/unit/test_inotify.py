@@ -225,9 +225,6 @@ class Listener:
 
     directory_event = found = walked = file_event
 
-    def covers(self, group, path):
-        return False
-
 
 @pytest.fixture
 def tree(tmp_path):

@@ -9,14 +9,14 @@ import types
 from pathlib import Path
 
 import pytest
-from csync2lib import journal, storage, waits
+from csync2lib import journal, received, storage, waits
 from csync2lib.csync2 import kept
 from csync2lib.csync2.database import Database
+from csync2lib.csync2.names import encode
 from csync2lib.csync2.states import stands
 from csync2lib.group import ANEW
-from csync2lib.join import recovery
-from csync2lib.join.record import record
-from csync2lib.push import check
+from csync2lib.join import record as joining
+from csync2lib.push import check, ledger
 from csync2lib.push.check import Known
 from pair import HERE, THERE, pair
 from test_check import below, dirty, keep_clean, look, tree
@@ -58,7 +58,7 @@ class Member:
     def put_back(self):
         """As a push does; what is to be sent then, relative to the include."""
         self.group.state()
-        done = recovery.put_back(self.group)
+        done = joining.put_back(self.group)
         look(self.tree)
         return done, {os.path.relpath(path, below(self.tree)) for path in dirty(self.tree)}
 
@@ -155,6 +155,55 @@ def test_what_was_done_here_is_sent(member, how, when):
     assert member.put_back() == (True, ours)
 
 
+def sent(member, *names):
+    """A peer has taken this from here."""
+    log = ledger.Log(os.path.join(member.group.path("sent"), next(iter(member.group.config.peers))))
+    log.take({encode(below(member.tree, name)): stands(below(member.tree, name)) for name in names})
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_what_was_made_after_the_copy_and_deleted_here_is_deleted_elsewhere(member, how):
+    """What was sent, with a directory that the journal names as a whole; and what was received."""
+    member.tree.write(b"ours/sub/file", b"ours")
+    member.tree.write(b"file", b"ours")
+    member.received(b"theirs")
+    member.journals(b"ours", tree=True)
+    sent(member, b"ours", b"ours/sub", b"ours/sub/file", b"file")
+    look(member.tree)
+    keep_clean(member.tree)
+    member.lose(how)
+    shutil.rmtree(below(member.tree, b"ours"))
+    os.unlink(below(member.tree, b"file"))
+    os.unlink(below(member.tree, b"theirs"))
+    member.journals(b"file", b"theirs")
+    member.journals(b"ours", tree=True)
+    gone = {b"ours", b"ours/sub", b"ours/sub/file", b"file", b"theirs"}
+    assert member.put_back() == (True, gone)
+
+
+@pytest.mark.parametrize("when", ["before the copy", "received", "deleted there", "not noticed"])
+def test_what_else_is_missing_is_deleted_nowhere(member, when):
+    """Another host may have made it again since."""
+    path = member.tree.write(b"file", b"ours")
+    member.journals(b"file")
+    sent(member, b"file")
+    os.unlink(path)
+    if when == "before the copy":
+        later = time.time() + 2 * waits.TOLD_WITHIN + 10
+        os.utime(kept.copied_database(member.group.directory, member.group.database), (later, later))
+    elif when == "received":
+        name = f"{time.time_ns():020d}-server{journal.RECEIVED}"
+        line = received._line(path, received.Path(0, time.time(), time.time() + 1))
+        Path(member.group.journal, name).write_bytes(line)
+    elif when == "deleted there":
+        sent(member, b"file")
+    else:
+        for file in Path(member.group.journal).glob("*.paths"):
+            file.unlink()
+    member.lose("truncated")
+    assert member.put_back() == (True, set())
+
+
 @pytest.mark.parametrize("how", LOSSES)
 def test_what_was_done_while_nobody_watched_is_sent(member, how):
     """The kernel's times tell of it; what was received before that is not sent."""
@@ -198,7 +247,7 @@ def test_what_was_done_just_before_and_meanwhile_is_sent(member, monkeypatch, ho
         member.tree.write(b"a", b"newer")
         os.unlink(below(member.tree, b"b"))
 
-    monkeypatch.setattr(recovery, "time", types.SimpleNamespace(time=time.time, sleep=watcher))
+    monkeypatch.setattr(joining, "time", types.SimpleNamespace(time=time.time, sleep=watcher))
     assert member.put_back() == (True, {b"a", b"b", b"dir", b"dir/a", b"dir/sub", b"dir/sub/a"})
 
 
@@ -234,7 +283,7 @@ def test_certificates_that_have_changed_do_not_come_back(member):
     member.keep()
     member.lose("deleted")
     member.group.state()
-    assert recovery.put_back(member.group)
+    assert joining.put_back(member.group)
     with member.group.open_database() as database:
         assert database.certificates() == {THERE: "00"}
 
@@ -249,13 +298,13 @@ def test_otherwise_the_host_joins(member, why):
     else:
         for path in Path(member.group.directory).glob("*.db3*"):
             path.unlink() if why == "nothing is left" else os.truncate(path, 5000)
-    assert not recovery.put_back(member.group)
-    record(member.group)
+    assert not joining.put_back(member.group)
+    joining.record(member.group)
     assert member.group.state() == Database.RECORDED
 
 
 def test_a_database_that_a_member_still_has_is_not_lost(member):
-    record(member.group)
+    joining.record(member.group)
     assert member.group.state() == Database.ESTABLISHED
 
 
@@ -270,7 +319,7 @@ def test_commands_are_for_the_hosts_own_changes(member, tmp_path, peers):
     member.received(b"theirs")
     member.tree.write(b"b", b"newer")
     with member.group.open_database(write=True) as database:
-        known = Known(member.group, config, database, lambda path: path.endswith(b"/b"))
+        known = Known(member.group, config, database, lambda one: one.path.endswith(b"/b"))
         known.everything()
     known.end()
     assert not ran.exists()

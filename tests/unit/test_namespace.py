@@ -239,7 +239,7 @@ def configure(host, group="data", **said):
 
 
 def of_users(host):
-    return sorted(os.fsdecode(one.path) for one in confinement.of_host(host).shown if one.flags == USERS)
+    return sorted(os.fsdecode(one.path) for one in confinement.of_host(host)[0] if one.flags == USERS)
 
 
 def test_includes_and_backups_are_shown(host, include, tmp_path):
@@ -266,9 +266,9 @@ def test_its_text_is_another_one_when_something_else_is_to_be_shown(host, includ
     with open(os.path.join(host.system, "csync2_data.key"), "w") as file:
         file.write("one")
     (include / "sub").mkdir()
-    before = confinement.of_host(host).text
+    before = confinement.of_host(host)[1]
     (include / "file").write_text("x")
-    assert confinement.of_host(host).text == before
+    assert confinement.of_host(host)[1] == before
     if what == "group":
         configure(host, "more", include=[str(tmp_path / "databases")])
     elif what.startswith("include"):
@@ -289,7 +289,7 @@ def test_its_text_is_another_one_when_something_else_is_to_be_shown(host, includ
     else:
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", include / "sub"], check=True)
     try:
-        assert confinement.of_host(host).text != before
+        assert confinement.of_host(host)[1] != before
     finally:
         if what == "mounted":
             subprocess.run(["umount", include / "sub"], check=True)

@@ -23,7 +23,7 @@ def group(tree, tmp_path):
     config = GroupConfig("data", [os.fsdecode(tree.path)], [], hosts, "web1", "10.0.0.1", found.database)
     os.makedirs(found.directory)
     with open(found.path("config.json"), "w", encoding="utf-8") as file:
-        json.dump(config.as_dict(), file)
+        json.dump(config._asdict(), file)
     return found
 
 

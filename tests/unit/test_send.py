@@ -9,7 +9,7 @@ from csync2lib.csync2 import custody, output, states
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.states import GONE, check_text
 from csync2lib.push import ledger, refusals, transfer
-from csync2lib.push.taken import may_differ
+from csync2lib.push.sending import may_differ
 
 PEER = "10.0.0.2"
 HELLO = (b"Connecting to host 10.0.0.2 (SSL) ...\n", b"Connect to 10.0.0.2:30865 (10.0.0.2).\n")
@@ -124,8 +124,12 @@ def test_what_csync2_has_just_made_is_half_made(half_made, tmp_path):
     assert half_made(mode=0o100600), "it has its owner, and not yet its mode"
     assert not half_made(mode=0o100600, gid=33), "somebody has given it away"
     gone = states.PeerState(b"/etc/passwd", b"---", False)
-    assert gone.is_half_made(True), "it was deleted to make room"
-    assert not gone.is_half_made(False), "somebody has deleted it"
+    link = b"v1:mode=41471:uid=0:gid=0:type=lnk:target=x"
+    assert gone.is_half_made(True, {link}), "it was deleted to make room"
+    assert not gone.is_half_made(False, {link}), "somebody has deleted it"
+    assert not gone.is_half_made(True, {GONE, b"v1:mtime=1:mode=33188:uid=0:gid=0:type=reg:size=1"}), (
+        "csync2 does not delete a file to replace it"
+    )
     assert half_made(fresh=True, mode=0o100644), "it has the mode of the file that it replaced"
     assert not half_made(fresh=True, same=False, mode=0o100644)
 

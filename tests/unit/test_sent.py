@@ -14,11 +14,11 @@ def path(tmp_path):
 
 def test_nothing_was_sent(path):
     sent = ledger.Log(path)
-    assert sent.taken(NAME) == (None, 0) and not sent.begun(NAME)
+    assert sent.taken(NAME) == (b"", 0) and not sent.begun(NAME)
     sent.begin({})
     sent.end([], [])
     sent.take({})
-    assert sent.taken(NAME) == (None, 0)
+    assert sent.taken(NAME) == (b"", 0)
 
 
 def test_what_the_peer_took_last_and_what_was_sent_since(path):
@@ -52,7 +52,7 @@ def test_it_is_forgotten_one_day(path, monkeypatch):
     sent, now = ledger.Log(path), ledger.time.time()
     sent.take({NAME: OTHER})
     sent.begin({NAME: REG})
-    for later, taken, fresh in ((500, OTHER, 1), (700, OTHER, 0), (90000, None, 0)):
+    for later, taken, fresh in ((500, OTHER, 1), (700, OTHER, 0), (90000, b"", 0)):
         monkeypatch.setattr(ledger.time, "time", lambda later=later: now + later)
         sent = ledger.Log(path)
         assert (sent.taken(NAME)[0], len(sent.begun(NAME, 600))) == (taken, fresh)
@@ -79,5 +79,5 @@ def test_a_log_does_not_grow_for_ever(path, tmp_path, monkeypatch):
         sent.end([b"/%d" % number], [])
         assert sent.taken(b"/%d" % number)[0] == REG
         assert sent.taken(b"/%d" % max(0, number - 9))[0] == REG
-    assert sent.taken(b"/0") == (None, 0)
+    assert sent.taken(b"/0") == (b"", 0)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2500

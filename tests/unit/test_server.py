@@ -17,7 +17,7 @@ def server(tmp_path, monkeypatch):
     yield made
     for silent in [*made.silent.values()]:
         silent.socket.close()
-    made.log.socket.close()
+    made.log.close()
 
 
 def test_the_host_with_the_most_silent_connections_makes_room(server):
@@ -55,14 +55,15 @@ def test_what_csync2_says_goes_on_to_the_log_and_its_copies_go(server, tmp_path,
     server.includes = [os.fsencode(include)]
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as system,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as csync2,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as csync2,
     ):
         system.bind(str(tmp_path / "system"))
         monkeypatch.setattr("csync2lib.csync2.log.SYSTEM", str(tmp_path / "system"))
         said = "I/O Error 'File exists' while renaming tmp file to to be patched file in rsync-patch: "
         said += f"{include}/file\n"
+        csync2.connect(custody.LOG)
         for text in (said.replace("patched", "sent"), said):
-            csync2.sendto(b"<132>Nov 30 00:17:01 csync2[7]: " + text.encode(), custody.LOG)
+            csync2.sendall(b"<132>Nov 30 00:17:01 csync2[7]: " + text.encode() + b"\0")
         server.hear_csync2()
         assert said.encode() in b"".join(system.recv(4096) for _ in range(2))
     assert os.listdir(include) == ["file"]

@@ -12,9 +12,9 @@ import time
 
 import pytest
 from csync2lib.csync2 import command
-from csync2lib.push import refusals, transfer
+from csync2lib.push import refusals
 from csync2lib.push.runs import directory
-from pair import HERE, THERE, pair
+from pair import THERE, pair
 
 __all__ = ["pair"]
 
@@ -60,17 +60,7 @@ class Peer:
         self.pair.check()
         self.runs.clear()
         told = {}
-        found = transfer.send_all(
-            "data",
-            self.pair.group.database,
-            self.pair.notes,
-            [THERE],
-            [HERE, THERE],
-            time.time(),
-            set(),
-            cannot_write=told,
-        )
-        self.pair.served()
+        found = self.pair.sent(told)
         self.told.update(told.get(THERE, {}))
         assert not found[THERE], found
         return len(self.runs)
@@ -109,7 +99,7 @@ def peer(pair, monkeypatch):
     monkeypatch.setattr(command, "run", run)
     refusals.try_all("data", [THERE])
     pair.forget()
-    shutil.rmtree(pair.notes, ignore_errors=True)
+    shutil.rmtree(pair.group.path("sent"), ignore_errors=True)
     made = Peer(pair, runs)
     yield made
     made.can_write_again()

@@ -1,12 +1,17 @@
 """The watcher: from files that change to lines in the journal and events, and what may go wrong on the way."""
 
 import asyncio
+import contextlib
 import mmap
 import os
+import sqlite3
 import subprocess
+import sys
 import time
 
 import pytest
+from csync2lib import waits
+from csync2lib.csync2.database import Database
 from csync2lib.watch import changes
 from watching import on_loop
 
@@ -319,6 +324,142 @@ async def test_push_is_started_when_no_master_answers(host, systemctl, seconds):
     assert systemctl.read_text() == "start --no-block csyncsync-push@data.service\n"
 
 
+async def begin_calm(host):
+    """Watch, with all that the start asks for done."""
+    host.config()
+    await host.start()
+    await host.quiet(1)
+    host.discharge()
+
+
+def pushed(systemctl):
+    return len(systemctl.read_text().splitlines()) if systemctl.exists() else 0
+
+
+@on_loop
+async def test_while_the_master_stays_silent_nobody_waits_for_it(host, systemctl):
+    """The first change waits for it, the next ones do not, until the master is heard of."""
+    await begin_calm(host)
+    took = []
+    for count in (1, 2, 3):
+        began = time.monotonic()
+        (host.tree / f"file{count}").write_text("x")
+        await host.until(lambda count=count: pushed(systemctl) == count)
+        took.append(time.monotonic() - began)
+        host.discharge()
+    assert max(took[1:]) < waits.ALONE_AFTER[0] < took[0]
+    time.sleep(0.01)
+    (host.group / "asked").touch()
+    (host.tree / "heard").write_text("x")
+    await host.quiet(1)
+    assert pushed(systemctl) == 3
+
+
+@pytest.fixture
+def member(host):
+    """Have the host joined its group."""
+    host.config()
+    host.make_database()
+    with contextlib.closing(sqlite3.connect(host.database)) as database:
+        database.execute(f"PRAGMA user_version = {Database.ESTABLISHED}")
+    (host.group / "established").write_text("a")
+
+
+def deleted(path):
+    path.unlink()
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def cut_short(path):
+    os.truncate(path, 5000)
+
+
+def written_over(path):
+    path.write_bytes(b"x" * path.stat().st_size)
+
+
+def made_anew(path):
+    """As csync2 makes another one in its place, of the same size."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 0")
+    path.with_name("other").write_bytes(path.read_bytes())
+    path.with_name("other").replace(path)
+
+
+@on_loop
+@pytest.mark.parametrize("lose", [deleted, emptied, cut_short, made_anew])
+async def test_a_lost_database_is_put_back_at_once(host, member, systemctl, lose):
+    """By a push here, once: no master is needed for that."""
+    await host.start()
+    await host.quiet(1.5)
+    assert not systemctl.exists()
+    lose(host.database)
+    await host.until(systemctl.exists, 3)
+    await asyncio.sleep(1.5)
+    assert pushed(systemctl) == 1
+
+
+@on_loop
+@pytest.mark.parametrize("lose", [deleted, written_over])
+async def test_a_database_that_was_lost_while_nobody_watched_is_put_back_at_once(host, member, systemctl, lose):
+    lose(host.database)
+    await host.start()
+    await host.until(systemctl.exists, 3)
+
+
+@on_loop
+async def test_a_database_that_shrinks_when_a_killed_csync2s_work_is_taken_back_is_not_lost(host, member, systemctl):
+    writer = f"""
+import os, sqlite3
+database = sqlite3.connect({str(host.database)!r}, isolation_level=None)
+database.execute("PRAGMA cache_size = 1")
+database.execute("BEGIN")
+database.executemany("INSERT INTO file VALUES (?, ?)", ((f"/{{number}}", "x" * 1000) for number in range(1000)))
+print(os.path.getsize({str(host.database)!r}), flush=True)
+os.kill(os.getpid(), 9)
+"""
+    await host.start()
+    before = host.database.stat().st_size
+    held = sqlite3.connect(host.database)  # a lock of a reader's: what was begun stays for more than one look
+    grown = int(subprocess.run([sys.executable, "-c", writer], stdout=subprocess.PIPE, check=False).stdout)
+    await asyncio.sleep(1.5)
+    with contextlib.closing(held):
+        held.execute("SELECT count(*) FROM file").fetchone()
+    assert host.database.stat().st_size == before < grown
+    await host.quiet(1.5)
+    assert not systemctl.exists()
+
+
+@on_loop
+async def test_a_database_that_a_host_without_a_place_in_the_group_loses_is_not_put_back(host, systemctl):
+    host.config()
+    host.make_database()
+    await host.start()
+    host.database.unlink()
+    await asyncio.sleep(2)
+    assert not systemctl.exists()
+
+
+@on_loop
+async def test_a_master_that_answers_late_gets_more_time(host, systemctl):
+    await begin_calm(host)
+    (group,) = host.watcher.groups.values()
+    before = group.reminders.patience
+    (host.tree / "file").write_text("x")
+    await host.until(systemctl.exists)
+    time.sleep(0.01)
+    (host.group / "waits").touch()
+    assert not group.reminders.is_alone(group.directory)
+    assert group.reminders.patience == 2 * before
+    await host.quiet(3)
+    assert pushed(systemctl) == 1
+    host.discharge()
+    await host.until(lambda: group.reminders.patience == before)
+
+
 @on_loop
 @pytest.mark.parametrize("name", ["left", "waits", "push.json"])
 async def test_no_time_in_the_future_keeps_a_push_from_being_started(host, systemctl, name):
@@ -344,11 +485,11 @@ async def test_what_the_master_said_before_a_change_came_does_not_make_it_wait(h
 
 
 @on_loop
-@pytest.mark.parametrize("name", ["waits", "push.json"])
-async def test_no_push_is_started_while_the_master_answers(host, systemctl, name):
+@pytest.mark.parametrize(("name", "seconds"), [("waits", 3), ("push.json", 1)])
+async def test_no_push_is_started_while_the_master_answers(host, systemctl, name, seconds):
     host.config()
     await host.start()
     (host.group / name).touch()
     journal_of(host, 60)
-    await host.quiet(3)
+    await host.quiet(seconds)
     assert not systemctl.exists()

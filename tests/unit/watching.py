@@ -14,6 +14,7 @@ import salt.transport.tcp
 import tornado.ioloop
 from csync2lib.csync2.names import encode
 from csync2lib.csync2.states import check_text
+from csync2lib.journal import REWRITTEN
 from csync2lib.watch.notify import Notifier
 from csync2lib.watch.options import Options
 from csync2lib.watch.watcher import Watcher
@@ -107,7 +108,7 @@ class Host:
         for file in sorted((self.group / "journal").glob("*.paths")):
             content = file.read_bytes()
             assert content.endswith(b"\0")
-            found += content[:-1].split(b"\0")
+            found += [line.removesuffix(REWRITTEN) for line in content[:-1].split(b"\0")]
         top = os.fsencode(self.tree) + b"/"
         assert all(line.startswith(top) for line in found)
         return [line[len(top) :] for line in found]

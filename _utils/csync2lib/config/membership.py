@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import ipaddress
 import re
@@ -19,30 +18,14 @@ from csync2lib.errors import CsyncsyncError
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z")
 
 
-@dataclasses.dataclass(frozen=True)
-class Host:
-    """A host of a group, as csync2's config has it; ``config.json`` and ``csyncsync.groups`` hold it as a mapping."""
-
-    #: What csync2 calls the host (``-N``): its lower-case host name.
-    name: str
-    #: The IP address at which the other hosts reach it, in its one canonical form.
-    address: str
-    #: Its TLS certificate, as certificate_data() gives it.
-    certificate: str
-
-    def as_dict(self) -> dict[str, str]:
-        return {"name": self.name, "address": self.address, "certificate": self.certificate}
-
-
-# --- Membership ------------------------------------------------------------------------------------------
+#: A host of a group, as csync2's config has it: ``{"name": what csync2 calls it (-N), its lower-case host name,
+#: "address": the IP address at which the other hosts reach it, in its one canonical form, "certificate": of TLS, as
+#: certificate_data() gives it}``.
+Host = Mapping[str, str]
 
 
 def matches(members: Mapping[str, Any], minion: str) -> bool:
-    """
-    Given a group's validated ``members`` and a minion id, tell whether the target covers that id.
-
-    The same rules as the master's (glob, list, pcre): used where no master is asked.
-    """
+    """Tell whether a group's ``members`` cover a minion id, as the master would: used where no master is asked."""
     tgt, tgt_type = members["tgt"], members["tgt_type"]
     if tgt_type == "list":
         return minion in tgt
@@ -52,11 +35,7 @@ def matches(members: Mapping[str, Any], minion: str) -> bool:
 
 
 def may_match(options: object, minion: str) -> bool:
-    """
-    Given a group's options as they stand in the pillar, tell whether a minion may be meant, if nobody can know.
-
-    A broken group must show its error where it was meant to be.
-    """
+    """Tell whether a group that is broken in the pillar may be meant for a minion: it must show its error there."""
     if not isinstance(options, dict) or "members" not in options:
         return True
     problems = Problems("")
@@ -86,21 +65,15 @@ def hosts(
     accepted: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """
-    Given what the mine answered for one group, return the hosts that belong into its config.
+    Given a group, its validated options, and ``{minion id: facts}`` of the mine, of which every value is suspect,
+    return ``{"hosts": {minion id: host}, "unpublished": [minion id, …]}`` of its config, sorted. Raises CsyncsyncError,
+    naming the minion, if a published value cannot be used.
 
-    name, options
-        The group and its validated options.
-    published
-        ``{minion id: facts}`` as the mine returned it; every value is suspect.
     known
-        ``{minion id: host}`` of the config that stands now. Whoever is still a target but has not published
-        keeps that line.
+        The hosts of the config that stands now. Whoever is still a target but has not published stays as it is there.
     accepted
         The minion ids that the master has accepted, of all that may be members, if the master said so. Whoever is not
         among them has left.
-
-    Returns ``{"hosts": {minion id: {"name", "address", "certificate"}}, "unpublished": [minion id, …]}``, the
-    hosts sorted by minion id. Raises CsyncsyncError, naming the minion, if a published value cannot be used.
     """
     result: dict[str, Host] = {}
     for minion in sorted(published):
@@ -111,17 +84,17 @@ def hosts(
         if minion in result or not matches(options["members"], minion):
             continue
         if accepted is None or minion in accepted:
-            result[minion] = Host(host["name"], host["address"], host["certificate"])
+            result[minion] = {field: host[field] for field in ("name", "address", "certificate")}
             unpublished.append(minion)
-    _must_differ({minion: host.name for minion, host in result.items()}, "name")
-    _must_differ({minion: host.address for minion, host in result.items()}, "address")
-    return {"hosts": {minion: host.as_dict() for minion, host in sorted(result.items())}, "unpublished": unpublished}
+    _must_differ(result, "name")
+    _must_differ(result, "address")
+    return {"hosts": dict(sorted(result.items())), "unpublished": unpublished}
 
 
-def _must_differ(values: Mapping[str, str], field: str) -> None:
+def _must_differ(found: Mapping[str, Host], field: str) -> None:
     owners: dict[str, str] = {}
-    for minion, value in values.items():
-        first = owners.setdefault(value, minion)
+    for minion, host in found.items():
+        first, value = owners.setdefault(host[field], minion), host[field]
         if first != minion:
             raise CsyncsyncError(
                 f"minions {shown(first)} and {shown(minion)} both publish the {field}"
@@ -150,14 +123,13 @@ def _host(group: str, minion: str, facts: Any) -> Host:
         certificate = certificate_data(facts.get("certificate"))
     except CsyncsyncError as err:
         raise CsyncsyncError(f"minion {shown(minion)} {err}") from None
-    return Host(name, str(ip), certificate)
+    return {"name": name, "address": str(ip), "certificate": certificate}
 
 
 def certificate_data(pem: object) -> str:
     """
-    Given a certificate in PEM, return it as csync2 keeps it: the DER form in upper-case hexadecimal.
-
-    Raises CsyncsyncError if it is none. (conn.c, conn_check_peer_cert())
+    A certificate in PEM as csync2 keeps it (conn.c, conn_check_peer_cert()): the DER form in upper-case hexadecimal.
+    Raises CsyncsyncError if it is none.
     """
     if not isinstance(pem, str) or len(pem) > 16384 or pem.count("-----BEGIN") != 1:
         raise CsyncsyncError("publishes no certificate")

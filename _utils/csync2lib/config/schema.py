@@ -25,6 +25,8 @@ TARGET_TYPES = ("glob", "list", "pcre")
 AUTO_METHODS = ("none", "first", "younger", "older", "bigger", "smaller", "left", "right")
 #: cfgfile_parser.y, set_key(): read by fgets() into 1024 bytes, at least 32 characters.
 _KEY = re.compile(r"[A-Za-z0-9._]{32,1022}\Z")
+#: Given an option's value and where to note what is wrong, returns the value as it is used.
+Check = Callable[[Any, Problems], Any]
 
 
 # --- The pillar ------------------------------------------------------------------------------------------
@@ -32,23 +34,12 @@ _KEY = re.compile(r"[A-Za-z0-9._]{32,1022}\Z")
 
 def validate(groups: object) -> dict[str, Any]:
     """
-    Given ``csyncsync:groups`` of the pillar, return the groups that are usable and what is wrong with the rest.
+    Given ``csyncsync:groups`` of the pillar, of any type and from any hand, return the groups that are usable and what
+    is wrong with the rest: ``{"groups": {name: options}, "errors": {name: [message, …]}}``. Never raises.
 
-    groups
-        What stands in the pillar: any type, from any hand.
-
-    Returns ``{"groups": {name: options}, "errors": {name: [message, …]}}``. Options are complete (every key of
-    OPTIONS is there, with its default) and their values have one shape each: lists for ``include``,
-    ``exclude``, ``receive_only`` and ``action``; ``{"tgt": …, "tgt_type": …}`` for ``members``. ``files`` has those
-    of ``include`` that are said to be files. Each message
-    begins with the pillar path. An error of the whole (not a mapping) stands under the name ``""``.
-    Never raises.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt web1 csyncsync.groups
+    Options are complete (every key of OPTIONS is there, with its default) and their values have one shape each.
+    ``files`` has those of ``include`` that are said to be files. Each message begins with the pillar path. An error of
+    the whole (not a mapping) stands under the name ``""``.
     """
     result: dict[str, Any] = {"groups": {}, "errors": {}}
     if groups is None:
@@ -143,16 +134,15 @@ def members(value: Any, problems: Problems) -> dict[str, Any] | None:
     return {"tgt": tgt, "tgt_type": tgt_type}
 
 
-def _auto(value: Any, problems: Problems) -> Any:
-    if value not in AUTO_METHODS:
-        problems.add("auto", f"{shown(value)!r} is none of {', '.join(AUTO_METHODS)}")
-    return value
+def _single(option: str, is_good: Callable[[Any], object], why: str) -> Check:
+    """The check of an option that is one value, and stays as it is."""
 
+    def check(value: Any, problems: Problems) -> Any:
+        if not is_good(value):
+            problems.add(option, f"{shown(value)!r} {why}")
+        return value
 
-def _backup_generations(value: Any, problems: Problems) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 10000:
-        problems.add("backup_generations", f"{shown(value)!r} is no number from 2 to 10000")
-    return value
+    return check
 
 
 def _receive_only(value: Any, problems: Problems) -> Any:
@@ -197,18 +187,6 @@ def _address(value: Any, problems: Problems) -> Any:
         return None
 
 
-def _seed(value: Any, problems: Problems) -> Any:
-    if not isinstance(value, str) or not MINION_ID.match(value):
-        problems.add("seed", f"{shown(value)!r} is no minion id")
-    return value
-
-
-def _tls(value: Any, problems: Problems) -> Any:
-    if not isinstance(value, bool):
-        problems.add("tls", f"{shown(value)!r} is neither true nor false")
-    return value
-
-
 def _group_key(value: Any, problems: Problems) -> Any:
     # The value is a secret: never put it into a message.
     if not isinstance(value, str) or not _KEY.match(value):
@@ -220,19 +198,22 @@ def _group_key(value: Any, problems: Problems) -> Any:
 
 
 #: option -> (its check, its default). Hyphens may stand for underscores.
-_CHECKS: dict[str, tuple[Callable[[Any, Problems], Any], Any]] = {
+_CHECKS: dict[str, tuple[Check, Any]] = {
     "members": (members, None),
     "include": (paths.include, []),
     "exclude": (paths.exclude, []),
-    "auto": (_auto, "none"),
+    "auto": (_single("auto", lambda value: value in AUTO_METHODS, f"is none of {', '.join(AUTO_METHODS)}"), "none"),
     "action": (actions, []),
     "backup_directory": (paths.backup_directory, None),
-    "backup_generations": (_backup_generations, None),
+    "backup_generations": (
+        _single("backup_generations", lambda n: type(n) is int and 2 <= n <= 10000, "is no number from 2 to 10000"),
+        None,
+    ),
     "receive_only": (_receive_only, []),
     "hold": (_hold, HOLD),
     "address": (_address, None),
-    "seed": (_seed, None),
-    "tls": (_tls, True),
+    "seed": (_single("seed", lambda id_: isinstance(id_, str) and MINION_ID.match(id_), "is no minion id"), None),
+    "tls": (_single("tls", lambda value: isinstance(value, bool), "is neither true nor false"), True),
     "key": (_group_key, None),
 }
 #: The keys of a group in the pillar.

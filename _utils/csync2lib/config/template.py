@@ -9,27 +9,22 @@ from typing import Any
 from csync2lib.config import membership
 from csync2lib.csync2.names import TEMPDIR
 
-# --- The config ------------------------------------------------------------------------------------------
-
 
 def context(
     name: str, options: Mapping[str, Any], members: Mapping[str, Mapping[str, str]], key_file: str, due: str
 ) -> dict[str, Any]:
     """
-    Given a group, its options and its hosts, return what the config template lays out.
+    What the config template lays out; every string in it can stand between quotes. ``commands`` is for actions.py, not
+    for the config: each command once. The hosts stand in the order of their minion ids, the same on every host
+    (csync2's ``auto: left`` needs that).
 
     due
         The directory for notes of commands that are to run. Its path holds nothing that is special to a shell.
-
-    Returns ``{"name", "tls", "tempdir", "key_file", "hosts": [{"name", "address", "receive_only"}], "include",
-    "exclude", "auto", "actions", "backup_directory", "backup_generations"}``; every string in it can stand between
-    quotes.
-    ``commands`` is for actions.py, not for the config: ``[{"key", "exec", "logfile"}]``, each command once.
-    The hosts stand in the order of their minion ids, the same on every host (csync2's ``auto: left`` needs that).
     """
+    plain = ("tls", "include", "exclude", "auto", "backup_directory", "backup_generations")
     return {
+        **{option: options[option] for option in plain},
         "name": name,
-        "tls": options["tls"],
         "tempdir": TEMPDIR,
         "key_file": key_file,
         "hosts": [
@@ -40,13 +35,8 @@ def context(
             }
             for minion, host in sorted(members.items())
         ],
-        "include": options["include"],
-        "exclude": options["exclude"],
-        "auto": options["auto"],
         "actions": [_noting(action, due) for action in options["action"]],
         "commands": list(_commands_of(options["action"]).values()),
-        "backup_directory": options["backup_directory"],
-        "backup_generations": options["backup_generations"],
     }
 
 

@@ -60,8 +60,6 @@ def run(
         Seconds for which the run may stand still while the peer answers others.
     hopeless
         Asked once, when the run stands still: tells whether it will never go on.
-    cwd
-        The directory that it runs in.
     largest
         Bytes of the largest file that it may write; a signal ends it when it would write more.
     fine
@@ -176,21 +174,16 @@ def _queues(pid: int, peer: str) -> dict[str, str]:
     A queue that moves shows that the peer lives. On a slow line this is the only sign: csync2 sleeps for seconds until
     a full queue has room, and a question to the peer would wait just as long behind that data.
     """
-    queues = {}
+    packed, queues = ipaddress.ip_address(peer).packed, {}
+    # As /proc/net/tcp shows it: words in the machine's byte order.
+    words = "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{name}", encoding="ascii", errors="replace") as file:
             for line in file:
                 _, local, remote, state, queue = line.split()[:5]
-                if state == "01" and remote == _as_in_proc(peer):  # established
+                if state == "01" and remote == f"{words}:{PORT:04X}":  # established
                     queues[local] = queue.partition(":")[0]
     return queues
-
-
-def _as_in_proc(address: str) -> str:
-    """Given an address, return it with csync2's port as /proc/net/tcp shows it: words in the machine's byte order."""
-    packed = ipaddress.ip_address(address).packed
-    words = struct.unpack(f"={len(packed) // 4}I", packed)
-    return "".join(f"{word:08X}" for word in words) + f":{PORT:04X}"
 
 
 def answers(peer: str, within: float = waits.ANSWER_WITHIN) -> bool:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import time
 from typing import NamedTuple
 
 from csync2lib import storage
@@ -33,10 +35,8 @@ RUNS, LOG = f"{OF_CSYNC2}/runs", f"{OF_CSYNC2}/log"
 NAMESPACE, NOTICE = f"{RUN_DIR}/namespace", f"{RUN_DIR}/custody.json"
 #: A directory with the number of each csync2 that serves a peer.
 SERVING = f"{RUN_DIR}/serving"
-#: Touched when a csync2 that served a peer was killed: it may not have written down what it did last.
-DIED = f"{RUN_DIR}/died"
-#: There if the pillar says ``confine: false``.
-UNCONFINED = "/var/lib/csyncsync/unconfined"
+#: There if the pillar says ``confine: false``. Beside the groups' directories, whose names have no dot.
+UNCONFINED = "/var/lib/csyncsync/csync2.unconfined"
 #: The server's unit, which the states bring.
 UNIT = "/etc/systemd/system/csyncsync-server.service"
 
@@ -48,7 +48,7 @@ class Notice(NamedTuple):
     pid
         The server's process.
     shows
-        What the namespace shows, as ``confinement.Confinement.text`` has it.
+        What the namespace shows, as ``confinement.of_host()`` has it.
     problem
         Why there is none, or why nobody can connect ("" if all is well).
     """
@@ -75,11 +75,46 @@ def problem() -> str:
     return said.problem
 
 
-def is_serving(database: str) -> bool:
-    """Tell whether a csync2 of this host serves a peer, and has got so far that it has opened this database."""
+def serving(database: str) -> list[str]:
+    """
+    The process ids of csync2s of this host that serve a peer, and have got so far that they have opened this database;
+    or may have, and are dead, and the server has not seen yet what they did not record.
+    """
     with contextlib.suppress(OSError):
-        return any(has_open(pid, database) for pid in os.listdir(SERVING))
+        return [pid for pid in os.listdir(SERVING) if _is_dead(pid) or has_open(pid, database)]
+    return []
+
+
+def awaits_database(pid: str) -> bool:
+    """
+    Tell whether a csync2 that serves a peer sleeps, as it does while somebody else has locked its database (db.c, up to
+    19 s): what it has just done to a path it has neither recorded nor said.
+    """
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+        return "nanosleep" in file.read()
     return False
+
+
+def end_all() -> None:
+    """Have the server end all connections; what peers were sending they send again."""
+    if said := notice():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(said.pid, signal.SIGUSR1)  # server.end_all()
+
+
+def await_noted(seconds: float = 1.0) -> None:
+    """Wait until the server has noted of each csync2 that is dead what it did not record."""
+    until = time.monotonic() + seconds
+    with contextlib.suppress(OSError):
+        while any(map(_is_dead, os.listdir(SERVING))) and time.monotonic() < until:
+            time.sleep(0.01)
+
+
+def _is_dead(pid: str) -> bool:
+    try:
+        return not os.listdir(f"/proc/{pid}/fd")  # a zombie has none
+    except FileNotFoundError:
+        return True
 
 
 def has_open(pid: int | str, ends: str) -> bool:

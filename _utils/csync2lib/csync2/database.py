@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from csync2lib import storage
 from csync2lib.csync2.names import decode, encode
 
 
@@ -32,6 +33,16 @@ class DirtyEntry(NamedTuple):
 
 #: The trigger that keeps csync2 from taking in certificates.
 PINNED = "csyncsync_pinned"
+
+#: Rows that are read, or written, at once, so that nobody waits.
+AT_ONCE = 10_000
+
+#: A dirty entry; what is below a directory, given _below(); one more record; one more entry, after INSERT. Values are
+#: bytes, and csync2's are text.
+_ENTRY = "filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)"
+_BELOW = "filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT)"
+_RECORD = "INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))"
+_DIRTY = "INTO dirty (filename, forced, myname, peername) VALUES (CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT))"
 
 
 class Database:
@@ -129,26 +140,12 @@ class Database:
 
     def has_below(self, path: bytes) -> bool:
         """Tell whether anything is recorded below this directory."""
-        name = encode(path)
-        return bool(
-            self._rows(
-                "SELECT 1 FROM file WHERE filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT) LIMIT 1",
-                name + b"/",
-                name + b"0",
-            )
-        )
+        return bool(self._rows(f"SELECT 1 FROM file WHERE {_BELOW} LIMIT 1", *_below(path)))
 
     def below(self, path: bytes) -> list[bytes]:
         """What is recorded of a directory and everything below it, as paths in bytes."""
-        name = encode(path)
-        rows = self._rows(
-            "SELECT filename FROM file WHERE filename = CAST(? AS TEXT)"
-            " OR (filename > CAST(? AS TEXT) AND filename < CAST(? AS TEXT))",
-            name,
-            name + b"/",
-            name + b"0",
-        )
-        return [decode(row) for (row,) in rows]
+        query = f"SELECT filename FROM file WHERE filename = CAST(? AS TEXT) OR ({_BELOW})"
+        return [decode(row) for (row,) in self._rows(query, encode(path), *_below(path))]
 
     def is_dirty(self, path: bytes, peer: str | None = None) -> bool:
         """Tell whether a path in bytes is dirty for a peer, or for any."""
@@ -194,25 +191,17 @@ class Database:
 
     def copy(self, path: str, entries: Iterable[DirtyEntry]) -> None:
         """Write entries of part() and the pinned certificates, but no records, into a new database for csync2 -D."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        copy = sqlite3.connect(path, isolation_level=None)
-        try:
+        storage.remove(path)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
             copy.execute("BEGIN")
             for (statement,) in self._rows("SELECT sql FROM sqlite_master WHERE type = 'table'"):
                 copy.execute(statement.decode())
-            copy.executemany(
-                "INSERT INTO dirty (filename, forced, myname, peername)"
-                " VALUES (CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT))",
-                [entry[1:] for entry in entries],
-            )
+            copy.executemany(f"INSERT {_DIRTY}", [entry[1:] for entry in entries])
             copy.executemany(
                 "INSERT INTO x509_cert (peername, certdata) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))",
                 self._rows("SELECT peername, certdata FROM x509_cert"),
             )
             copy.execute("COMMIT")
-        finally:
-            copy.close()
 
     def empty(self) -> None:
         """Delete all records and dirty entries: the database is NEW again, but keeps its pinned certificates."""
@@ -232,12 +221,21 @@ class Database:
         """The encoded names of all that is dirty, as a set."""
         return {name for (name,) in self._rows("SELECT filename FROM dirty")}
 
-    def forget(self, paths: Sequence[bytes], dirty: bool = True) -> None:
+    def forget(self, paths: Sequence[bytes]) -> None:
         """Delete the records of paths, and the dirty entries: the next check finds these paths as new ones."""
+        self._delete(("dirty", "file"), paths)
+
+    def clean(self, paths: Iterable[bytes]) -> None:
+        """Delete the dirty entries of paths: nobody is to be sent them."""
+        self._delete(("dirty",), paths)
+
+    def _delete(self, tables: Iterable[str], paths: Iterable[bytes]) -> None:
+        names = [(encode(path),) for path in paths]
+        if not names:
+            return
         with self._transaction():
-            for table in ("dirty", "file") if dirty else ("file",):
-                query = f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)"
-                self._db.executemany(query, [(encode(path),) for path in paths])
+            for table in tables:
+                self._db.executemany(f"DELETE FROM {table} WHERE filename = CAST(? AS TEXT)", names)
 
     def put_back(self, records: Mapping[bytes, bytes | None], dirty: Iterable[tuple[bytes, str, bool]]) -> None:
         """Have these records as they were; of what is dirty of these paths, only this stays."""
@@ -245,9 +243,7 @@ class Database:
             return
         rows = [(encode(path), encode(text)) for path, text in records.items() if text is not None]
         with self._transaction():
-            self._db.executemany(
-                "INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", rows
-            )
+            self._db.executemany(_RECORD, rows)
         kept = {(path, peer) for path, peer, _ in dirty}
         self.keep_dirty(lambda path, peer: path not in records or (path, peer) in kept)
 
@@ -257,46 +253,38 @@ class Database:
         discharged with it. Returns the entry as it is now; None if it is no more.
         """
         claimed = entry._replace(rowid=random.randrange(1 << 40, 1 << 62))
-        query = (
-            "UPDATE dirty SET rowid = ? WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)"
-        )
+        query = f"UPDATE dirty SET rowid = ? WHERE rowid = ? AND {_ENTRY}"
         done = self._db.execute(query, (claimed.rowid, entry.rowid, entry.name, entry.peer))
         return claimed if done.rowcount else None
 
-    def discharge(self, peer: str, entries: Iterable[DirtyEntry]) -> None:
-        """Delete dirty entries of a peer, as part() gave them: they have been sent."""
-        name = encode(peer.encode())
+    def discharge(self, entries: Iterable[DirtyEntry]) -> None:
+        """Delete dirty entries, as part() gave them: they have been sent."""
         with self._transaction():
-            self._db.executemany(
-                "DELETE FROM dirty WHERE rowid = ? AND filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
-                [(entry.rowid, entry.name, name) for entry in entries],
-            )
+            rows = [(entry.rowid, entry.name, entry.peer) for entry in entries]
+            self._db.executemany(f"DELETE FROM dirty WHERE rowid = ? AND {_ENTRY}", rows)
 
     def keep_dirty(self, wanted: Callable[[bytes, str], bool]) -> None:
         """Delete all dirty entries but those for which wanted(path, peer) is true."""
         drop = [(encode(path), encode(peer.encode())) for path, peer, _ in self.dirty() if not wanted(path, peer)]
         with self._transaction():
-            self._db.executemany(
-                "DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)", drop
-            )
+            self._db.executemany(f"DELETE FROM dirty WHERE {_ENTRY}", drop)
 
-    def contents(self, most: int = 10_000) -> Iterator[bytes]:
+    def contents(self) -> Iterator[bytes]:
         """The paths, in bytes, of all recorded files that have content; read in portions, so that nobody waits."""
         wanted = "checktxt LIKE '%type=reg%' AND checktxt NOT LIKE '%size=0'"
-        return (decode(name) for name, _ in self._portions(wanted, most))
+        return (decode(name) for name, _ in self._portions(wanted))
 
-    def states(self, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
+    def states(self) -> Iterator[tuple[bytes, bytes]]:
         """``(path in bytes, its recorded state)`` of all files, in the order of their names; read in portions."""
-        return ((decode(name), decode(text)) for name, text in self._portions("1", most))
+        return ((decode(name), decode(text)) for name, text in self.raw_states())
 
-    def raw_states(self, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
+    def raw_states(self) -> Iterator[tuple[bytes, bytes]]:
         """The same, both as encode() gives them."""
-        return self._portions("1", most)
+        return self._portions("1")
 
-    def states_below(self, path: bytes, most: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
+    def states_below(self, path: bytes) -> Iterator[tuple[bytes, bytes]]:
         """``(encoded name, recorded state)`` of all below a directory, in the order of names; read in portions."""
-        name = encode(path)
-        rows = self._portions("filename < CAST(? AS TEXT)", most, name + b"/", name + b"0")
+        rows = self._portions("filename < CAST(? AS TEXT)", *_below(path))
         return ((below, decode(text)) for below, text in rows)
 
     def take_in(
@@ -323,10 +311,8 @@ class Database:
             late = [path for path, _, before in found if records.get(path) != before]
             paths = {encode(path): now for path, now, before in found if records.get(path) == before}
             self._db.executemany("DELETE FROM file WHERE filename = CAST(? AS TEXT)", [(name,) for name in paths])
-            self._db.executemany(
-                "INSERT INTO file (filename, checktxt) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))",
-                [(name, encode(now)) for name, now in paths.items() if now is not None],
-            )
+            rows = [(name, encode(now)) for name, now in paths.items() if now is not None]
+            self._db.executemany(_RECORD, rows)
             self._mark(paths, hosts)
             self._schedule((path, command) for path, command in commands if encode(path) in paths)
         return late
@@ -348,41 +334,24 @@ class Database:
 
     def _mark(self, names: Iterable[bytes], hosts: Sequence[tuple[bytes, bytes]]) -> None:
         for own, peer in hosts:
-            self._db.executemany(
-                "DELETE FROM dirty WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
-                [(name, peer) for name in names],
-            )
-            self._db.executemany(
-                "INSERT INTO dirty (filename, forced, myname, peername)"
-                " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
-                [(name, own, peer) for name in names],
-            )
+            self._db.executemany(f"DELETE FROM dirty WHERE {_ENTRY}", [(name, peer) for name in names])
+            self._db.executemany(f"INSERT {_DIRTY}", [(name, 0, own, peer) for name in names])
 
-    def _portions(self, wanted: str, most: int, after: bytes = b"", *values: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _portions(self, wanted: str, after: bytes = b"", *values: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Records after a name for which ``wanted``, a condition with these values, holds; encoded, in their order."""
-        while True:
-            rows = self._rows(
-                f"SELECT filename, checktxt FROM file WHERE filename > CAST(? AS TEXT) AND {wanted}"
-                " ORDER BY filename LIMIT ?",
-                after,
-                *values,
-                most,
-            )
-            if not rows:
-                return
+        those = f"filename > CAST(? AS TEXT) AND {wanted}"
+        query = f"SELECT filename, checktxt FROM file WHERE {those} ORDER BY filename LIMIT {AT_ONCE}"
+        while rows := self._rows(query, after, *values):
             yield from rows
             after = rows[-1][0]
 
-    def make_dirty(self, paths: Sequence[bytes], name: str, peer: str, most: int = 10_000) -> None:
+    def make_dirty(self, paths: Sequence[bytes], name: str, peer: str) -> None:
         """Make paths dirty for one peer: csync2 then compares contents. In portions, so that nobody waits."""
         own, to = encode(name.encode()), encode(peer.encode())
-        for start in range(0, len(paths), most):
+        for start in range(0, len(paths), AT_ONCE):
             with self._transaction():
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO dirty (filename, forced, myname, peername)"
-                    " VALUES (CAST(? AS TEXT), 0, CAST(? AS TEXT), CAST(? AS TEXT))",
-                    [(encode(path), own, to) for path in paths[start : start + most]],
-                )
+                rows = [(encode(path), 0, own, to) for path in paths[start : start + AT_ONCE]]
+                self._db.executemany(f"INSERT OR IGNORE {_DIRTY}", rows)
 
     def readdress(self, moved: Mapping[str, str]) -> None:
         """Given ``{old address: new address}``, let dirty entries be of, and for, these hosts where they are now."""
@@ -397,10 +366,8 @@ class Database:
         """Make paths dirty for one peer, to replace even what was changed there (csync2 -f)."""
         self.make_dirty(paths, name, peer)
         with self._transaction():
-            self._db.executemany(
-                "UPDATE dirty SET forced = 1 WHERE filename = CAST(? AS TEXT) AND peername = CAST(? AS TEXT)",
-                [(encode(path), encode(peer.encode())) for path in paths],
-            )
+            rows = [(encode(path), encode(peer.encode())) for path in paths]
+            self._db.executemany(f"UPDATE dirty SET forced = 1 WHERE {_ENTRY}", rows)
 
     def certificates(self) -> dict[str, str]:
         """The pinned certificates: ``{peer's address: certificate as certificate_data() gives it}``."""
@@ -428,6 +395,12 @@ class Database:
         return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = ?", PINNED))
 
 
+def _below(path: bytes) -> tuple[bytes, bytes]:
+    """The encoded names between which all is that stands below a directory."""
+    name = encode(path)
+    return name + b"/", name + b"0"
+
+
 def commits(path: str) -> int:
     """How many transactions have been committed to a database (SQLite's file change counter, fileformat2.html, 1.3)."""
     try:
@@ -435,3 +408,16 @@ def commits(path: str) -> int:
             return int.from_bytes(file.read(28)[24:], "big")
     except OSError:
         return 0
+
+
+def is_lost(path: str) -> bool:
+    """Tell whether a database is missing, damaged or NEW. Raises TimeoutError while somebody writes it."""
+    try:
+        with Database(path) as database:
+            return database.state() == Database.NEW
+    except sqlite3.OperationalError as err:
+        if os.path.exists(path):
+            raise TimeoutError(f"{path}: {err}") from err
+        return True
+    except sqlite3.DatabaseError:
+        return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 FNM_PATHNAME = 1
 FNM_LEADING_DIR = 8
@@ -19,11 +18,8 @@ _libc.uselocale.restype = ctypes.c_void_p
 _C_LOCALE = _libc.newlocale(_LC_ALL_MASK, b"C", None)
 
 
-class Pattern(NamedTuple):
-    """A pattern, and the flags of fnmatch(3) for it."""
-
-    text: bytes
-    flags: int
+#: A pattern, and the flags of fnmatch(3) for it.
+Pattern = tuple[bytes, int]
 
 
 class Excludes:
@@ -36,7 +32,7 @@ class Excludes:
 
     def __init__(self, patterns: Iterable[bytes]) -> None:
         given = [pattern[:1] + pattern[1:].rstrip(b"/") for pattern in patterns]
-        self.names = [Pattern(pattern, 0) for pattern in given if pattern and not pattern.startswith(b"/")]
+        self.names = [(pattern, 0) for pattern in given if pattern and not pattern.startswith(b"/")]
         self.paths = [of_path(pattern) for pattern in given if pattern.startswith(b"/")]
 
     def match(self, path: bytes, name: bytes) -> bool:
@@ -46,7 +42,7 @@ class Excludes:
 
 def of_path(pattern: bytes) -> Pattern:
     """A pattern that whole paths are matched with, and all below what matches."""
-    return Pattern(pattern, FNM_LEADING_DIR | (0 if b"**" in pattern else FNM_PATHNAME))
+    return pattern, FNM_LEADING_DIR | (0 if b"**" in pattern else FNM_PATHNAME)
 
 
 def matches(patterns: Sequence[Pattern], text: bytes) -> bool:

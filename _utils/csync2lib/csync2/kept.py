@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 
+from csync2lib import storage
 from csync2lib.csync2.database import Database
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,8 @@ def kept_databases(directory: str, path: str) -> list[str]:
     What is left of the database that a group had before it was deleted, truncated, or made anew, the best first: its
     second name, which is all of it; a copy, which may be some seconds old.
     """
-    kept, copy = kept_database(directory, path), last_copy(directory, path)
-    second = [kept] if os.path.exists(kept) and not _is_same_file(kept, path) else []
-    return [*second, *([copy] if copy else [])]
+    both = kept_database(directory, path), copied_database(directory, path)
+    return [kept for kept in both if os.path.exists(kept) and not _is_same_file(kept, path)]
 
 
 def last_copy(directory: str, path: str) -> str | None:
@@ -63,10 +63,7 @@ def keep_link(directory: str, path: str) -> None:
 
 
 def keep_copy(directory: str, path: str) -> bool:
-    """
-    Keep a copy of a member's sound database, unless it is large and was copied only just now; if there is room. Returns
-    whether that is done.
-    """
+    """Keep a copy of a member's sound database, if there is room, and it was not just copied. Tells whether it did."""
     kept = copied_database(directory, path)
     temporary = f"{kept}.tmp{os.getpid()}"
     try:
@@ -85,8 +82,7 @@ def keep_copy(directory: str, path: str) -> bool:
 
 def is_copied(path: str, to: str) -> bool:
     """Copy a database; returns whether that could be done, and the copy is sound, and a member's. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(to)
+    storage.remove(to)
     try:
         with Database(path) as database:
             database.backup(to, durable=False)
@@ -102,5 +98,4 @@ def put_aside(directory: str, path: str) -> None:
     os.replace(path, f"{path}.damaged")
     with contextlib.suppress(FileNotFoundError):
         os.replace(f"{path}-journal", f"{path}-journal.damaged")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(kept_database(directory, path))
+    storage.remove(kept_database(directory, path))

@@ -23,9 +23,6 @@ def is_group_name(name: object) -> bool:
     return isinstance(name, str) and _GROUP_NAME.match(name) is not None
 
 
-# --- File names and states, as csync2 writes them --------------------------------------------------------
-
-
 def encode(raw: bytes) -> bytes:
     """Given bytes, return them as csync2 writes them into its database (urlencode.c)."""
     return _TO_ENCODE.sub(lambda match: b"%%%02X" % ord(match.group()), raw)
@@ -47,9 +44,6 @@ def printable(raw: bytes) -> str:
         char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
         for char in text
     )
-
-
-# --- csync2's database -----------------------------------------------------------------------------------
 
 
 def database_path(directory: str, host: str, group: str) -> str:

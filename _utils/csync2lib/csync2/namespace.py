@@ -7,7 +7,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from csync2lib import beneath
@@ -91,17 +91,22 @@ def is_below(path: bytes, top: bytes) -> bool:
     return path == top or path.startswith(top.rstrip(b"/") + b"/")
 
 
+def outermost(paths: Iterable[bytes]) -> Iterator[bytes]:
+    """Those of these paths that lie below no other one, each once."""
+    last: bytes | None = None
+    for path in sorted(paths, key=lambda path: path + b"/"):
+        if last is None or not is_below(path, last):
+            last = path
+            yield path
+
+
 # --- A namespace -----------------------------------------------------------------------------------------
 
 
 def make(shown: Iterable[Shown], place: str, links: Mapping[str, str]) -> int:
     """
-    Make a mount namespace. Returns a descriptor of it, which keeps it alive.
-
-    place
-        An empty directory of root's, which nobody else uses meanwhile.
-    links
-        ``{path: what it leads to}`` of symlinks that are made beside what is shown.
+    Make a mount namespace, in an empty directory of root's that nobody else uses meanwhile; with these symlinks beside
+    what is shown: ``{path: what it leads to}``. Returns a descriptor of it, which keeps it alive.
 
     What is mounted on the host later, below what is shown, comes into it, and what is unmounted goes, but without its
     flags: then make a new one. The process may have no other threads. Raises OSError: ENOSYS or EINVAL if the kernel
@@ -187,9 +192,7 @@ def _show(path: bytes, flags: int, target: bytes) -> None:
         _mount(b"/proc/self/fd/%d" % handle, target, MS_BIND | MS_REC)
     for mount in mounts():
         if is_below(mount.point, target):
-            kept = 0
-            for option in mount.options & {*_KEPT}:
-                kept |= _KEPT[option]
+            kept = sum(_KEPT[option] for option in mount.options & {*_KEPT})
             try:
                 _mount(None, mount.point, MS_REMOUNT | MS_BIND | flags | kept)
             except OSError as err:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from csync2lib.csync2.names import decode, encode, printable
+from csync2lib.csync2.namespace import is_below
 from csync2lib.csync2.states import GONE, SOCKET, PeerState, as_told
 
 #: How csync2 says that a path is still to be sent, and that the peer has what stands here.
@@ -143,10 +144,8 @@ class UpdateOutput:
 
     def states(self, here: Mapping[bytes, bytes]) -> dict[bytes, PeerState]:
         """
-        ``{encoded name: state}`` of what the peer has, as csync2 says with two -v.
-
-        here
-            ``{encoded name: state}`` of what has stood here all the while: a peer that has the same names no state.
+        ``{encoded name: state}`` of what the peer has, as csync2 says with two -v; given the same of what has stood
+        here all the while, as a peer that has that names no state.
         """
         found: dict[bytes, PeerState] = {}
         for name, told in zip(self.names, self.sections):
@@ -197,10 +196,7 @@ def compared(
         elif states[True] != states[False]:
             found[0].add(path)
     different, only_here, only_there = (
-        {path for path in paths if any(_is_in(path, root) for root in roots)} for paths in found
+        {path for path in paths if any(is_below(path, root) for root in roots) and os.path.normpath(path) == path}
+        for paths in found
     )
     return Compared(different | (only_here & only_there), only_here - only_there, only_there - only_here)
-
-
-def _is_in(path: bytes, root: bytes) -> bool:
-    return path == root or (path.startswith(root.rstrip(b"/") + b"/") and os.path.normpath(path) == path)

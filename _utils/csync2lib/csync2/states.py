@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from csync2lib import beneath
@@ -24,6 +25,10 @@ DIRECTORY, SOCKET, FILE = b":type=dir", b":type=sock", b":type=reg:"
 GONE = b"---"
 #: Instead of a state that is not known. No peer has anything in such a state.
 UNKNOWN = b"?"
+
+#: What csync2 calls the types of all but regular files.
+_TYPES = {stat.S_IFDIR: "dir", stat.S_IFLNK: "lnk", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "sock"}
+_TYPES |= {stat.S_IFCHR: "chr", stat.S_IFBLK: "blk"}
 
 #: A state with a time, as csync2 records it of all but directories and links (checktxt.c).
 _TIME = re.compile(rb"^v1:mtime=(-?[0-9]+):")
@@ -44,27 +49,15 @@ def check_text(path: bytes, status: os.stat_result) -> bytes:
         owner = (_as_int(status.st_uid), _as_int(status.st_gid))
         about = (status.st_mtime_ns // 10**9, mode, *owner, status.st_size)
         return b"v1:mtime=%d:mode=%d:uid=%d:gid=%d:type=reg:size=%d" % about
-    text = "v1"
-    if not stat.S_ISLNK(mode) and not stat.S_ISDIR(mode):
-        text += f":mtime={int(status.st_mtime_ns // 10**9)}"
-    text += f":mode={mode}:uid={_as_int(status.st_uid)}:gid={_as_int(status.st_gid)}"
-    if stat.S_ISDIR(mode):
-        text += ":type=dir"
-    elif stat.S_ISCHR(mode):
-        text += f":type=chr:dev={_as_int(status.st_rdev)}"
-    elif stat.S_ISBLK(mode):
-        text += f":type=blk:dev={_as_int(status.st_rdev)}"
-    elif stat.S_ISFIFO(mode):
-        text += ":type=fifo"
-    elif stat.S_ISSOCK(mode):
-        text += ":type=sock"
-    raw = text.encode()
-    if stat.S_ISLNK(mode):
-        try:
-            raw += b":type=lnk:target=" + encode(beneath.readlink(path)[:4095])
-        except OSError:
-            return UNKNOWN
-    return raw
+    kind = _TYPES[stat.S_IFMT(mode)]
+    time = "" if kind in ("dir", "lnk") else f":mtime={status.st_mtime_ns // 10**9}"
+    device = f":dev={_as_int(status.st_rdev)}" if kind in ("chr", "blk") else ""
+    whose = f"uid={_as_int(status.st_uid)}:gid={_as_int(status.st_gid)}"
+    text = f"v1{time}:mode={mode}:{whose}:type={kind}{device}".encode()
+    try:
+        return text + b":target=" + encode(beneath.readlink(path)[:4095]) if kind == "lnk" else text
+    except OSError:
+        return UNKNOWN
 
 
 def _as_int(number: int) -> int:
@@ -93,10 +86,7 @@ def is_socket(path: bytes) -> bool:
 
 
 def is_made_here(path: bytes) -> bool:
-    """
-    Tell whether there is a file that was surely made here: any other may be csync2's, recorded or not. The time
-    that it gives to a file is a whole second.
-    """
+    """Tell whether there is a file that was surely made here: csync2 gives its own a time without a fraction."""
     try:
         status = beneath.lstat(path)
     except OSError:
@@ -159,19 +149,19 @@ class PeerState(NamedTuple):
     def is_directory(self) -> bool:
         return self.fields.get(b"type") == b"dir"
 
-    def is_half_made(self, fresh: bool) -> bool:
+    def is_half_made(self, fresh: bool, before: Iterable[bytes] = ()) -> bool:
         """
         Tell whether csync2 made it, of what stands here, and has not given it its mode yet, which comes after its owner
-        (daemon.c).
+        (daemon.c). If fresh, it may have other ones: a file that is replaced keeps the old one's until then (rsync.c).
 
-        fresh
-            Also if it has other ones: a file that is replaced keeps those of the old one until then (rsync.c).
+        before
+            The states that the peer may have had.
         """
         here, there = fields(stands(self.path)), self.fields
         if here == _NOTHING:
             return False
-        if there == _NOTHING:
-            return fresh  # to make something else of it, csync2 first deletes what is there
+        if there == _NOTHING:  # csync2 first deletes what is there, unless a file replaces a file (csync_unlink())
+            return fresh and {here[b"type"], *(fields(state).get(b"type", b"reg") for state in before)} != {b"reg"}
         if not self.same_content or _what(there) != _what(here):
             return False
         return self.is_begun(here) or (fresh and here[b"type"] == b"reg")

@@ -20,12 +20,10 @@ from csync2lib.csync2 import custody
 _TEMPORARY = re.compile(rb"\.(?:.*\.)?[A-Za-z0-9]{6}\Z", re.DOTALL)
 #: rsync.c: NAME_MAX without the dots and the suffix
 UNCUT = 246
-#: rsync.c, csync_rs_patch(): what csync2 says when it cannot give a temporary file its name, and leaves it; after what
-#: syslog(3) puts before it. All of it counts: a name may be any of csync2's own messages.
+#: rsync.c, csync_rs_patch(): what csync2 says when it cannot give a temporary file its name, and leaves it. All of it
+#: counts: a name may be any of csync2's own messages.
 _NOT_RENAMED = re.compile(
-    rb"<[0-9]+>[A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} csync2\[[0-9]+\]: I/O Error '[^'\n]*'"
-    rb" while renaming tmp file to to be patched file in rsync-patch: (/.*?)\n?",
-    re.DOTALL,
+    rb"I/O Error '[^'\n]*' while renaming tmp file to to be patched file in rsync-patch: (/.*)", re.DOTALL
 )
 #: Seconds by which the time of a file may be older than the clock was when it was set: it is that of the last tick.
 TICK = 0.1
@@ -74,10 +72,7 @@ def delete(path: bytes, inode: int) -> bool:
 
 
 def not_renamed(said: bytes) -> bytes | None:
-    """
-    Given a message of csync2's, as syslog(3) sends it, return the path that it could not rename a temporary file to,
-    None if it says something else.
-    """
+    """Given a message of csync2's, return the path that it could not rename a temporary file to; else None."""
     found = _NOT_RENAMED.fullmatch(said)
     return found[1] if found else None
 

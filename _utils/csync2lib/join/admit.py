@@ -16,6 +16,7 @@ from csync2lib.join.compare import compare, unlike
 from csync2lib.join.unsent import as_text, from_text
 from csync2lib.push import refusals, transfer
 from csync2lib.push.refusals import no_directory_above
+from csync2lib.push.sending import Job
 from csync2lib.push.withheld import held
 
 
@@ -36,9 +37,13 @@ def admit(
         since = transfer.now()
         refusals.try_all(group.name, [peer])
         with _dirty_meanwhile(group, peer, keep) as before:
-            _mark_unlike(group, config, peer, digests, remove)
+            found = compare(group, config, peer)
+            paths = {*found.different, *found.only_here, *unlike(group, digests), *(found.only_there if remove else ())}
+            with group.open_database(write=True) as database:
+                database.make_dirty(sorted(paths), config.address, peer)
             _drop_dirty(group, peer, before, from_text(unsent))
-            marked = _dirty(group, peer)
+            with group.open_database() as database:
+                marked = database.dirty_peers().get(peer, 0)
             with journal.checked_again(group.journal) as changed:
                 problem = _send(group, config, peer, since, changed)
             before.update(changed)
@@ -58,34 +63,21 @@ def claims(group: Group, names: Iterable[str]) -> dict[str, str]:
         dirty = {path for path, _, _ in database.dirty()}
     for name in names:
         path = paths[name.rstrip("/")]
-        if _is_changed(path, dirty):
+        # Also if it was deleted with a directory that is dirty: what was in that is not recorded anew.
+        if path in dirty or any(top in dirty and not beneath.is_directory(top) for top in beneath.above(path)):
             found[name] = "changed"
         elif (beneath.is_directory(path) and not name.endswith("/")) or no_directory_above(encode(path)):
             found[name] = "place"
     return found
 
 
-def _is_changed(path: bytes, dirty: Collection[bytes]) -> bool:
-    """Tell whether a path is dirty, or was deleted with a directory that is: what was in that is not recorded anew."""
-    above = [path[:at] for at, sign in enumerate(path) if at and sign == ord("/")]
-    return path in dirty or any(directory in dirty and not beneath.is_directory(directory) for directory in above)
-
-
 def _send(group: Group, config: GroupConfig, peer: str, since: float, changed: set[bytes]) -> str:
     """Send what is dirty for a peer, and nothing to others. Returns why that cannot be done, "" if it was."""
-    members = [*config.minions]
-    notes, why = group.path("sent"), dict[str, dict[bytes, str]]()
-    sent = transfer.send_all(
-        group.name, config.database, notes, [peer], members, since, changed, held=held(group), cannot_write=why
-    )
+    notes, members, why = group.path("sent"), [*config.minions], dict[str, dict[bytes, str]]()
+    job = Job(group.name, config.database, notes, members, since, changed, held(group), why)
+    sent = transfer.send_all(job, [peer])
     cannot = next(iter(why.get(peer, {}).items()), None)
     return sent[peer] or (f"cannot write {os.fsdecode(cannot[0])}: {cannot[1]}" if cannot else "")
-
-
-def _dirty(group: Group, peer: str) -> int:
-    """How many entries are dirty for a peer."""
-    with group.open_database() as database:
-        return database.dirty_peers().get(peer, 0)
 
 
 @contextlib.contextmanager
@@ -108,11 +100,3 @@ def _drop_dirty(group: Group, peer: str, before: Collection[bytes], entries: Map
 
     with group.open_database(write=True) as database:
         database.keep_dirty(wanted)
-
-
-def _mark_unlike(group: Group, config: GroupConfig, peer: str, digests: Sequence[str] | None, remove: bool) -> None:
-    """Make dirty what a peer with these digests may lack, or have otherwise; to remove, also what it alone has."""
-    found = compare(group, config, peer)
-    paths = {*found.different, *found.only_here, *unlike(group, digests), *(found.only_there if remove else ())}
-    with group.open_database(write=True) as database:
-        database.make_dirty(sorted(paths), config.address, peer)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from csync2lib import beneath, journal, storage
 from csync2lib.csync2.database import Database
+from csync2lib.csync2.kept import last_copy
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import ANEW, ONLY_HERE, Group, GroupConfig
 from csync2lib.join.compare import compare, unlike
@@ -86,7 +87,7 @@ def _finish(group: Group, config: GroupConfig, peer: str, unsent: Mapping[bytes,
     found, noted = compare(group, config, peer), storage.read_json(group.path(ONLY_HERE), {})["paths"]
     # What is here alone only by now was deleted by the source meanwhile; or made here, and then the check finds it.
     only_here = found.only_here & set(map(os.fsencode, noted))
-    deleted = {path for path in found.only_there if journal.is_among(unsent, path)}
+    deleted = deleted_here(group, found.only_there, unsent)
     _mark(group, config, sorted(only_here | deleted))
     if config.receive_only:  # what it has otherwise is its own business (see local_changes.py)
         with group.open_database(write=True) as database:
@@ -94,6 +95,21 @@ def _finish(group: Group, config: GroupConfig, peer: str, unsent: Mapping[bytes,
     # What is not on the source was made and deleted here since all was recorded.
     group.guard.let_through({path for path in found.only_here if not beneath.exists(path)})
     _establish(group, lambda path, to: path in deleted or beneath.exists(path))
+
+
+def deleted_here(group: Group, paths: Iterable[bytes], unsent: Mapping[bytes, bool]) -> set[bytes]:
+    """
+    Of these paths, which are not here, those that were deleted on this host, given find_unsent(). Others may have made
+    something in a directory that came into being here, and still stands: of that the copy of the database tells.
+    """
+    among = {path for path in paths if journal.is_among(unsent, path)}
+    within = {path: next(top for top in beneath.above(path) if unsent.get(top)) for path in among - unsent.keys()}
+    doubtful = {path for path, top in within.items() if beneath.is_directory(top)}
+    copy = last_copy(group.directory, group.database)
+    if not doubtful or copy is None:
+        return among - doubtful
+    with Database(copy) as known:
+        return among - {path for path in doubtful if known.record(path) is None}
 
 
 def _mark(group: Group, config: GroupConfig, paths: list[bytes]) -> None:

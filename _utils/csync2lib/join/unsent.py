@@ -31,9 +31,9 @@ def find_unsent(group: Group) -> dict[bytes, bool]:
     time.sleep(WATCHER_JUDGES)
     entries: dict[bytes, bool] = {}
     lost = last_copy(group.directory, group.database)
-    with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as stack:
-        if lost:
-            entries.update((path, False) for path, _, _ in stack.enter_context(Database(lost)).dirty())
+    if lost:
+        with contextlib.suppress(sqlite3.Error), Database(lost) as copy:
+            entries.update((path, False) for path, _, _ in copy.dirty())
     for path, tree in journal.unsent(group.journal).items():
         entries.pop(path, None)  # what changed last stands last
         entries[path] = tree

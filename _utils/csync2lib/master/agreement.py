@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import logging
-import threading
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,10 @@ from typing import Any
 import salt.utils.event
 from salt.exceptions import SaltException
 
-from csync2lib import contents, records, waits
+from csync2lib import contents, records, storage, waits
 from csync2lib.errors import CsyncsyncError
-from csync2lib.master.cluster import Cluster, aside
+from csync2lib.master import record
+from csync2lib.master.cluster import Cluster
 from csync2lib.master.lease import ask
 from csync2lib.report.words import one_line, readable
 
@@ -27,12 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Paths that a host names at most, of those that may differ.
 MOST = 5000
-#: How often hosts that are not at rest are asked again, each time after twice as long: then the next check is due.
+#: How often hosts that are not at rest are asked, until one of them has pushed again.
 TRIES = 6
-
-# Groups whose hosts are to be compared.
-_compared: set[str] = set()
-_lock = threading.Lock()
 
 #: ``{percent-encoded path: {minion id: digest, None if it has none}}``
 Differences = dict[str, dict[str, Any]]
@@ -72,7 +69,9 @@ def _behind(cluster: Cluster, group: str, hosts: list[str], slots: list[int]) ->
     # A host keeps a directory that was deleted elsewhere if it has something in it that is not of the group.
     lacked = sorted(path for path, there in unlike.items() if path.endswith("/") and None in there.values())
     kept = cluster.call(lacked and hosts, "csyncsync.kept", [group, lacked])
-    stay = {path for paths in kept.values() for path in paths} if len(kept) == len(hosts) else {*lacked}
+    if lacked and len(kept) < len(hosts):
+        return None
+    stay = {path for paths in kept.values() for path in paths}
     return {path: there for path, there in unlike.items() if path not in stay}
 
 
@@ -93,8 +92,8 @@ def by_host(found: Differences) -> dict[str, list[str]]:
 
 def heal(cluster: Cluster, group: str, members: list[str]) -> Differences | None:
     """
-    Have all hosts send what they have differently: who has what all had before gets what is newer, and the rest is a
-    conflict. Returns what that is, as differences() does.
+    Have hosts send what they have differently: who has what all had before, or has only received what he has, gets
+    what is newer, and the rest is a conflict. Returns what that is, as differences() does; None, too, if not all can.
     """
     answers = cluster.call(members, "csyncsync.status", [group], waits.STATUS_ANSWER, size=True)
     found = differences(cluster, group, {minion: answers.get(minion, {}).get(group, {}) for minion in members})
@@ -105,38 +104,53 @@ def heal(cluster: Cluster, group: str, members: list[str]) -> Differences | None
     said = {host: len(paths) for host, paths in by_host(found).items()}
     with salt.utils.event.get_master_event(cluster.opts, cluster.opts["sock_dir"], listen=False) as event:
         event.fire_event({"group": group, "path": path, "hosts": said}, f"csyncsync/{group}/differs")
-    # Who has not marked what is newer would take what is older.
-    if all(
-        cluster.call(members, "csyncsync.mark", [group, sorted(found)], test=test).keys() == {*members}
-        for test in (True, False)
-    ):
-        for minion in members:
-            ask(cluster, group, minion)
-    else:
+    if not mark(cluster, group, members, found):
         log.warning("csyncsync: not all hosts of %s can send what they have differently; it is tried again", group)
+        return None
+    for minion in members:
+        ask(cluster, group, minion)
     return found
 
 
-def compare_aside(cluster: Cluster, group: str) -> None:
+def mark(cluster: Cluster, group: str, members: list[str], found: Differences) -> bool:
+    """
+    Have hosts mark what they have differently. Who has nothing there, or has received again what another host knows as
+    older than what it has made of it, gives way; so does who has made that, and does not know what was made of it.
+    Returns whether all did as told: who has not marked what is newer would take what is older.
+    """
+    names = sorted(found)
+    own = cluster.call(members, "csyncsync.mark", [group, names], test=True)
+    if own.keys() != {*members}:
+        return False
+
+    def gives_way(host: str, name: str) -> bool:
+        its, makers = found[name].get(host), [other for other in members if other != host and name in own[other]]
+        if name not in own[host]:
+            return any(its in (None, *own[other][name]) for other in makers)
+        newer = [found[name].get(other) for other in makers if its in own[other][name]]
+        return its is not None and any(one not in (None, *own[host][name]) for one in newer)
+
+    but = {host: [name for name in names if gives_way(host, name)] for host in members}
+    if any(all(name in but[host] for host in members) for name in names):  # each of them knows another one's as older
+        but = {host: [name for name in but[host] if name not in own[host]] for host in members}
+    # All at the same time: who is late takes what is older.
+    return cluster.call(members, "csyncsync.mark", [group, names], but=but).keys() == {*members}
+
+
+def compare(cluster: Cluster, group: str) -> None:
     """
     After a check of a whole group: compare its hosts a while later, once for all checks until then, and again while one
-    of them has something on its way.
+    of them has something on its way. What is not reached stands in the group's record, for the next push.
     """
-    with _lock:
-        if group in _compared:
-            return
-        _compared.add(group)
-    aside(_compare, cluster, group)
-
-
-def _compare(cluster: Cluster, group: str) -> None:
-    try:
-        for number in range(TRIES):
-            time.sleep(waits.AGREE_AFTER * 2**number)
-            if heal(cluster, group, cluster.members(cluster.group(group))) is not None:
-                break
-    except (CsyncsyncError, SaltException) as err:
-        log.warning("csyncsync: the hosts of %s cannot be compared: %s", group, one_line(str(err)))
-    finally:
-        with _lock:
-            _compared.discard(group)
+    with storage.locked(os.path.join(record.directory(cluster.opts), f"{group}.compare.lock")) as mine:
+        for _ in range(TRIES if mine else 0):
+            time.sleep(waits.AGREE_AFTER)
+            with cluster.record(group) as noted:
+                noted.compare = False
+            try:
+                if heal(cluster, group, cluster.members(cluster.group(group))) is not None:
+                    return
+            except (CsyncsyncError, SaltException) as err:
+                log.warning("csyncsync: the hosts of %s cannot be compared: %s", group, one_line(str(err)))
+            with cluster.record(group) as noted:
+                noted.compare = True

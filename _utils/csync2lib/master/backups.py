@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from csync2lib import waits
 from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master.cluster import Cluster
-from csync2lib.master.commands import UNKNOWN, progress, with_exit_code
-from csync2lib.master.listing import versions
+from csync2lib.master.commands import UNKNOWN, progress, versions, with_exit_code
 from csync2lib.report.words import encoded, one_line, readable
 
 #: Files whose old versions are listed.
 SHOWN = 50
 
-#: ``{minion id: {"paths": {path: [version, newest first]}, "more": paths that the host left out}}``
-Found = dict[str, dict[str, Any]]
-
 
 def backups(cluster: Cluster, group: str, paths: Sequence[object]) -> dict[str, Any] | str:
-    """Return ``{path: {minion id: [a line for each version, newest first]}}``, or a text. Raises CsyncsyncError."""
+    """What the runner's ``backups`` returns, or that there is none. Raises CsyncsyncError."""
     members, names = _members(cluster, group), [encoded(path) for path in paths]
-    found, failed = _find(cluster, group, members, names, bool(names))
-    listed = sorted({name for there in found.values() for name in there["paths"]}, key=_newest(found))[:SHOWN]
+    found = cluster.call(members, "csyncsync.backups", [group, names, bool(names), SHOWN])
+    newest: dict[str, float] = {}
+    for there in found.values():
+        for name, old in there["paths"].items():
+            newest[name] = max(newest.get(name, 0), old[0]["mtime"])
+    listed = sorted(newest, key=lambda name: (-newest[name], name))[:SHOWN]
     more = {minion: there["more"] + len(there["paths"].keys() - listed) for minion, there in found.items()}
     if any(there["more"] for there in found.values()):  # a host left out files that are among the newest elsewhere
-        found, failed = _find(cluster, group, members, listed, False)
+        found = cluster.call(members, "csyncsync.backups", [group, listed, False, SHOWN])
+    failed = found.missing(members, "did not answer")
     told: dict[str, Any] = {
         readable(name): {
             minion: [_line(version) for version in there["paths"][name]]
@@ -47,11 +48,7 @@ def backups(cluster: Cluster, group: str, paths: Sequence[object]) -> dict[str, 
 
 
 def restore(cluster: Cluster, group: str, path: object, host: str | None, generation: Any) -> dict[str, Any]:
-    """
-    Have a host put its old version back, and wait until all have it. Returns ``{path: what became of it}``.
-
-    Raises CsyncsyncError.
-    """
+    """What the runner's ``restore`` does. Raises CsyncsyncError."""
     members, name, minion = _members(cluster, group), encoded(path), str(host)
     membership.require_sender(group, cluster.group(group), members, minion, "host=, whose version it is,")
     try:
@@ -73,23 +70,6 @@ def _members(cluster: Cluster, group: str) -> list[str]:
     if not options["backup_directory"]:
         raise CsyncsyncError(f"csyncsync:groups:{group}:backup_directory is not set: no old versions are kept")
     return cluster.members(options)
-
-
-def _find(
-    cluster: Cluster, group: str, members: list[str], names: list[str], content: bool
-) -> tuple[Found, dict[str, str]]:
-    """(what hosts found, ``{minion id: why nothing}``)."""
-    answers = cluster.call(members, "csyncsync.backups", [group, names, content, SHOWN])
-    return answers, answers.missing(members, "did not answer")
-
-
-def _newest(found: Found) -> Callable[[str], tuple[float, str]]:
-    """What sorts paths by the time of their newest version, newest first."""
-    times: dict[str, float] = {}
-    for there in found.values():
-        for name, old in there["paths"].items():
-            times[name] = max(times.get(name, 0), old[0]["mtime"])
-    return lambda name: (-times[name], name)
 
 
 def _line(version: dict[str, Any]) -> str:

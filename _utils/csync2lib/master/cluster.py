@@ -48,12 +48,8 @@ _local = threading.local()
 
 class Cluster:
     """
-    A master and its minions.
-
-    opts
-        The master's config.
-    functions
-        The runner's functions by name: ``mine.get``, ``pillar.show_pillar``, ``pillar.clear_pillar_cache``.
+    A master and its minions, given its config and the runner's functions by name: ``mine.get``, ``pillar.show_pillar``,
+    ``pillar.clear_pillar_cache``.
     """
 
     def __init__(self, opts: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> None:
@@ -177,23 +173,17 @@ class Cluster:
         **options: Any,
     ) -> Answers:
         """
-        What minions return, checked; whoever is silent, and does not say either that the job still runs, is left out.
-
-        shape
-            What they return, if that is not what the function returns as a rule (see shapes.py).
+        What minions return, checked by the function's shape, or another one (see shapes.py); whoever is silent, and
+        does not say either that the job still runs, is left out.
         """
         question = Question(self.opts, function, arguments, options, shape)
         if minions:
-            question.ask(self.client(), minions, seconds, self._running if function != FIND_JOB else _nobody)
+            question.ask(self.client(), minions, seconds, self.running if function != FIND_JOB else lambda *_: [])
         return question.answers
 
-    def _running(self, minions: list[str], jid: str) -> list[str]:
-        """Who of these still works on a job."""
-        return [minion for minion, runs in self.call(minions, FIND_JOB, [jid]).items() if runs]
-
-    def is_running(self, minion: str, jid: str) -> bool:
-        """Tell whether a minion still works on a job. Waits for its answer."""
-        return bool(self.call([minion], FIND_JOB, [jid], waits.LEASE_ANSWER).get(minion))
+    def running(self, minions: list[str], jid: str, seconds: float = waits.ANSWER) -> list[str]:
+        """Who of these still works on a job. Waits for their answers."""
+        return [minion for minion, runs in self.call(minions, FIND_JOB, [jid], seconds).items() if runs]
 
     def step(self, minion: str, function: str, arguments: list[Any], **options: Any) -> Any:
         """What one minion returns, checked. Raises CsyncsyncError, with its own words, if it could not."""
@@ -206,10 +196,6 @@ class Cluster:
         """``{minion id: what csyncsync.status says of the group}`` of those that answer."""
         answers = self.call(minions, "csyncsync.status", [group])
         return {minion: answer.get(group) or {} for minion, answer in answers.items()}
-
-
-def _nobody(minions: list[str], jid: str) -> list[str]:
-    return []
 
 
 def aside(function: Callable[..., object], *arguments: Any) -> None:

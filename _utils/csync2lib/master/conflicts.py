@@ -11,10 +11,8 @@ from csync2lib import waits
 from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master.cluster import Cluster
-from csync2lib.master.commands import SILENT, UNKNOWN, progress, with_exit_code
+from csync2lib.master.commands import SILENT, UNKNOWN, progress, shown, versions, with_exit_code
 from csync2lib.master.lease import ask
-from csync2lib.master.listing import shown, versions
-from csync2lib.master.questions import Answers
 from csync2lib.report.words import one_line, readable
 
 #: csync2's own words for a policy (its config's ``auto``) that can be applied to one path: what the winner has most of.
@@ -47,11 +45,7 @@ def below(dirty: Dirty, path: str) -> set[str]:
 
 
 def winner(policy: str, there: Mapping[str, Mapping[str, Any]]) -> str:
-    """
-    Given ``{host: version}``, return the host whose version wins by a policy.
-
-    A host that has no file there does not win. Raises ValueError if two are as good, or none has a file.
-    """
+    """The host whose file wins by a policy. Raises ValueError if two are as good, or none has one."""
     most = POLICIES[policy]
     files = {host: most(version) for host, version in there.items() if version["type"] == "file"}
     best = [host for host, value in files.items() if value == max(files.values())]
@@ -78,7 +72,7 @@ def conflicts(cluster: Cluster, group: str | None, diff: bool) -> dict[str, Any]
     result: dict[str, Any] = {}
     for name, options in sorted(cluster.groups(group).items()):
         members = cluster.members(options)
-        dirty = _dirty(cluster, name, members)
+        dirty = cluster.call(members, "csyncsync.marked", [name])
         found = find(dirty)
         seen, unknown = versions(cluster, name, sorted(dirty), found, diff) if found else ({}, {})
         result[name] = {
@@ -92,19 +86,12 @@ def conflicts(cluster: Cluster, group: str | None, diff: bool) -> dict[str, Any]
 
 
 def resolve(cluster: Cluster, group: str, paths: Iterable[str], wins: Any) -> dict[str, Any]:
-    """
-    Have one host's version of paths (all in conflict, if none is given) replace that of all others.
-
-    wins
-        A minion id, or one of POLICIES.
-
-    Returns ``{path: what became of it}``. Raises CsyncsyncError.
-    """
+    """What the runner's ``resolve`` does; ``wins`` is a minion id, or one of POLICIES. Raises CsyncsyncError."""
     options = cluster.group(group)
     members = cluster.members(options)
     if wins not in POLICIES:
         membership.require_sender(group, options, members, wins, f"winner=, if it is none of {', '.join(POLICIES)},")
-    dirty = _dirty(cluster, group, members)
+    dirty = cluster.call(members, "csyncsync.marked", [group])
     found = find(dirty)
     silent = {minion for minion in members if minion not in dirty}
     chosen = _chosen(group, found, {*paths}, silent)
@@ -146,16 +133,8 @@ def _chosen(group: str, found: Iterable[str], paths: set[str], silent: set[str])
     return chosen
 
 
-def _dirty(cluster: Cluster, group: str, members: list[str]) -> Answers:
-    """What each host that answers is to send, to whom; percent-encoded."""
-    return cluster.call(members, "csyncsync.marked", [group])
-
-
 def restore_receivers(cluster: Cluster, group: str | None, test: bool) -> dict[str, Any]:
-    """
-    Undo what was changed on hosts that only receive; test: only tell what that is. Returns ``{GROUP: {minion id: {path:
-    kind}, or why not}}``. Raises CsyncsyncError.
-    """
+    """What the runner's ``sync`` does with ``restore``. Raises CsyncsyncError."""
     result: dict[str, Any] = {}
     failed = False
     for name, options in sorted(cluster.groups(group).items()):

@@ -12,16 +12,7 @@ from csync2lib.master.cluster import Cluster
 def apply(
     cluster: Cluster, group: str | None = None, host: str | None = None, reporter: str | None = None
 ) -> list[str]:
-    """
-    Have hosts read pillar and mine again, without waiting.
-
-    group, host
-        All hosts of this group, or this one only; without both, all.
-    reporter
-        The host whose facts changed; of no effect unless it is a member of the group.
-
-    Returns the minion ids that were called. Raises CsyncsyncError.
-    """
+    """What the runner's ``apply`` does. Raises CsyncsyncError."""
     if reporter is not None and cluster.member(group, reporter) is None:
         return []
     if (group, host, reporter) == (None, None, None):

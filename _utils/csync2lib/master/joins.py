@@ -1,12 +1,10 @@
 """
-A host that has recorded its files is admitted to its group.
+A host that has recorded its files is admitted to its group, as the runner's ``join`` says.
 
-The first host of a new group, one that sends, is established at once (the ``seed``, if the pillar names one; else the
-first by name of those that have recorded their files). A host that was a member then, by pillar and accepted keys,
-keeps its files: what differs becomes a conflict. Any other receives what the group has, and pushes only after that. All
-of it in a process of its own, because it waits for hosts; under the group's lease, and under a lock, because two
-decisions at once would each find nobody established. What is decided here comes from the hosts' answers, and from no
-event.
+The first host of a new group is the seed, or the first by name of those that send and have recorded their files; who
+was a member then say pillar and accepted keys. All of it in a process of its own, because it waits for hosts; under the
+group's lease, and under a lock, because two decisions at once would each find nobody established. What is decided here
+comes from the hosts' answers, and from no event.
 """
 
 from __future__ import annotations
@@ -56,27 +54,15 @@ def start(cluster: Cluster, group: str, host: str, jid: str) -> int:
 
 @contextlib.contextmanager
 def alone(cluster: Cluster, group: str) -> Iterator[None]:
-    """
-    One process at a time decides who of a group is the first host, and who has joined. Raises CsyncsyncError.
-
-    Two joins at once would each find no host that is established, and take theirs for the first one.
-    """
-    directory = record.directory(cluster.opts)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    with storage.locked(os.path.join(directory, f"{group}.join.lock"), waits.JOIN_WAIT) as mine:
+    """One process at a time decides who of a group is the first host, and who has joined. Raises CsyncsyncError."""
+    with storage.locked(os.path.join(record.directory(cluster.opts), f"{group}.join.lock"), waits.JOIN_WAIT) as mine:
         if not mine:
             raise CsyncsyncError(f"another host joins {group}")
         yield
 
 
 def join(cluster: Cluster, group: str, host: str, jid: str | None = None) -> str:
-    """
-    Have a host admitted. Returns what was done, in words. Raises CsyncsyncError.
-
-    jid
-        The host's job that has the lease. If that has ended, nothing is done: the host asks again. Without a job id,
-        waits for the lease.
-    """
+    """What the runner's ``join`` does; ``jid`` is that of the host's job that has the lease. Raises CsyncsyncError."""
     options = cluster.member(group, host)
     if options is None:
         if jid:
@@ -113,13 +99,11 @@ def join(cluster: Cluster, group: str, host: str, jid: str | None = None) -> str
 def _turn(cluster: Cluster) -> Iterator[None]:
     """
     Wait for one of a few turns: a join asks all hosts of its group, and many at once keep them from answering in time.
-
     It may also take hours, and groups are not to wait for each other: so the wait has an end.
     """
     until = time.monotonic() + waits.JOIN_WAIT
     directory = record.directory(cluster.opts)
     with contextlib.ExitStack() as stack:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
         names = [os.path.join(directory, f"join{number}.lock") for number in range(JOINS)]
         files = [stack.enter_context(open(name, "w", encoding="utf-8")) for name in names]
         while not any(storage.try_lock(file.fileno()) for file in files) and time.monotonic() < until:
@@ -196,12 +180,7 @@ def _establish_equal(cluster: Cluster, group: str, source: str, hosts: list[str]
 
 
 def note_established(cluster: Cluster, group: str, host: str, founders: list[str] | None = None) -> None:
-    """
-    Note that a host has said that it is established, or has just joined.
-
-    founders
-        It has just joined, and these are the hosts whose files count.
-    """
+    """Note that a host says that it is established; with ``founders``, whose files count, that it has just joined."""
     with cluster.record(group) as notes:
         notes.admitted = sorted({*notes.admitted, host})
         notes.returning.pop(host, None)
@@ -226,11 +205,7 @@ def _raise_no_source(group: str, host: str, receivers: list[str], admitted: list
 def _found(cluster: Cluster, group: str, recorded: list[str], seed: str | None, send: bool) -> str:
     """
     Establish the first host of a group that sends: the seed, or the first by name that can be, whichever has asked.
-
-    send
-        Others are established, and are to get all that it has.
-
-    Returns the host. Raises CsyncsyncError.
+    With ``send``, others are established, and are to get all that it has. Returns the host. Raises CsyncsyncError.
     """
     if seed and seed not in recorded:
         raise CsyncsyncError(f"waits for the seed, {seed}")
@@ -256,12 +231,8 @@ def _receive(
     cluster: Cluster, group: str, host: str, source: str, established: list[str], keep: bool, silent: list[str] | None
 ) -> None:
     """
-    Have a host get what an established one, the source, has and it lacks.
-
-    keep
-        What the host has otherwise stays, and becomes a conflict.
-    silent
-        Hosts that were admitted and do not answer; None if this one has not been admitted before.
+    Have a host get what the source has and it lacks. With ``keep`` what it has otherwise stays, and becomes a conflict.
+    ``silent`` are hosts that were admitted and do not answer; None if this one has not been admitted before.
     """
     # What the source has not got yet, the host may have already: it is to get no old version, nor what was deleted.
     late = _hand_over(cluster, group, source, [minion for minion in established if minion != source])
@@ -338,9 +309,8 @@ def _have_patience(cluster: Cluster, group: str, host: str, late: list[str]) -> 
 
 def _hand_over(cluster: Cluster, group: str, host: str, others: list[str]) -> list[str]:
     """
-    Have others push what they have for a host, deletions above all: a join would bring the deleted files back.
-
-    Returns those that did not reach it, or did not answer.
+    Have others push what they have for a host, deletions above all: a join would bring the deleted files back. Returns
+    those that did not reach it, or did not answer.
     """
     before = cluster.statuses(group, others)
     senders = [

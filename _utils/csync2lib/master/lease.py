@@ -21,6 +21,9 @@ from csync2lib.master.cluster import Cluster, aside
 from csync2lib.master.commands import progress
 from csync2lib.master.record import Lease, Record
 
+#: Seconds after which a push is so long that who waits for it is told so at once.
+TOLD_AFTER = 1.0
+
 # --- A host that asks ------------------------------------------------------------------------------------
 
 
@@ -33,9 +36,8 @@ def serve(cluster: Cluster, group: Any, host: Any) -> bool:
 
 def ask(cluster: Cluster, group: Any, host: Any) -> bool:
     """
-    Note that a host has something to push, and call it if no other host of the group pushes.
-
-    Returns whether it is a member of the group.
+    Note that a host has something to push, and call it if no other one of the group pushes. Returns whether it is a
+    member.
     """
     known = was_member(cluster, group, host)
     if not known and not renew(cluster, group, host):
@@ -91,13 +93,16 @@ def _impatient(record: Record, host: str) -> list[str]:
     """
     Waiting hosts to tell that they are queued, so that they do not take the master for dead and push by themselves.
 
-    They are told when one of them asks again while another host pushes.
+    They are told when one of them asks again while another host pushes; the first time only if that push takes long, or
+    a process here has the lease, which is to work with a group in which nobody pushes.
     """
-    now = time.time()
-    if not record.lease or host not in record.waiting or 0 <= now - record.told < waits.WAITING_TOLD:
+    now, lease = time.time(), record.lease
+    if lease and (lease.pid or (host not in record.waiting and host != lease.host and now - lease.since > TOLD_AFTER)):
+        return [host]
+    if not lease or host not in record.waiting or 0 <= now - record.told < waits.WAITING_TOLD:
         return []
     record.told = now
-    return [minion for minion in record.waiting if minion != record.lease.host]
+    return [minion for minion in record.waiting if minion != lease.host]
 
 
 def _call_next(cluster: Cluster, group: str, record: Record) -> None:
@@ -110,8 +115,7 @@ def _call_next(cluster: Cluster, group: str, record: Record) -> None:
         kwarg["anew"] = True
     job = cluster.client().run_job([host], "csyncsync.push", [group], tgt_type="list", kwarg=kwarg, ret="")
     if job and job.get("jid"):
-        now = time.time()
-        record.lease = Lease(host, job["jid"], now, now)
+        record.lease = Lease(host, job["jid"])
 
 
 def have_join_anew(cluster: Cluster, group: str, hosts: list[str]) -> None:
@@ -148,15 +152,9 @@ def release(cluster: Cluster, group: str, jid: Any, host: str | None = None) -> 
 
 def _free_if_left(cluster: Cluster, group: str, lease: Lease) -> None:
     """Take a lease from a holder that no longer pushes, and call the next host. Waits for the holder's answer."""
-    if not _is_at_work(cluster, lease):
+    # A process has it, of a join for example, or a host's job.
+    if not (is_runner(lease.pid) if lease.pid else cluster.running([lease.host], lease.jid, waits.LEASE_ANSWER)):
         release(cluster, group, lease.jid)
-
-
-def _is_at_work(cluster: Cluster, lease: Lease) -> bool:
-    """Ask the holder of an old lease whether it is still at work."""
-    if lease.pid:  # a process here, of a join for example
-        return is_runner(lease.pid)
-    return cluster.is_running(lease.host, lease.jid)
 
 
 def is_runner(pid: int | None) -> bool:
@@ -202,14 +200,14 @@ def _name() -> str:
 def _take(cluster: Cluster, group: str, host: str) -> Lease | None:
     """Take the lease, if it is free. Else returns it, and no host is called before this process has had it."""
     with cluster.record(group) as record:
-        held, now = record.lease, time.time()
+        held = record.lease
         record.next = os.getpid() if held else None
         if not held:
-            record.lease = Lease(host, _name(), now, now, os.getpid())
+            record.lease = Lease(host, _name(), pid=os.getpid())
             return None
         stale = held.is_stale()
         if stale:
-            record.lease = dataclasses.replace(held, checked=now)
+            record.lease = dataclasses.replace(held, checked=time.time())
     if stale:
         _free_if_left(cluster, group, held)
     return held
@@ -240,9 +238,7 @@ def call_behind(cluster: Cluster, group: str) -> None:
 def _refresh_behind(cluster: Cluster, group: str, minions: list[str]) -> None:
     with cluster.record(group) as record:
         members = cluster.members(record.options) if record.options else []
-    called = [minion for minion in minions if minion in members]
-    answers = (
-        cluster.call(called, "csyncsync.refresh", [], accepted=cluster.not_gone({group: members})) if called else {}
-    )
+    called, accepted = [minion for minion in minions if minion in members], cluster.not_gone({group: members})
+    answers = cluster.call(called, "csyncsync.refresh", [], accepted=accepted)
     with cluster.record(group) as record:
         record.behind = {m: at for m, at in record.behind.items() if m in members and answers.get(m) != []}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-import time
 from typing import Any
 
 import salt.utils.event
@@ -18,7 +17,8 @@ from salt.exceptions import SaltException
 
 from csync2lib.master import agreement, joins, lease
 from csync2lib.master.cluster import Cluster, aside
-from csync2lib.master.record import Lease, Record
+from csync2lib.master.record import Lease
+from csync2lib.report.report import conflicts
 from csync2lib.report.words import one_line, readable
 
 log = logging.getLogger(__name__)
@@ -30,38 +30,26 @@ _lock = threading.Lock()
 
 
 def pushed(cluster: Cluster, group: Any, host: Any, jid: Any, state: Any, refused: Any, full: Any = False) -> bool:
-    """
-    Given what an event says of a push that has ended, call the next host, and ask this one what is worth knowing.
-
-    Returns whether the host is a member of the group.
-    """
+    """What the runner's ``pushed`` does. Returns whether the host is a member of the group."""
     if not lease.was_member(cluster, group, host) and not lease.renew(cluster, group, host):
         return False
+    said, joining = refused if isinstance(refused, dict) else {}, state == "joining"
     with cluster.record(group) as record:
-        joining = state == "joining"
-        new = state == "pushed" and (full is True or _may_be_new(record, host, refused))
+        is_known = host in record.admitted and host not in record.returning and said == record.refused.get(host, {})
+        record.compare = record.compare or (full is True and state == "pushed")
+        is_due = record.compare
     if not joining:
         lease.release(cluster, group, jid, host)
         lease.call_behind(cluster, group)
-    if full is True and state == "pushed":
-        agreement.compare_aside(cluster, group)
-    if joining or new:
+    if is_due:
+        aside(agreement.compare, cluster, group)
+    if joining or (state == "pushed" and (full is True or not is_known)):
         with _lock:
             begins = (group, host) not in _asked
             _asked.setdefault((group, host), set()).add(str(jid) if joining else None)
         if begins:
             aside(_ask_all, cluster, group, host)
     return True
-
-
-def _may_be_new(record: Record, host: str, refused: object) -> bool:
-    """Tell whether the host may have something to say that is not noted yet."""
-    known = {minion: sorted(paths) for minion, paths in record.refused.get(host, {}).items()}
-    try:
-        said = {minion: sorted(paths) for minion, paths in refused.items()} if isinstance(refused, dict) else {}
-    except TypeError:
-        said = None
-    return host not in record.admitted or host in record.returning or said != known
 
 
 def _ask_all(cluster: Cluster, group: str, host: str) -> None:
@@ -88,12 +76,12 @@ def _ask(cluster: Cluster, group: str, host: str, jid: str | None) -> None:
         lease.have_join_anew(cluster, group, status.get("anew", []))
     elif jid and state:
         with cluster.record(group) as record:
-            held, now = record.lease, time.time()
+            held = record.lease
             if not (held and held.pid and lease.is_runner(held.pid)):
                 # As a process of its own, because it waits for hosts; it takes the lease. An event may have ended this
                 # host's, and a push that goes on beside a join does no harm.
                 name = f"join {secrets.token_hex(8)}"
-                record.lease = Lease(host, name, now, now, joins.start(cluster, group, host, name))
+                record.lease = Lease(host, name, pid=joins.start(cluster, group, host, name))
                 return
     if jid:
         lease.release(cluster, group, jid, host)
@@ -102,19 +90,10 @@ def _ask(cluster: Cluster, group: str, host: str, jid: str | None) -> None:
 def _tell_conflicts(cluster: Cluster, group: str, host: str, refused: dict[str, list[str]]) -> None:
     """Note what a host has answered that others refused, and fire an event for each conflict that comes to light."""
     with cluster.record(group) as record:
-        said = {**record.refused, host: {minion: sorted(paths) for minion, paths in refused.items()}}
-        if said[host] == record.refused.get(host, {}):
-            return
-        found = sorted(
-            [path, one, other]
-            for one, theirs in said.items()
-            for other, paths in theirs.items()
-            for path in paths
-            if one < other and path in said.get(other, {}).get(one, ())
-        )
-        new = [conflict for conflict in found if conflict not in record.conflicts]
+        told = {*conflicts(record.refused)}
+        said = {**record.refused, host: refused}
         record.refused = {minion: theirs for minion, theirs in said.items() if theirs}
-        record.conflicts = found
+        new = [conflict for conflict in conflicts(record.refused) if conflict not in told]
     for name, one, other in new:
         path, opts = readable(name), cluster.opts
         log.warning("csyncsync: conflict in group %s: %s and %s have changed %s", group, one, other, path)

@@ -53,7 +53,8 @@ def _set(cluster: Cluster, group: str | None, host: str | None, new: Pause | Non
 
     def tell(name: str) -> dict[str, str]:
         with cluster.record(name) as record:
-            paused = {key: value for key, value in (record.paused or {}).items() if _lasts(value)}
+            now, before = time.time(), record.paused or {}
+            paused = {key: one for key, one in before.items() if one["until"] is None or one["until"] > now}
             paused.pop(host or ALL_HOSTS, None)
             record.paused = paused = {**paused, **({host or ALL_HOSTS: new} if new else {})}
         answers = cluster.call(chosen[name], "csyncsync.paused", [name, paused], waits.STATUS_ANSWER)
@@ -67,10 +68,6 @@ def _set(cluster: Cluster, group: str | None, host: str | None, new: Pause | Non
     # Side by side: a host that is silent would be waited for once for each group.
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         return dict(zip(chosen, pool.map(tell, chosen)))
-
-
-def _lasts(one: Pause) -> bool:
-    return one["until"] is None or one["until"] > time.time()
 
 
 def _told(minion: str, answer: dict[str, Pause]) -> str:

@@ -10,6 +10,7 @@ event that is no such answer changes nothing.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -61,44 +62,28 @@ class Answers(dict[str, Any]):
         return self.get(minion, self.why.get(minion, silent))
 
 
+@dataclasses.dataclass
 class Question:
-    """
-    One question, and the answers to it as they come.
+    """One question, and the answers to it as they come."""
 
-    opts
-        The master's config.
-    arguments, options
-        Of the function.
-    shape
-        What is expected to be returned, if that is not what the function returns as a rule.
-    """
-
-    def __init__(
-        self,
-        opts: Mapping[str, Any],
-        function: str,
-        arguments: list[Any],
-        options: Mapping[str, Any],
-        shape: Shape | None,
-    ) -> None:
-        self.function, self.arguments, self.options, self.shape = function, arguments, options, shape
-        self.key_of = _keys(opts)
-        #: Not all of it digits: Salt reads arguments as YAML.
-        self.name = f"question-{secrets.token_hex(16)}"
-        self.answers = Answers()
-        self.silent: set[str] = set()
-        #: Who has returned a text that is not signed: by Salt, which does not know the function, or by somebody else,
-        #: who may be quicker than the host. So it ends no waiting.
-        self.unsigned: dict[str, str] = {}
+    opts: Mapping[str, Any]
+    function: str
+    arguments: list[Any]
+    options: Mapping[str, Any]
+    #: What is expected to be returned, if that is not what the function returns as a rule.
+    shape: Shape | None
+    #: Not all of it digits: Salt reads arguments as YAML.
+    name: str = dataclasses.field(default_factory=lambda: f"question-{secrets.token_hex(16)}")
+    answers: Answers = dataclasses.field(default_factory=Answers)
+    silent: set[str] = dataclasses.field(default_factory=set)
+    #: Who has returned a text that is not signed: by Salt, which does not know the function, or by somebody else, who
+    #: may be quicker than the host. So it ends no waiting.
+    unsigned: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def ask(self, client: Any, minions: list[str], seconds: float, still_running: StillRunning) -> None:
         """
-        Publish the question, and wait for the answers. Raises salt.exceptions.SaltException.
-
-        seconds
-            Of silence after which minions are asked whether they still work on it.
-        still_running
-            Given minions and the job's id, returns those that do.
+        Publish the question, and wait for the answers: after so many seconds of silence it is asked who still works on
+        it. Raises SaltException.
         """
         arguments = [self.name, self.function, self.arguments, dict(self.options)]
         listened = client.event.cpub
@@ -158,7 +143,7 @@ class Question:
         if not isinstance(said.get("answer"), str) or not isinstance(said.get("signature"), str):
             return False
         try:
-            is_signed = signature.verifier(self.key_of(minion))
+            is_signed = signature.verifier(_key(self.opts, minion))
         except (ValueError, SaltException, OSError):
             return False
         return is_signed(said, minion, self.name, self.function)
@@ -185,6 +170,7 @@ class _No(Exception):
     """A host could not do what it was asked."""
 
 
+#: Given minions and a job's id, returns those that still work on it.
 StillRunning = Callable[[list[str], str], Iterable[str]]
 
 
@@ -194,18 +180,14 @@ def _line(text: str) -> str:
     return lines[-1 if "Traceback" in text else 0] or "returned nothing"
 
 
-def _keys(opts: Mapping[str, Any]) -> Callable[[str], str]:
-    """A function that returns the accepted key of a minion, as PEM. It raises ValueError or OSError without one."""
+def _key(opts: Mapping[str, Any], minion: str) -> str:
+    """The accepted key of a minion, as PEM. Raises ValueError or OSError without one."""
     driver = opts.get("keys.cache_driver")
     if not driver:  # before Salt 3007
-        return lambda minion: storage.read(os.path.join(opts["pki_dir"], "minions", minion)) or ""
+        return storage.read(os.path.join(opts["pki_dir"], "minions", minion)) or ""
     if not hasattr(_local, "cache"):
         _local.cache = salt.cache.Cache(opts, driver=driver)
-
-    def key_of(minion: str) -> str:
-        found = _local.cache.fetch("keys", minion)
-        if not isinstance(found, dict) or found.get("state") != "accepted":
-            raise ValueError(f"the key of {minion} is not accepted")
-        return str(found["pub"])
-
-    return key_of
+    found = _local.cache.fetch("keys", minion)
+    if not isinstance(found, dict) or found.get("state") != "accepted":
+        raise ValueError(f"the key of {minion} is not accepted")
+    return str(found["pub"])

@@ -29,31 +29,17 @@ from csync2lib.master.record import Record, path_of
 
 log = logging.getLogger(__name__)
 
-#: Tag -> kind of event. The master's config names the same tags.
-TAGS = {
-    "salt/beacon/*/csyncsync/*": "changed",
-    "csyncsync/*/pushed": "pushed",
-    "csyncsync/*/facts": "facts",
-    "salt/minion/*/start": "started",
-    "salt/key": "key",
+#: Kind of event -> its tag, which the master's config names, too; the runner's function; and how many events that mean
+#: the same are served at once, and how many seconds later one more.
+KINDS = {
+    "changed": ("salt/beacon/*/csyncsync/*", "csyncsync.sync", (10, 0.25)),
+    "pushed": ("csyncsync/*/pushed", "csyncsync.pushed", (10, 2.0)),
+    "facts": ("csyncsync/*/facts", "csyncsync.apply", (5, 10.0)),
+    "started": ("salt/minion/*/start", "csyncsync.apply", (3, 10.0)),
+    "key": ("salt/key", "csyncsync.apply", (3, 10.0)),
 }
-#: Kind -> the runner's function.
-FUNCTIONS = {
-    "changed": "csyncsync.sync",
-    "pushed": "csyncsync.pushed",
-    "facts": "csyncsync.apply",
-    "started": "csyncsync.apply",
-    "key": "csyncsync.apply",
-}
-#: Kind -> how many events that mean the same are served at once, and how many seconds later one more.
-LIMITS = {
-    "changed": (10, 0.25),
-    "asked": (3, 1.0),
-    "pushed": (10, 2.0),
-    "facts": (5, 10.0),
-    "started": (3, 10.0),
-    "key": (3, 10.0),
-}
+#: "asked" is "changed" of a host that waits for its turn: it has been heard already.
+LIMITS = {**{kind: limit for kind, (_, _, limit) in KINDS.items()}, "asked": (3, 1.0)}
 #: The same for all events of a minion about groups that do not know it: it is new there, or it is no member.
 STRANGER = (60, 1.0)
 #: The same for all events of all minions.
@@ -90,23 +76,17 @@ _lock = threading.Lock()
 
 def react(tag: str, data: Data, opts: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Given an event, return the reaction: a call of the runner, or nothing.
-
-    tag, data
-        Of the event; from any hand.
-    opts
-        The master's config.
-
-    Returns what a reactor SLS may return: ``{}``, or ``{id: {"runner.FUNCTION": [{"args": [{name: value}, …]}]}}``.
+    Given an event, from any hand, and the master's config, return what a reactor SLS may: a call of the runner,
+    ``{id: {"runner.FUNCTION": [{"args": [{name: value}, …]}]}}``, or ``{}``.
     """
-    kind = next((kind for pattern, kind in TAGS.items() if fnmatch.fnmatchcase(tag, pattern)), None)
+    kind = next((kind for kind, (pattern, _, _) in KINDS.items() if fnmatch.fnmatchcase(tag, pattern)), None)
     arguments = _arguments(kind, data)
     if kind is None or arguments is None or not _passes(kind, tag, data, arguments, opts):
         return {}
     if "refused" in arguments:
         arguments["refused"] = _short(arguments["refused"])
     call = [{"args": [{name: value} for name, value in arguments.items()]}] if arguments else []
-    return {f"csyncsync: {kind}": {f"runner.{FUNCTIONS[kind]}": call}}
+    return {f"csyncsync: {kind}": {f"runner.{KINDS[kind][1]}": call}}
 
 
 def _arguments(kind: str | None, data: Data) -> dict[str, Any] | None:
@@ -148,7 +128,8 @@ def _passes(kind: str, tag: str, data: Data, arguments: dict[str, Any], opts: Ma
     if kind != "key" and not _is_accepted(minion, opts):
         return _leave_out(None)
     if "group" in arguments:
-        if not is_group_name(group) or not _are_words(arguments.get("jid"), arguments.get("state")):
+        words = [word for word in (arguments.get("jid"), arguments.get("state")) if word is not None]
+        if not is_group_name(group) or not all(isinstance(word, str) and len(word) <= 40 for word in words):
             return _leave_out(minion)
         record = _record(group, opts)
         if minion not in record.known:
@@ -157,17 +138,13 @@ def _passes(kind: str, tag: str, data: Data, arguments: dict[str, Any], opts: Ma
         if kind == "pushed" and _ends_lease(record, group, arguments):
             return True
         if kind == "changed" and minion in record.waiting:
-            kind = "asked"  # it has been heard already
+            kind = "asked"
     # Whoever tells of facts, the whole group reads them.
     key = (kind, None if kind == "facts" else minion, group)
     if _take([(key, LIMITS[kind]), ("all", ALL)]):
         return True
     _wait(key, tag, {"id": minion, "act": data.get("act"), "group": group, "data": arguments}, opts)
     return _leave_out(minion)
-
-
-def _are_words(*values: object) -> bool:
-    return all(value is None or (isinstance(value, str) and len(value) <= 40) for value in values)
 
 
 def _is_accepted(minion: object, opts: Mapping[str, Any]) -> bool:

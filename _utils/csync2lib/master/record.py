@@ -26,18 +26,15 @@ class Lease:
     host: str
     #: The host's job, or ``process PID``.
     jid: str
-    since: float = 0
+    since: float = dataclasses.field(default_factory=time.time)
     #: When the holder was last known, or asked, to be at work.
-    checked: float = 0
+    checked: float = dataclasses.field(default_factory=time.time)
     #: The process on the master, if one has it.
     pid: int | None = None
 
     def is_stale(self) -> bool:
         """Tell whether the holder is to be asked. A time in the future: the clock was set back."""
         return not 0 <= time.time() - self.checked <= waits.LEASE_CHECK
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "pid" or value is not None}
 
 
 @dataclasses.dataclass
@@ -66,10 +63,10 @@ class Record:
     paused: dict[str, dict[str, Any]] | None = None
     #: ``{minion id: {minion id that refuses: [path, …]}}``
     refused: dict[str, dict[str, list[str]]] = dataclasses.field(default_factory=dict)
-    #: ``[path, minion id, minion id]`` of each conflict that was told.
-    conflicts: list[list[str]] = dataclasses.field(default_factory=list)
     #: Hosts that have not read new keys yet, and when they were last called.
     behind: dict[str, float] = dataclasses.field(default_factory=dict)
+    #: Whether hosts are to be compared: one of them has checked the whole group since.
+    compare: bool = False
     #: Hosts that are to join anew: others have dropped them for a while, and kept nothing for them.
     anew: list[str] = dataclasses.field(default_factory=list)
     #: What the file said; another version may have written more into it.
@@ -79,24 +76,19 @@ class Record:
     def from_json(cls, text: str) -> Record:
         """Raises ValueError."""
         read = json.loads(text)
-        record = cls(**{name: read[name] for name in _DEFAULTS if name in read}, read=read)
+        record = cls(**{**_known(cls, read), "read": read})
         if lease := read.get("lease"):
-            record.lease = Lease(**{name: lease[name] for name in _LEASE if name in lease})
+            record.lease = Lease(**_known(Lease, lease))
         return record
 
     def to_json(self) -> str:
-        said = {name: value for name, value in vars(self).items() if self._is_written(name, value)}
-        said["lease"] = self.lease and self.lease.as_dict()
-        return json.dumps({**self.read, **said}, indent=1, sort_keys=True)
-
-    def _is_written(self, name: str, value: object) -> bool:
-        """An empty field is left out, if it was not there before."""
-        return name in _DEFAULTS and (name in _ALWAYS or name in self.read or value != _DEFAULTS[name])
+        said = dataclasses.asdict(self)
+        return json.dumps({**said.pop("read"), **said}, indent=1, sort_keys=True)
 
 
-_ALWAYS = ("lease", "waiting", "founders", "admitted")
-_LEASE = [field.name for field in dataclasses.fields(Lease)]
-_DEFAULTS = {name: value for name, value in vars(Record()).items() if name != "read"}
+def _known(kind: type[Lease | Record], said: dict[str, Any]) -> dict[str, Any]:
+    """What of it is a field of this kind of record."""
+    return {field.name: said[field.name] for field in dataclasses.fields(kind) if field.name in said}
 
 
 def path_of(opts: Mapping[str, Any], group: str) -> str:

@@ -107,13 +107,7 @@ def _have_read_anew(
 ) -> dict[str, str]:
     """
     Have hosts read pillar and mine, and those push that have something to send. Returns ``{minion id: text}``.
-
-    present
-        What those said that answer.
-    have_it
-        Given minion ids, returns those that have what changed.
-    what
-        What has changed, in words.
+    ``present`` is what those said that answer; ``have_it`` tells which of some hosts have what changed.
     """
     told = dict.fromkeys(_all_of(members), f"did not answer: gets {what} when it is back")
     waiting, until = [minion for minion in told if minion in present.heard()], time.monotonic() + waits.ROTATE_WAIT

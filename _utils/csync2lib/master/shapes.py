@@ -33,21 +33,19 @@ MOST, LAST = 2**63, 253_402_300_799
 # --- Of single values ------------------------------------------------------------------------------------
 
 
+def that(is_good: Callable[[Any], object], why: str) -> Shape:
+    """A value as it is, if it is a good one."""
+    return lambda where, value: value if is_good(value) else _refuse(where, why)
+
+
+def matching(is_good: Callable[[str], object], why: str) -> Shape:
+    """The same of text."""
+    return that(lambda value: isinstance(value, str) and is_good(value), why)
+
+
 def number(least: float = 0, most: float = MOST) -> Shape:
-    def check(where: str, value: Any) -> Any:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
-        return value if good else _refuse(where, f"is no number from {least:g} to {most:g}")
-
-    return check
-
-
-def whole(where: str, value: Any) -> Any:
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
-    return value if good else _refuse(where, "is no whole number")
-
-
-def flag(where: str, value: Any) -> Any:
-    return value if isinstance(value, bool) else _refuse(where, "is neither true nor false")
+    why = f"is no number from {least:g} to {most:g}"
+    return that(lambda value: type(value) in (int, float) and least <= value <= most, why)
 
 
 def raw_text(most: int) -> Shape:
@@ -73,23 +71,13 @@ def path(where: str, value: Any) -> str:
     return urllib.parse.quote(str(value), safe="/%!$&'()*+,;=:@~[]", errors="surrogatepass")
 
 
-def digest(where: str, value: Any) -> Any:
-    good = isinstance(value, str) and re.fullmatch("[0-9a-f]{16,128}", value)
-    return value if good else _refuse(where, "is no digest")
-
-
-def slot(where: str, value: Any) -> Any:
-    good = isinstance(value, str) and re.fullmatch("[0-9]{1,4}", value) and int(value) < DIGESTS
-    return value if good else _refuse(where, "is no slot of digests")
-
-
-def minion(where: str, value: Any) -> Any:
-    good = isinstance(value, str) and MINION_ID.match(value) and one_line(value) == value
-    return value if good else _refuse(where, "is no minion id")
-
-
-def group(where: str, value: Any) -> Any:
-    return value if is_group_name(value) else _refuse(where, "is no group name")
+whole = that(lambda value: type(value) is int and 0 <= value <= MOST, "is no whole number")
+flag = that(lambda value: isinstance(value, bool), "is neither true nor false")
+digest = matching(re.compile("[0-9a-f]{16,128}").fullmatch, "is no digest")
+slot = matching(lambda text: re.fullmatch("[0-9]{1,4}", text) and int(text) < DIGESTS, "is no slot of digests")
+#: Also "*", for all hosts of a group.
+minion = matching(lambda text: MINION_ID.match(text) and one_line(text) == text, "is no minion id")
+group = matching(is_group_name, "is no group name")
 
 
 def _refuse(where: str, why: str) -> Any:
@@ -100,25 +88,12 @@ def _refuse(where: str, why: str) -> Any:
 
 
 def one_of(*words: str) -> Shape:
-    def check(where: str, value: Any) -> str:
-        return value if isinstance(value, str) and value in words else _refuse(where, f"is none of {', '.join(words)}")
-
-    return check
+    return matching(lambda text: text in words, f"is none of {', '.join(words)}")
 
 
 def maybe(shape: Shape) -> Shape:
     """That, or None."""
     return lambda where, value: None if value is None else shape(where, value)
-
-
-def either(one: Shape, other: Shape) -> Shape:
-    def check(where: str, value: Any) -> Any:
-        try:
-            return one(where, value)
-        except Unusable:
-            return other(where, value)
-
-    return check
 
 
 def list_of(shape: Shape, least: int = 0, most: int = 1_000_000) -> Shape:
@@ -140,9 +115,7 @@ def map_of(key: Shape, shape: Shape) -> Shape:
 
 
 def record(needed: Mapping[str, Shape], others: Mapping[str, Shape] | None = None) -> Shape:
-    """
-    A mapping with these fields. Of the others those are there afterwards that were before.
-    """
+    """A mapping with these fields. Of the others those are there afterwards that were before."""
 
     def check(where: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -167,13 +140,7 @@ _refused = map_of(minion, _paths)
 _state = one_of("pushed", "joining", "held", "paused", "running", "error", "test")
 _disk = record({"path": text, "free": whole, "total": whole})
 _action = record(
-    {
-        "exec": text,
-        "why": text,
-        "log": maybe(text),
-        "running": maybe(number()),
-        "waiting": maybe(number()),
-    }
+    {"exec": text, "why": text, "log": maybe(text), "running": maybe(number()), "waiting": maybe(number())}
 )
 _watch = {"error": maybe(text), "hot": _texts, "watches": whole, "limit": maybe(whole)}
 _last_push = {"state": _state, "checked": whole, "comment": text, "time": moment, "seconds": maybe(number())}
@@ -230,17 +197,15 @@ SHAPES: dict[str, Shape] = {
     "csyncsync.win": whole,
     "csyncsync.records": record({"calm": flag, "left": list_of(path), "paths": map_of(path, digest)}),
     "csyncsync.kept": list_of(path),
-    "csyncsync.mark": whole,
+    "csyncsync.mark": map_of(path, list_of(digest)),
     "csyncsync.returned": flag,
     "csyncsync.local_changes": map_of(path, one_of("changed", "deleted", "new")),
     "csyncsync.reset": flag,
-    "csyncsync.join": record(
-        {"state": one_of("recorded", "established"), "unsent": list_of(path, most=5_000)},
-    ),
+    "csyncsync.join": record({"state": one_of("recorded", "established"), "unsent": list_of(path, most=5_000)}),
     "csyncsync.digests": record({"digests": list_of(digest, DIGESTS, DIGESTS)}),
     "csyncsync.admit": record({"marked": whole, "left": whole, "refused": list_of(path, most=5_000)}),
     "csyncsync.claims": map_of(path, one_of("changed", "place")),
-    "csyncsync.paused": map_of(either(one_of("*"), minion), record({"until": maybe(moment), "comment": text})),
+    "csyncsync.paused": map_of(minion, record({"until": maybe(moment), "comment": text})),
     "csyncsync.push": record(
         {"state": _state, "comment": text},
         {
@@ -256,7 +221,7 @@ SHAPES: dict[str, Shape] = {
     "csyncsync.certificate": _certificate,
     "csyncsync.renew_certificate": record({"fingerprint": digest}),
     "csyncsync.pinned": map_of(minion, digest),
-    "csyncsync.refresh": either(_texts, text),
+    "csyncsync.refresh": lambda where, value: (_texts if isinstance(value, list) else text)(where, value),
     "saltutil.find_job": lambda where, value: isinstance(value, dict) and bool(value),
 }
 #: What csyncsync.contents returns with ``part``, and with ``slots``.

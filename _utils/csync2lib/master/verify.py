@@ -14,9 +14,8 @@ from csync2lib.config import membership
 from csync2lib.errors import CsyncsyncError
 from csync2lib.master import joins, shapes
 from csync2lib.master.cluster import Cluster
-from csync2lib.master.commands import SILENT, progress, with_exit_code
+from csync2lib.master.commands import SILENT, progress, shown, versions, with_exit_code
 from csync2lib.master.lease import leased
-from csync2lib.master.listing import shown, versions
 from csync2lib.report.words import readable
 
 #: Megabytes that each host reads in a second.
@@ -31,16 +30,7 @@ Sizes = dict[str, dict[str, int]]
 
 
 def verify(cluster: Cluster, group: str, members: list[str], rate: Any = RATE) -> dict[str, Any]:
-    """
-    Compare the files of these hosts. Raises CsyncsyncError.
-
-    rate
-        Megabytes a second; 0: as many as can be.
-
-    Returns ``{"group", "hosts": {minion id: {"files", "bytes"}}, "silent": [minion id, …], "differences": {path:
-    {minion id: version}}, "more": differences that are not shown, "seconds", "retcode"}``; and ``"unknown": {minion id:
-    why}`` if hosts answered that they could not, or what cannot be used.
-    """
+    """What the runner's ``verify`` returns of these hosts. Raises CsyncsyncError."""
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0:
         raise CsyncsyncError(f"rate={rate!r} is no number of megabytes in a second")
     began = time.monotonic()
@@ -72,10 +62,8 @@ def verify(cluster: Cluster, group: str, members: list[str], rate: Any = RATE) -
 
 def _differing(cluster: Cluster, group: str, sizes: Sizes, rate: int, unknown: dict[str, str]) -> list[str]:
     """
-    The percent-encoded paths that hosts have differently: first the slots of digests, then the paths in them.
-
-    unknown
-        Hosts that could no longer tell, and why, are added to it. What the others have is compared without them.
+    The percent-encoded paths that hosts have differently: first the slots of digests, then the paths in them. Who can
+    no longer tell, and why, is added to ``unknown``; what the others have is compared without them.
     """
     most = max((size["bytes"] for size in sizes.values()), default=0)
     parts = min(100, 1 + (most // (rate * STEP) if rate else 0))
@@ -97,11 +85,7 @@ def _differing(cluster: Cluster, group: str, sizes: Sizes, rate: int, unknown: d
 
 
 def reset(cluster: Cluster, group: str, source: str, test: bool) -> dict[str, Any]:
-    """
-    Have the source's content win; test: only tell what would be replaced and deleted.
-
-    Returns ``{minion id: what was done}``. Raises CsyncsyncError.
-    """
+    """What the runner's ``reset`` does. Raises CsyncsyncError."""
     options = cluster.group(group)
     members = cluster.members(options)
     membership.require_sender(group, options, members, source, "source=")
@@ -121,7 +105,7 @@ def _reset(cluster: Cluster, group: str, hosts: list[str]) -> dict[str, Any]:
     with cluster.record(group) as record:
         # Nobody is a founder, whose files count; nobody is waited for.
         record.founders, record.admitted, record.anew, record.returning = [], [], [], {}
-        record.refused, record.conflicts, record.joining = {}, [], {}
+        record.refused, record.joining = {}, {}
     for number, host in enumerate(hosts):
         progress(f"{group}: {number + 1} of {len(hosts)} databases, {host}")
         try:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-from csync2lib import backups, beneath, journal, storage
+from csync2lib import backups, beneath, journal, received, storage
 from csync2lib.config.defaults import HOLD
 from csync2lib.csync2 import excludes, unfinished
 from csync2lib.csync2.command import run
+from csync2lib.csync2.custody import awaits_database, serving
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.kept import last_copy
-from csync2lib.csync2.namespace import is_below
+from csync2lib.csync2.namespace import is_below, outermost
 from csync2lib.csync2.states import DIRECTORY
 from csync2lib.group import AWAY, Group, GroupConfig
 from csync2lib.local_changes import LOCAL
@@ -26,8 +28,8 @@ from csync2lib.push.differences import TOO_LONG, Difference, Differences
 
 #: Differences that are written at once: csync2's server waits meanwhile.
 BATCH = 300
-#: A path that is received while it is looked at is looked at again, so many times at most.
-ROUNDS = 5
+#: Seconds within which csync2 has recorded what it has done to a path; and if it has to wait for its database (db.c).
+SETTLED_AFTER, SETTLED_LATE_AFTER = 2.0, 21.0
 #: In a group's directory: what could not be looked at, or is not carried, as JSON; so many paths at most.
 UNREAD, MOST_UNREAD = "unread.json", 1000
 #: In a group's directory: what is left as it is recorded, because it looks like a lost disk.
@@ -71,9 +73,13 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
         recorder.leave(map(os.fsencode, lost))
         recorder.moved = moved
         same = recorder.named({**entries, **dict.fromkeys(moved, True)})
+        recorder.received()
         if full:
             recorder.everything()
-        recorder.mark(_without_sent(group, config, same, files))
+        recorder.sure = journal.rewritten(files)
+        sure = {path for path in same if path in recorder.sure}  # all else csync2 has recorded since
+        heard = {path: when for path, when in journal.heard(files if sure else ()).items() if path in sure}
+        recorder.mark(sorted(sure - ledger.taken(group.path("sent"), config.peers, heard)))
         if not release:  # what has gone away while all was looked at
             recorder.leave(map(os.fsencode, {**guard.problems(), **lost}))
             recorder.moved = {**guard.moved_mounts(), **moved}
@@ -89,15 +95,6 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
     if full:
         journal.forget_unwatched(group.directory)
     return Checked(len(entries), "; ".join(held), full, bool(recorder.away or recorder.unseen()))
-
-
-def _without_sent(group: Group, config: GroupConfig, same: list[bytes], files: list[str]) -> list[bytes]:
-    """Leave out of ``same`` what all peers have taken since the last event that these journal files tell of."""
-    if not same:
-        return []
-    left = set(same)
-    heard = {path: when for path, when in journal.heard(files).items() if path in left}
-    return sorted(left - ledger.taken(group.path("sent"), config.peers, heard))
 
 
 @contextlib.contextmanager
@@ -134,6 +131,13 @@ class Recorder:
         self.local: set[bytes] | None = None
         #: For whom what has changed becomes dirty.
         self.peers: Collection[str] = config.peers
+        #: Tells what came from other hosts, and csync2 has not recorded.
+        self.unrecorded = received.Unrecorded(group.directory)
+        #: What of that was recorded here, as its csync2 is dead.
+        self.came: set[bytes] = set()
+        #: Whether what has only just changed is left to the next check; and what is, with what csync2 may still record;
+        #: of what others may have it otherwise though it is recorded so.
+        self.settles, self.again, self.sure = True, set[bytes](), set[bytes]()
 
     def leave(self, places: Iterable[bytes]) -> None:
         """Leave what is at these include roots, and below, as it is recorded."""
@@ -147,10 +151,20 @@ class Recorder:
 
     def everything(self) -> None:
         """Of the whole group."""
-        roots = sorted(self.config.roots)
-        for root in roots:
-            if not self._is_left(root) and not any(root.startswith(other + b"/") for other in roots):
-                self._record(self.found.below(root))
+        for root in outermost(self.config.roots):
+            if not self._is_left(root):
+                self._record(self.settled(self.found.below(root)))
+
+    def settled(self, differences: Iterator[Difference]) -> Iterator[Difference]:
+        """
+        Without what has only just changed, while csync2 serves a peer: it records what it does a moment later. The next
+        check is told of that by name. (Who names a path has waited for csync2, as the watcher does.)
+        """
+        for one in differences:
+            if self.settles and _is_young(one.path, SETTLED_AFTER) and serving(self.group.database):
+                self.again.add(one.path)
+            else:
+                yield one
 
     def named(self, entries: Mapping[bytes, bool]) -> list[bytes]:
         """
@@ -161,7 +175,8 @@ class Recorder:
         same = []
         seen: set[bytes] = set()
         before = dict.fromkeys(storage.read_names(self.group.path(LOCAL)) if self.local is not None else (), False)
-        for path, tree in sorted({**before, **entries, **self._left_before()}.items()):
+        left = dict.fromkeys(left_before(self.group), True)
+        for path, tree in sorted({**before, **entries, **left}.items()):
             if self._is_left(path):
                 continue
             for parent in _parents(path, self.found.roots):
@@ -170,13 +185,26 @@ class Recorder:
                 seen.add(parent)
             record, kind = self.database.record(path), beneath.is_directory(path)
             if tree or (record is None if kind else self.database.has_below(path)):
-                self._record(self.found.below(path))
+                self._record(self.settled(self.found.below(path)))
             elif not self._record(self.found.at(path)) and record is not None and beneath.exists(path):
                 same.append(path)
         return same
 
+    def received(self) -> None:
+        """
+        What csync2 did not record: the watcher may name it only later, when nothing tells whose it is any more. csync2
+        itself may have made it dirty, when the peer sent it again (daemon.c, csync_check_dirty()).
+        """
+        paths = [path for path in sorted(self.unrecorded.paths) if not self._is_left(path)]
+        paths = [path for path in paths if self.unrecorded.is_lost(path, self.database.record(path))]
+        for path in paths:
+            self._record(self.found.at(path))
+        self.came.update(paths)
+        self.database.clean(paths)
+
     def mark(self, paths: list[bytes]) -> None:
         """Make paths dirty for all peers, as they are recorded: csync2 then compares contents."""
+        paths = [path for path in paths if path not in self.came]
         if paths and self.local is None:
             if self.base:
                 self.base.note(self.database, {path: self.database.record(path) for path in paths})
@@ -255,8 +283,17 @@ class Recorder:
         """Returns how many there were."""
         number = 0
         differences = (one for one in differences if not self._is_left(one.path))
-        while batch := list(islice(differences, BATCH)):
-            number += len(batch)
+        while found := list(islice(differences, BATCH)):
+            number += len(found)
+            self.unrecorded.look()
+            self.again.update(one.path for one in found if self.unrecorded.is_in_flight(one.path, one.before))
+            if any(map(awaits_database, serving(self.group.database))):
+                self.again.update(one.path for one in found if _is_young(one.path, SETTLED_LATE_AFTER))
+            came = [one for one in found if self.unrecorded.is_lost(one.path, one.before)]
+            if came:
+                self.came.update(one.path for one in came)
+                self.database.take_in(came, self.config.address, ())
+            batch = [one for one in found if one.path not in self.came and one.path not in self.again]
             self.gone.update((one.path, one) for one in batch if one.now is None)
             # A mount point has the owner and mode of what is mounted there, or not; others are to have the directory.
             self._write([one for one in batch if one.now is not None and not (one.before and one.path in self.moved)])
@@ -284,18 +321,17 @@ class Recorder:
         if self.local is not None:
             self.local.update(one.path for one in batch)
             return
-        for _ in range(ROUNDS):
-            if not batch:
-                return
+        if batch:
             if self.base:
                 self.base.note(self.database, {one.path: one.before for one in batch})
-            paths = [one.path for one in batch]
-            commands = self.commands.of(paths)
-            late = self.database.take_in(batch, self.config.address, self.peers, commands)
-            batch = [one for path in late for one in self.found.at(path)]
+            commands = self.commands.of(one.path for one in batch)
+            self.again.update(self.database.take_in(batch, self.config.address, self.peers, commands))
 
     def end(self) -> None:
         """What is to be done when all is recorded, and the database is closed."""
+        if self.again:
+            lines = [path + (journal.REWRITTEN if path in self.sure else b"") for path in sorted(self.again)]
+            journal.write(self.group.journal, lines, False, journal.AGAIN)
         if self.commands.due:
             run(self.group.name, "-M", fine=(0, 2))  # any run of csync2's ends with the commands that are due
         left = self.found.unfinished
@@ -303,11 +339,6 @@ class Recorder:
         for path, status in left.items():  # what csync2 left, unseen by a watcher
             if unfinished.is_left(path, status, opened):
                 unfinished.delete(path, status.st_ino)
-
-    def _left_before(self) -> dict[bytes, bool]:
-        """What was left as it was recorded may have come back: no event tells of that."""
-        unread = map(urllib.parse.unquote_to_bytes, storage.read_json(self.group.path(UNREAD), {}))
-        return dict.fromkeys((*unread, *storage.read_names(self.group.path(HELD))), True)
 
     def note_left(self) -> None:
         """Note, after a check, what is left as it is recorded, and what could not be read."""
@@ -328,13 +359,25 @@ class Known(Recorder):
         Tells of a path whether they do not: it is left as it is recorded.
     """
 
-    def __init__(self, group: Group, config: GroupConfig, database: Database, is_own: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, group: Group, config: GroupConfig, database: Database, is_own: Callable[[Difference], bool]
+    ) -> None:
         super().__init__(group, config, database, base=True)
-        self.peers, self.is_own = (), is_own
+        self.peers, self.is_own, self.settles = (), is_own, False
         self.commands = _Commands(config._replace(rules={}))  # they are for the host's own changes
 
     def _record(self, differences: Iterator[Difference]) -> int:
-        return super()._record(one for one in differences if not self.is_own(one.path))
+        return super()._record(one for one in differences if not self.is_own(one))
+
+
+def left_before(group: Group) -> set[bytes]:
+    """What the last check left as it was recorded. It may have come back: no event tells of that."""
+    unread = map(urllib.parse.unquote_to_bytes, storage.read_json(group.path(UNREAD), {}))
+    return {*unread, *storage.read_names(group.path(HELD))}
+
+
+def _is_young(path: bytes, within: float) -> bool:
+    return abs(time.time() - beneath.last_changed(path)[0]) < within
 
 
 def _is_below_any(path: bytes, places: Collection[bytes]) -> bool:

@@ -8,7 +8,6 @@ so that neither all files nor all records are ever in memory. Paths are bytes.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from csync2lib.csync2 import unfinished
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.names import decode, encode
-from csync2lib.csync2.states import DIRECTORY, UNKNOWN, check_text
+from csync2lib.csync2.states import DIRECTORY, SOCKET, UNKNOWN, check_text
 
 #: Bytes of a path that csync2 carries: the kernel takes 4,095, and csync2 has a temporary file of a longer name.
 LONGEST = 4000
@@ -49,18 +48,13 @@ class _Opened(NamedTuple):
 
 
 class Differences:
-    """
-    Looks for differences below the includes of a group.
-
-    unread
-        ``{path: why}`` of what could not be looked at, or is not carried; what is below it is not named.
-    unfinished
-        ``{path: lstat}`` of what csync2 has made and not finished, which is left as it is.
-    """
+    """Looks for differences below the includes of a group."""
 
     def __init__(self, database: Database, excludes: Excludes, roots: Iterable[bytes]) -> None:
         self.database, self.excludes, self.roots = database, excludes, frozenset(roots)
+        #: ``{path: why}`` of what could not be looked at, or is not carried; what is below it is not named
         self.unread: dict[bytes, str] = {}
+        #: ``{path: lstat}`` of what csync2 has made and not finished, which is left as it is
         self.unfinished: dict[bytes, os.stat_result] = {}
 
     def at(self, path: bytes) -> Iterator[Difference]:
@@ -126,8 +120,14 @@ class Differences:
                 elif key.endswith(b"/"):
                     self._enter(opened, last.handle, base, there, last.name + b"/" + key[:-1])
                 else:
-                    with contextlib.suppress(*NOT_THERE):
-                        yield last.name + b"/" + key, self._state_in(last.handle, base, there)
+                    text: bytes | None = None
+                    try:
+                        text = self._text(there, beneath.lstat_in(last.handle, base))
+                    except NOT_THERE:
+                        continue
+                    except OSError as err:
+                        self._note(there, err)
+                    yield last.name + b"/" + key, text
         finally:
             for one in opened:
                 os.close(one.handle)
@@ -146,15 +146,6 @@ class Differences:
     def _unless_gone(self, path: bytes, err: OSError) -> None:
         if not isinstance(err, NOT_THERE):
             self._note(path, err)
-
-    def _state_in(self, handle: int, base: bytes, path: bytes) -> bytes | None:
-        try:
-            return self._text(path, beneath.lstat_in(handle, base))
-        except NOT_THERE:
-            raise
-        except OSError as err:
-            self._note(path, err)
-            return None
 
     @staticmethod
     def _entries(handle: int) -> list[tuple[bytes, bytes]]:
@@ -177,8 +168,6 @@ class Differences:
         if unfinished.is_unfinished(status):
             self.unfinished[path] = status
             return None
-        if stat.S_ISSOCK(status.st_mode):
-            return _SOCKET
         text = check_text(path, status)
         return None if text == UNKNOWN else text  # somebody swaps it just now, which is an event of its own
 
@@ -187,7 +176,7 @@ class Differences:
     def _compared(self, path: bytes, text: bytes | None, record: bytes | None) -> Iterator[Difference]:
         if text is None:
             return
-        now = None if text is _SOCKET else text
+        now = None if text.endswith(SOCKET) else text  # csync2 carries none
         if now != record:
             yield Difference(path, now, record)
 
@@ -214,13 +203,5 @@ class Differences:
         return bool(path) and self.excludes.match(path, os.path.basename(path))
 
     def _note(self, path: bytes, err: OSError) -> None:
-        above = path
-        while len(above) > 1:
-            if above in self.unread:
-                return
-            above = os.path.dirname(above)
-        self.unread[path] = os.strerror(err.errno or 0)
-
-
-#: Stands for the state of a socket: csync2 carries none.
-_SOCKET = b"socket"
+        if self.unread.keys().isdisjoint((path, *beneath.above(path))):
+            self.unread[path] = os.strerror(err.errno or 0)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from csync2lib import beneath
@@ -31,23 +31,14 @@ _NUMBER = re.compile(rb"[0-9]+(\.[0-9]*)?\Z")
 _BEGUN, _TAKEN, _NOT_SENT = b"+", b"=", b"-"
 
 
-class Taken(NamedTuple):
-    """The state in which a peer took a name last; None and 0 if that is not known."""
-
-    state: bytes | None
-    #: when it began to be sent, in seconds since the epoch
-    when: float
-
-
-class Begun(NamedTuple):
-    """A state in which a name began to be sent, to an end that is unknown."""
+class Sent(NamedTuple):
+    """A state in which a name was sent, and when that began, in seconds since the epoch; b"" and 0: it is not known."""
 
     state: bytes
-    #: seconds since the epoch
     when: float
 
 
-_NEVER = Taken(None, 0)
+_NEVER = Sent(b"", 0)
 
 
 class Log:
@@ -61,7 +52,7 @@ class Log:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
-        self._read: dict[bytes, tuple[Taken, list[Begun]]] | None = None
+        self._read: dict[bytes, tuple[Sent, list[Sent]]] | None = None
 
     def begin(self, states: Mapping[bytes, bytes]) -> None:
         """Note ``{encoded name: state}`` before it is sent."""
@@ -75,14 +66,25 @@ class Log:
         """Note ``{encoded name: state}`` that both hosts had."""
         self._append(line for name, state in states.items() for line in ((_BEGUN, name, state), (_TAKEN, name)))
 
-    def taken(self, name: bytes) -> Taken:
+    def taken(self, name: bytes) -> Sent:
         """What was taken last."""
         return self._entries().get(name, (_NEVER, []))[0]
 
-    def begun(self, name: bytes, seconds: float = KEPT) -> list[Begun]:
-        """What began within the last seconds."""
+    def all_taken(self) -> dict[bytes, Sent]:
+        return {name: taken for name, (taken, _) in self._entries().items()}
+
+    def begun(self, name: bytes, seconds: float = KEPT) -> list[Sent]:
+        """What began within the last seconds, to an end that is unknown."""
         _, begun = self._entries().get(name, (_NEVER, []))
         return [one for one in begun if time.time() - one.when < seconds]
+
+    def history(self, names: Collection[bytes]) -> dict[bytes, set[bytes]]:
+        """All states in which names have begun to be sent, or stood here before a change."""
+        found: dict[bytes, set[bytes]] = {name: set() for name in names}
+        for words in self._lines():
+            if len(words) == 4 and words[1] == _BEGUN and words[2] in found:
+                found[words[2]].add(words[3])
+        return found
 
     def _append(self, entries: Iterable[tuple[bytes, ...]]) -> None:
         now = b"%.6f" % time.time()
@@ -90,37 +92,37 @@ class Log:
         if not text:
             return
         self._read = None
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
         with open(self.path, "ab") as file:
             file.write(text)
             full = file.tell() > MOST
         if full:
             os.replace(self.path, f"{self.path}.old")
 
-    def _entries(self) -> dict[bytes, tuple[Taken, list[Begun]]]:
+    def _entries(self) -> dict[bytes, tuple[Sent, list[Sent]]]:
         """``{encoded name: (what was taken last, what has begun since)}``."""
         if self._read is None:
             self._read = {}
-            for path in (f"{self.path}.old", self.path):
-                try:
-                    with open(path, "rb") as file:
-                        lines = file.read().split(b"\n")
-                except FileNotFoundError:
-                    continue
-                for line in lines:
-                    _take(self._read, line.split(b" "))
+            for words in self._lines():
+                _take(self._read, words)
         return self._read
 
+    def _lines(self) -> Iterator[list[bytes]]:
+        for path in (f"{self.path}.old", self.path):
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                yield from (line.split(b" ") for line in file.read().split(b"\n"))
 
-def _take(entries: dict[bytes, tuple[Taken, list[Begun]]], words: list[bytes]) -> None:
+
+def _take(entries: dict[bytes, tuple[Sent, list[Sent]]], words: list[bytes]) -> None:
     """Take in the words of one line."""
     if len(words) < 3 or not _NUMBER.match(words[0]) or not -1 < time.time() - float(words[0]) < KEPT:
         return
     when, what, name, *state = words
     taken, begun = entries.get(name, (_NEVER, []))
     if what == _BEGUN and len(state) == 1:
-        entries[name] = (taken, [*begun, Begun(state[0], float(when))])
+        entries[name] = (taken, [*begun, Sent(state[0], float(when))])
     elif begun and not state:
-        entries[name] = (Taken(*begun[-1]), []) if what == _TAKEN else (taken, begun[:-1])
+        entries[name] = (begun[-1], []) if what == _TAKEN else (taken, begun[:-1])
 
 
 class PeerLedger:
@@ -190,8 +192,29 @@ class Base:
         self.left -= len(names)
         _, dirty = database.records(names)
         states = {encode(path): records[path] or _unrecorded(path) for path in names if path not in dirty}
-        os.makedirs(self.notes, mode=0o700, exist_ok=True)
         Log(os.path.join(self.notes, BEFORE)).take(states)
+
+
+def made_here(notes: str, peers: Iterable[str], records: Mapping[bytes, bytes | None]) -> dict[bytes, set[bytes]]:
+    """
+    ``{path: states in which it was known here before}`` of the paths, of ``{path: record}``, whose state this host has
+    made, as far as is known; others came from hosts.
+    """
+    logs, before = [Log(os.path.join(notes, peer)) for peer in peers], Log(os.path.join(notes, BEFORE))
+
+    def is_own(name: bytes, state: bytes) -> bool:
+        if before.taken(name).state == state:
+            return False  # all had it, or it was found to have come from another host
+        if any(state in {log.taken(name).state, *(one.state for one in log.begun(name))} for log in logs):
+            return True
+        if state == GONE:  # csync2's server notes nothing of what it deletes
+            return before.taken(name).state not in (b"", GONE)
+        changed = _changed(decode(name))
+        return bool(changed and changed <= before.taken(name).when)
+
+    own = {name: state for path, record in records.items() if is_own(name := encode(path), state := record or GONE)}
+    found = [log.history(own) for log in (*logs, before)] if own else []
+    return {decode(name): set[bytes]().union(*(one[name] for one in found)) - {own[name]} for name in own}
 
 
 def note_received(notes: str, peers: Iterable[str], records: Mapping[bytes, bytes | None]) -> None:
@@ -199,30 +222,9 @@ def note_received(notes: str, peers: Iterable[str], records: Mapping[bytes, byte
     Given ``{path: record}``, note what came from other hosts as what all had: it is newer than anything that was sent
     from here before, so who still, or again, has that has not missed a change of this host.
     """
-    logs, before = [Log(os.path.join(notes, peer)) for peer in peers], Log(os.path.join(notes, BEFORE))
-
-    def is_own(name: bytes, state: bytes) -> bool:
-        if any(state in {log.taken(name).state, *(one.state for one in log.begun(name))} for log in logs):
-            return True
-        if state == GONE:
-            return _was_found_gone(before, name)
-        changed = _changed(decode(name))
-        return bool(changed and changed <= before.taken(name).when)
-
-    states = {encode(path): record or GONE for path, record in records.items()}
-    received = {name: state for name, state in states.items() if not is_own(name, state)}
-    os.makedirs(notes, mode=0o700, exist_ok=True)
-    before.take(received)
-
-
-def found_gone(notes: str, paths: Iterable[bytes]) -> set[bytes]:
-    """Of these paths, those that were deleted on this host, and not by csync2's server: that notes nothing."""
-    before = Log(os.path.join(notes, BEFORE))
-    return {path for path in paths if _was_found_gone(before, encode(path))}
-
-
-def _was_found_gone(before: Log, name: bytes) -> bool:
-    return before.taken(name).state not in (None, GONE)
+    own = made_here(notes, peers, records)
+    received = {encode(path): record or GONE for path, record in records.items() if path not in own}
+    Log(os.path.join(notes, BEFORE)).take(received)
 
 
 def _changed(path: bytes) -> float | None:
@@ -249,6 +251,13 @@ def taken(notes: str, peers: Iterable[str], heard: Mapping[bytes, float]) -> set
     logs = [Log(os.path.join(notes, peer)) for peer in peers]
     found = {path: (encode(path), stands(path)) for path in heard}
     return {path for path, when in heard.items() if all(_has(log, *found[path], when) for log in logs)}
+
+
+def there(notes: str, peers: Iterable[str], since: float) -> dict[bytes, bytes]:
+    """``{path: state}`` of what peers have taken from here since then: GONE only if all of them have that."""
+    logs = [Log(os.path.join(notes, peer)) for peer in peers]
+    found = [(name, one.state) for log in logs for name, one in log.all_taken().items() if one.when >= since]
+    return {decode(name): state for name, state in sorted(found, key=lambda one: one[1] != GONE)}
 
 
 def _has(log: Log, name: bytes, state: bytes, since: float) -> bool:

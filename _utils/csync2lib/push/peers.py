@@ -14,7 +14,7 @@ from csync2lib.csync2.names import encode
 from csync2lib.csync2.namespace import is_below
 from csync2lib.group import Group, GroupConfig
 from csync2lib.push import transfer
-from csync2lib.push.sending import file_size
+from csync2lib.push.sending import Job, file_size
 from csync2lib.push.withheld import held
 
 #: In a group's directory: ``{address: Failure}`` of the peers that something is left for; of those that large files
@@ -27,18 +27,13 @@ MOST_REFUSED = 20
 
 
 class Failure(NamedTuple):
-    """
-    Why a peer could not be reached the last time.
-
-    wait, again
-        For how many seconds it is left alone, and until when (seconds since the epoch): twice as long each time.
-    stalled
-        How often in a row it stood still.
-    """
+    """Why a peer could not be reached the last time."""
 
     problem: str
+    #: for how many seconds it is left alone, and until when (seconds since the epoch): twice as long each time
     wait: float
     again: float
+    #: how often in a row it stood still
     stalled: int = 0
 
 
@@ -64,30 +59,19 @@ def send(
     group: Group, config: GroupConfig, peers: Collection[str], since: float, large: bool = False
 ) -> tuple[dict[str, int], set[bytes]]:
     """
-    Send to peers what is dirty, after a check that began at ``since``; notes who failed, and when to try it again.
-
-    large
-        Send large files, and nothing else; else they are not sent.
-
-    Returns (``{address: entries}`` that are left, the large files that were not sent).
+    Send to peers what is dirty, after a check that began at ``since``: either large files, or all else. Notes who
+    failed, and when to try it again. Returns (``{address: entries}`` that are left, large files that were not sent).
     """
     before, apart = failures(group, large), set[bytes]()
-    failed = dict(before)
     stalled = {peer: failure.stalled for peer, failure in before.items()}
-    notes, members, lock = group.path("sent"), list(config.minions), group.path("lock") if large else None
-    why: dict[str, dict[bytes, str]] = {}
+    notes, members, why = group.path("sent"), list(config.minions), dict[str, dict[bytes, str]]()
     with journal.checked_again(group.journal) as changed:
-        problems = transfer.send_all(
-            group.name, config.database, notes, peers, members, since, changed, stalled, apart, lock, held(group), why
-        )
+        job = Job(group.name, config.database, notes, members, since, changed, held(group), why, apart)
+        problems = transfer.send_all(job, peers, stalled, group.path("lock") if large else None)
     _note_cannot_write(group, why)
-    for peer, problem in problems.items():
-        if problem:
-            failed[peer] = _failed(before.get(peer), problem)
-        else:
-            failed.pop(peer, None)
+    tried = {peer: _failed(before.get(peer), problem) if problem else None for peer, problem in problems.items()}
     left = group.left(config)
-    failed = {peer: failure for peer, failure in failed.items() if peer in left}
+    failed = {peer: failure for peer, failure in {**before, **tried}.items() if failure and peer in left}
     if failed != before:
         said = {peer: failure._asdict() for peer, failure in failed.items()}
         storage.write_json(group.path(LARGE_FAILURES if large else FAILURES), said, durable=False)

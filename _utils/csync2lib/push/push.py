@@ -25,66 +25,39 @@ log = logging.getLogger(__name__)
 
 #: Seconds to wait for the lock: the watcher takes it for a moment, to find out whether a push is under way.
 LOCK_PROBE = 0.2
-#: Files in a group's directory: this host has to ask for another push; the master knows that it wants to push; the
-#: result of the last push.
-LEFT, HEARD, LAST = "left", "waits", "push.json"
+#: Files in a group's directory: this host has to ask for another push; the master has asked for one, or knows that this
+#: host wants it; the result of the last push.
+LEFT, ASKED, HEARD, LAST = "left", "asked", "waits", "push.json"
+#: Takes the files of a host that is not established into csync2's database, or puts a lost one back (``join``).
+Record = Callable[[Group], None]
 
 
 class Asked(NamedTuple):
-    """
-    What is asked of a push (see ``csyncsync.push``).
-
-    paused
-        What is paused, as the master has it; None if the master did not say.
-    job
-        The id of this job: by it the runner knows the lease that the event ``pushed`` ends.
-    """
+    """What is asked of a push (see ``csyncsync.push``)."""
 
     full: bool = False
     release: bool = False
     anew: bool = False
+    #: what is paused, as the master has it; None if the master did not say
     paused: pauses.Pauses | None = None
+    #: the id of this job: by it the runner knows the lease that the event ``pushed`` ends
     job: str | None = None
 
 
-class Surroundings(NamedTuple):
-    """
-    What a push gets from outside.
-
-    tell
-        Given an event's tag and data, sends it to the master, if there is one.
-    record
-        Takes the files of a host that is not established into csync2's database, or puts a lost one back.
-    """
-
-    tell: Callable[[str, dict[str, Any]], None]
-    record: Callable[[Group], None]
-
-
 class PushResult(NamedTuple):
-    """
-    The result of a push.
-
-    state
-        pushed, joining, held, paused, running or error: ``csyncsync.push`` tells what they mean.
-    checked
-        How many paths the journal named.
-    left
-        ``{address: entries}`` that the other hosts are still to get.
-    refused
-        ``{minion id: [percent-encoded path, …]}`` of the first paths that each host did not take though it answered.
-    comment
-        Why nothing, or not all, was sent.
-    full
-        Whether the whole group was checked.
-    """
+    """The result of a push; ``csyncsync.push`` tells what its states mean."""
 
     group: str
     state: str = "pushed"
+    #: how many paths the journal named
     checked: int = 0
+    #: ``{address: entries}`` that the other hosts are still to get
     left: dict[str, int] = {}
+    #: ``{minion id: [percent-encoded path, …]}`` of the first paths that each host did not take though it answered
     refused: dict[str, list[str]] = {}
+    #: why nothing, or not all, was sent
     comment: str = ""
+    #: whether the whole group was checked, now or since the master last asked for a push
     full: bool = False
     seconds: float | None = None
 
@@ -93,8 +66,11 @@ class PushResult(NamedTuple):
         return {key: value for key, value in self._asdict().items() if value is not None}
 
 
-def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
-    """Send what changed on this host to the group's other hosts, and tell the master. Raises CsyncsyncError."""
+def push(group: Group, asked: Asked, record: Record, tell: Callable[[str, dict[str, Any]], None]) -> PushResult:
+    """
+    Send what changed on this host to the group's other hosts, and tell the master: ``tell`` sends it an event, given
+    the tag and the data. Raises CsyncsyncError.
+    """
     config = group.config
     if asked.paused is not None:
         pauses.take(group.directory, asked.paused)
@@ -103,29 +79,38 @@ def push(group: Group, asked: Asked, around: Surroundings) -> PushResult:
         before = storage.read_json(group.path(LAST), {})
         result = PushResult(group.name, refused=before.get("refused") or {})
         if mine:
-            result = _Push(group, config, asked, around, result).run()
-            result = result._replace(seconds=round(time.monotonic() - began, 3))
-            _note(group, result)
+            if asked.job:
+                storage.write(group.path(ASKED), "", durable=False)
+            result = _Push(group, config, asked, record, result).run()
+            unheard = before.get("alone") or before.get("state") != "pushed"
+            full = result.full or bool(unheard and before.get("full"))
+            result = result._replace(full=full, seconds=round(time.monotonic() - began, 3))
+            _note(group, result, alone=not asked.job)
         else:
             result = result._replace(state="running", comment="another push of this group is under way here")
     if result.state in ("held", "error") and result.state != before.get("state"):
-        around.tell(f"csyncsync/{group.name}/{result.state}", {"group": group.name, "comment": _ascii(result.comment)})
+        # Salt cannot render a reactor SLS with every character (those beyond U+FFFF).
+        comment = result.comment.encode("ascii", "backslashreplace").decode("ascii")
+        tell(f"csyncsync/{group.name}/{result.state}", {"group": group.name, "comment": comment})
     told = {key: value for key, value in result.as_dict().items() if key != "comment"}
-    around.tell(f"csyncsync/{group.name}/pushed", {**told, "jid": asked.job})
+    tell(f"csyncsync/{group.name}/pushed", {**told, "jid": asked.job})
     return result
 
 
 class _Push:
     """A push under way. ``result`` is up to date at each step, so it is right when an error ends the push, too."""
 
-    def __init__(
-        self, group: Group, config: GroupConfig, asked: Asked, around: Surroundings, result: PushResult
-    ) -> None:
-        self.group, self.config, self.asked, self.around, self.result = group, config, asked, around, result
+    def __init__(self, group: Group, config: GroupConfig, asked: Asked, record: Record, result: PushResult) -> None:
+        self.group, self.config, self.asked, self.record, self.result = group, config, asked, record, result
 
     def run(self) -> PushResult:
         try:
-            if self._may_push() and self._is_established():
+            if why := self.group.why_paused():
+                self._set(state="paused", comment=why)
+                return self.result
+            self.group.guard.renew_roots(self.asked.release)
+            confinement.await_current(self.group.host)
+            if self._is_established():
                 self._push()
         except (CsyncsyncError, sqlite3.Error, OSError) as err:
             self._set(state="error", comment=f"{err}{_put_aside_if_damaged(self.group)}")
@@ -133,15 +118,6 @@ class _Push:
 
     def _set(self, **results: Any) -> None:
         self.result = self.result._replace(**results)
-
-    def _may_push(self) -> bool:
-        """Tell whether the host is not paused."""
-        if why := self.group.why_paused():
-            self._set(state="paused", comment=why)
-            return False
-        self.group.guard.renew_roots(self.asked.release)
-        confinement.await_current(self.group.host)
-        return True
 
     def _is_established(self) -> bool:
         """Tell whether this host has joined the group; else have its files recorded, which is the first step."""
@@ -158,7 +134,7 @@ class _Push:
                 database.empty()
         if group.state() == Database.ESTABLISHED:
             return True
-        self.around.record(group)
+        self.record(group)
         if group.state() == Database.ESTABLISHED:  # a lost database was put back
             return True
         self._set(state="joining", comment="waits for the master to have an established host admit it")
@@ -199,19 +175,18 @@ def _put_aside_if_damaged(group: Group) -> str:
     path = group.database
     try:
         with group.open_database() as database:
-            damaged = not database.is_sound()
+            if database.is_sound():
+                return ""
     except sqlite3.OperationalError:  # missing, or locked: not for this to judge
         return ""
     except sqlite3.DatabaseError:
-        damaged = True
-    if not damaged:
-        return ""
+        pass
     put_aside(group.directory, path)
     log.error("csyncsync: %s is damaged; its last copy is put back", path)
     return f"; {path} is damaged and was put aside as {path}.damaged: its last copy is put back"
 
 
-def _note(group: Group, result: PushResult) -> None:
+def _note(group: Group, result: PushResult, alone: bool) -> None:
     """Write the result for the status, and ``left`` if this host has to ask for another push. A full disk is logged."""
     before, now, since = storage.read_json(group.path(LAST), {}), time.time(), None
     pushes, errors = before.get("pushes", 0) + 1, before.get("errors", 0) + (result.state == "error")
@@ -222,18 +197,10 @@ def _note(group: Group, result: PushResult) -> None:
         else:
             journal.forget(group.journal)
             group.forget(LEFT)
-        said = {**result.as_dict(), "time": now, "pushes": pushes, "errors": errors, "since": since}
+        said = {**result.as_dict(), "alone": alone, "time": now, "pushes": pushes, "errors": errors, "since": since}
         storage.write_json(group.path(LAST), said, durable=False)
     except OSError as err:
         log.error("csyncsync: cannot note the push of group %s: %s", group.name, err)
-
-
-def _ascii(text: str) -> str:
-    """Text for an event: Salt cannot render a reactor SLS with every character (those beyond U+FFFF)."""
-    return text.encode("ascii", "backslashreplace").decode("ascii")
-
-
-# --- While another host pushes ---------------------------------------------------------------------------
 
 
 def note_heard(group: Group) -> None:

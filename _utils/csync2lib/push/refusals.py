@@ -16,7 +16,7 @@ from csync2lib import beneath, storage, waits
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode, encode
 from csync2lib.csync2.output import UpdateOutput
-from csync2lib.csync2.states import GONE, PeerState, as_told, fields, is_file, time_of
+from csync2lib.csync2.states import GONE, PeerState, as_told, fields, is_file, stands, time_of
 from csync2lib.errors import CommandError
 from csync2lib.push.ledger import PeerLedger
 from csync2lib.push.runs import Peer, directory
@@ -46,7 +46,11 @@ class Refusals:
     # ---- Files that the peer cannot take now
 
     def is_blocked(self, name: bytes) -> bool:
-        return name in self.blocked and (self.blocked.is_unwritten(name) or is_file(name))
+        """Tell whether a name is left alone for a while: also below a directory that the peer cannot make."""
+        if name in self.blocked:
+            return self.blocked.is_unwritten(name) or is_file(name)
+        above = beneath.above(decode(name)) if self.blocked.names else ()
+        return any((top := encode(path)) in self.blocked and self.blocked.is_unwritten(top) for path in above)
 
     def both_wait(self, copy: str, entries: Iterable[DirtyEntry]) -> bool:
         """
@@ -140,12 +144,14 @@ class Refusals:
         """Tell whether a peer's state is one that both hosts had, which may have changed here since."""
         name, sent = state.name, self.ledger.sent
         begun = sent.begun(name, COMPLETED_WITHIN)
-        if state.is_half_made(bool(begun)) and sent.begun(name):
+        base = self.ledger.base(name)
+        if state.is_half_made(bool(begun), base) and sent.begun(name):
             return True
         if any(state.is_begun(fields(text)) for text, _ in begun):
             return True
-        base = self.ledger.base(name)
         same = {text for text in base if as_told(text) == state.text}
+        if begun and begun[-1].state == stands(state.path) and not state.same_content:
+            begun = []  # it is nothing that was sent of this
         replaced = [
             when for text, when in begun if any(state.is_replaced(fields(text), fields(old)) for old in base - {text})
         ]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from csync2lib import storage, waits
+from csync2lib import storage
 from csync2lib.csync2 import command
 from csync2lib.csync2.custody import RUNS
 from csync2lib.csync2.database import Database, DirtyEntry
@@ -73,30 +74,10 @@ class Peer:
             shared.copy(path, entries)
         return path
 
-    def run(
-        self,
-        *flags: str,
-        directory: str | None = None,
-        patience: float = waits.STALLED_AFTER,
-        hopeless: Callable[[], bool] | None = None,
-        cwd: str = "/",
-        largest: int | None = None,
-    ) -> list[bytes]:
-        """
-        ``csync2 -u`` with the copy in a directory; the options are those of command.run().
-
-        Returns csync2's messages. Raises CommandError, Interrupted.
-        """
-        return command.run(
-            self.group,
-            *("-v", "-D", directory or self.directory, "-u", *flags, "-P", self.address),
-            peer=self.address,
-            fine=(0, 1),
-            patience=patience,
-            hopeless=hopeless,
-            cwd=cwd,
-            largest=largest,
-        )
+    def run(self, *flags: str, directory: str | None = None, **options: Any) -> list[bytes]:
+        """``csync2 -u`` with the copy in a directory: takes options, returns and raises what command.run() does."""
+        flags = ("-v", "-D", directory or self.directory, "-u", *flags, "-P", self.address)
+        return command.run(self.group, *flags, peer=self.address, fine=(0, 1), **options)
 
     def ask(self, entries: Iterable[DirtyEntry]) -> dict[bytes, PeerState]:
         """``{encoded name: state}``: what the peer has where these entries go, as far as it says (a dry run)."""

@@ -17,12 +17,11 @@ from csync2lib import beneath, waits
 from csync2lib.csync2.database import Database, DirtyEntry
 from csync2lib.csync2.names import decode
 from csync2lib.csync2.output import GAVE_UP, STAYS, UpdateOutput
-from csync2lib.csync2.states import DIRECTORY
+from csync2lib.csync2.states import DIRECTORY, FILE, check_text
 from csync2lib.errors import CommandError, Interrupted
 from csync2lib.push.ledger import PeerLedger
 from csync2lib.push.refusals import Refusals
 from csync2lib.push.runs import Peer
-from csync2lib.push.taken import Identity, identity, may_differ
 
 #: Bytes a second that a peer reads at least, from its disk and of holes; seconds that it may take at most.
 READ_RATE, HOLE_RATE, MOST_READING = 10_000_000, 30_000_000, 300.0
@@ -41,6 +40,9 @@ UNWRITTEN = 5
 #: entry takes at least three (db.c, csync_db_maycommit()).
 UNCOMMITTED = 400
 
+#: What tells a directory from another one that has taken its place: inode, mode, owner and group.
+Identity = tuple[int, int, int, int]
+
 
 class Job(NamedTuple):
     """What is the same for all peers in one push."""
@@ -56,12 +58,12 @@ class Job(NamedTuple):
     since: float
     #: is filled with paths that are to be checked again, because the peer may hold another state than our record
     changed: set[bytes]
+    #: ``{place: whether only deletions}`` of places below which nothing, or no deletion, is sent
+    held: Mapping[bytes, bool]
+    #: is filled with ``{peer: {path: its own words}}`` of what peers cannot write
+    cannot_write: dict[str, dict[bytes, str]]
     #: is filled with large files, which are not sent; None: they are sent as others are
     apart: set[bytes] | None = None
-    #: ``{place: whether only deletions}`` of places below which nothing, or no deletion, is sent
-    held: Mapping[bytes, bool] = {}
-    #: is filled with ``{peer: {path: its own words}}`` of what peers cannot write
-    cannot_write: dict[str, dict[bytes, str]] = {}
 
 
 class Run(NamedTuple):
@@ -142,11 +144,8 @@ class Sender:
 
     def run(self, entries: list[DirtyEntry], asking: bool = False) -> Run:
         """
-        One run of csync2.
-
-        asking
-            The peer's answers are wanted: what stays may just be refused, as it was changed there, too. Without them
-            nothing is believed after the first thing that stays.
+        One run of csync2. If it is asking, the peer's answers are wanted: what stays may just be refused, as it was
+        changed there, too. Without them nothing is believed after the first thing that stays.
         """
         copy = self.peer.copy(entries)
         self.ledger.begin(entry.name for entry in entries)
@@ -201,7 +200,7 @@ class Sender:
             return
         with self.peer.shared(write=True) as shared:
             differ = {entry for entry in entries if may_differ(shared, entry.name, deleted, self.seen, self.job.since)}
-            shared.discharge(self.peer.address, [entry for entry in entries if entry not in differ])
+            shared.discharge([entry for entry in entries if entry not in differ])
         self.job.changed.update(decode(entry.name) for entry in differ)
 
 
@@ -233,3 +232,46 @@ def file_size(name: bytes) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return (status.st_size, min(status.st_size, status.st_blocks * 512)) if stat.S_ISREG(status.st_mode) else (0, 0)
+
+
+# --- Whether a peer has taken what is recorded here ------------------------------------------------------
+
+
+def identity(name: bytes) -> Identity | None:
+    """Given an encoded name, tell what stands there; None if nothing does."""
+    try:
+        status = beneath.lstat(decode(name))
+    except OSError:
+        return None
+    return status.st_ino, status.st_mode, status.st_uid, status.st_gid
+
+
+def may_differ(
+    shared: Database, name: bytes, deleted: Mapping[bytes, bool], seen: Mapping[bytes, Identity | None], since: float
+) -> bool:
+    """
+    True if the peer may hold another state than our record; given ``{name: whether its deletion was sent}``, what
+    directory stood at a name when it began to be sent, and when the check before that began.
+
+    csync2 sends what is on the disk, not what it has recorded. If a path changes while it is sent, and changes
+    back, or is made after the check and gone before the next one, then that check finds nothing to send, and the
+    peer would keep the state in between. A file that is merely written to needs no such care: the watcher knows who
+    wrote. It does not know whether it was csync2 that made a link.
+    """
+    path = decode(name)
+    record = shared.record(path)
+    if name in deleted and deleted[name] != (record is None):
+        return True
+    try:
+        status = beneath.lstat(path)
+    except OSError:
+        return record is not None
+    if record is None:
+        return False
+    if FILE in record and stat.S_ISREG(status.st_mode) and status.st_mtime >= since:
+        return False
+    if record != check_text(path, status):
+        return True
+    if stat.S_ISDIR(status.st_mode):  # its time tells of the files in it, csync2's temporary ones too
+        return seen.get(name) != identity(name)
+    return status.st_ctime >= since

@@ -11,10 +11,8 @@ import concurrent.futures
 import contextlib
 import logging
 import math
-import os
 import time
-from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
 
 from csync2lib import beneath, storage
 from csync2lib.csync2 import command
@@ -47,38 +45,19 @@ def now() -> float:
 
 
 def send_all(
-    group: str,
-    database: str,
-    notes: str,
-    peers: Collection[str],
-    members: Collection[str],
-    since: float,
-    changed: set[bytes],
-    failed: Mapping[str, int] | None = None,
-    apart: set[bytes] | None = None,
-    large: str | None = None,
-    held: Mapping[bytes, bool] | None = None,
-    cannot_write: dict[str, dict[bytes, str]] | None = None,
+    job: Job, peers: Collection[str], failed: Mapping[str, int] | None = None, large: str | None = None
 ) -> dict[str, str]:
     """
     Send what is dirty in a database to several peers at once. Returns ``{peer: why it could not be reached}``, with ""
-    for one that answered, even if it refused everything. Raises sqlite3.Error.
+    for one that answered, even if it refused everything. Raises sqlite3.Error; ``job.changed`` is filled all the same.
 
-    notes
-        Made if it is missing.
-    changed
-        Is filled also when an error is raised.
     failed
         ``{peer: how often in a row it stood still}`` of those that failed lately: they are asked first whether they
         answer, and get twice the time for each time that they stood still.
     large
         Given the group's lock, which the caller does not hold then: send large files alone, one after the other.
-
-    Job explains the others.
     """
-    told = {} if cannot_write is None else cannot_write
-    job, doubtful = Job(group, database, notes, members, since, changed, apart, held or {}, told), failed or {}
-    os.makedirs(notes, mode=0o700, exist_ok=True)
+    doubtful = failed or {}
 
     def send(peer: str) -> str:
         if peer in doubtful and not command.answers(peer, DOUBTFUL_WITHIN):
@@ -94,20 +73,10 @@ def send_all(
         return dict(zip(peers, pool.map(send, peers)))
 
 
-class Parts(NamedTuple):
-    """What came of sending part after part."""
-
-    #: the paths that the peer did not take though it answers, without blocked ones
-    left: list[bytes]
-    #: whether something waits until what stands below it is gone
-    postponed: bool
-
-
 class Transfer:
     """What one peer is sent. Its methods raise CommandError when the peer cannot be reached. Names are encoded."""
 
     def __init__(self, job: Job, peer: str, stalled: int = 0, large: bool = False) -> None:
-        """``stalled``: how often in a row the peer stood still."""
         self.job = job
         self.peer = Peer(job.group, job.database, peer, large)
         self.ledger = PeerLedger(job.notes, peer)
@@ -119,12 +88,11 @@ class Transfer:
     def all(self) -> None:
         """Send all that is dirty."""
         with self.peer.prepared():
-            parts = self._parts()
+            left, postponed = self._parts()
             while self._send_lacking():
-                parts = self._parts()
-            left = parts.left
-            if parts.left or parts.postponed:  # directories that are empty only now, and what replaces them
-                left = self._parts().left
+                left, postponed = self._parts()
+            if left or postponed:  # directories that are empty only now, and what replaces them
+                left, _ = self._parts()
             self.sender.lacking |= self.refusals.lacking(left)
             if self._send_lacking():
                 self._parts()
@@ -162,24 +130,22 @@ class Transfer:
 
     def _send_lacking(self) -> bool:
         """
-        Make dirty the directories that the peer turned out to lack, and all in them. Returns whether there were any.
-
-        csync2 would do that itself, but the database of its run has no records.
+        Make dirty the directories that the peer turned out to lack. Returns whether there were any. Not what else is in
+        them: the peer may have deleted that, and its deletions are on the way.
         """
         lacking, self.sender.lacking = self.sender.lacking - self.sent_anew, set()
-        if not lacking:
-            return False
         self.sent_anew |= lacking
         with self.peer.shared(write=True) as shared:
-            found = {path for directory in lacking for path in shared.below(directory)}
-            shared.make_dirty(sorted(found), self.peer.own_address, self.peer.address)
+            found = [path for path in sorted(lacking) if shared.record(path)]
+            shared.make_dirty(found, self.peer.own_address, self.peer.address)
         return bool(found)
 
     # ---- Parts, and the entries of one
 
-    def _parts(self) -> Parts:
+    def _parts(self) -> tuple[list[bytes], bool]:
         """
-        Send part after part.
+        Send part after part. Returns (the paths that the peer did not take though it answers, without blocked ones;
+        whether something waits until what stands below it is gone).
 
         What replaces a directory goes after what was in the directory, and only if all that is gone: csync2's two sides
         wait for each other for good when a file is sent to a place where the peer has a directory that is not empty.
@@ -189,7 +155,7 @@ class Transfer:
         while True:
             part, being_sent = self._part(after), self.peer.being_sent()
             if not part:
-                return Parts(left, postponed)
+                return left, postponed
             with self.peer.shared() as shared:
                 above = shared.above_dirty(peer, part[0].name, part[-1].name)
             late = {entry for entry in part if entry.name in above and beneath.is_no_directory(decode(entry.name))}
@@ -213,34 +179,26 @@ class Transfer:
         entries, missed = without_missing(entries, self.job.held, self.peer)
         self.job.changed.update(missed)
         sockets = {entry for entry in entries if is_socket(decode(entry.name))}
-        waiting = self.sender.send(self._not_blocked(entry for entry in entries if entry not in sockets))
-        waiting = self._send_unchanged(self._without_gone(waiting))
-        waiting = self._without_kept(waiting) + self._send_sockets([*sockets])
-        return [decode(entry.name) for entry in waiting]
-
-    def _not_blocked(self, entries: Iterable[DirtyEntry]) -> list[DirtyEntry]:
-        return [entry for entry in entries if not self.refusals.is_blocked(entry.name)]
-
-    def _without_gone(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
-        """Discharge deletions of what the peer cannot have. Returns the other entries."""
-        gone = self.refusals.gone(entries)
-        self.sender.discharge(gone, {})
-        return [entry for entry in entries if entry not in gone]
-
-    def _without_kept(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
-        """Discharge deletions of directories that the peer has to keep. Returns the other entries."""
-        kept = self.refusals.not_empty(entries)
+        ready = [entry for entry in entries if entry not in sockets and not self.refusals.is_blocked(entry.name)]
+        waiting = self.sender.send(ready)
+        waiting = self._send_unchanged(self._discharged(waiting, self.refusals.gone(waiting)))
+        kept = self.refusals.not_empty(waiting)
         if kept:
             log.warning("csyncsync: %s keeps %d directories with what is only there", self.peer.address, len(kept))
-            self.sender.discharge(kept, {})
-        return [entry for entry in entries if entry not in kept]
+        waiting = self._discharged(waiting, kept) + self._send_sockets([*sockets])
+        return [decode(entry.name) for entry in waiting]
+
+    def _discharged(self, entries: list[DirtyEntry], needless: set[DirtyEntry]) -> list[DirtyEntry]:
+        """Discharge deletions of what the peer cannot have, or has to keep. Returns the other entries."""
+        self.sender.discharge(needless, {})
+        return [entry for entry in entries if entry not in needless]
 
     def _send_sockets(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
         """Have the peer delete what sockets have replaced. Returns the entries of what it did not delete."""
         for attempt in range(2):
             nothing = self.refusals.nothing_at(entries)
             with self.peer.shared(write=True) as shared:
-                shared.discharge(self.peer.address, nothing)
+                shared.discharge(nothing)
             entries = [entry for entry in entries if entry not in nothing]
             if entries and not attempt:
                 self.sender.run(entries)
@@ -248,7 +206,7 @@ class Transfer:
 
     def _send_unchanged(self, entries: list[DirtyEntry]) -> list[DirtyEntry]:
         """Send by force what the peer refuses though nobody has changed it there. Returns the other entries."""
-        ours = self.refusals.unchanged(entries)
+        ours = self.refusals.unchanged(entry for entry in entries if not self.refusals.is_blocked(entry.name))
         if ours:
             log.info(
                 "csyncsync: %s refuses %d paths that nobody has changed there; they are sent again",

@@ -7,23 +7,22 @@ That may be a disk that has gone since, or a record that csync2's own server has
 from __future__ import annotations
 
 import os
-import urllib.parse
 from collections.abc import Mapping, Sequence
 
-from csync2lib import beneath, storage
+from csync2lib import beneath
 from csync2lib.csync2.database import DirtyEntry
 from csync2lib.csync2.names import decode
 from csync2lib.csync2.namespace import is_below
+from csync2lib.csync2.unfinished import is_unfinished
 from csync2lib.group import Group
-from csync2lib.push.check import HELD, UNREAD
+from csync2lib.push.check import left_before
 from csync2lib.push.differences import NOT_THERE
 from csync2lib.push.runs import Peer
 
 
 def held(group: Group) -> dict[bytes, bool]:
     """``{place: whether only deletions}`` of the places below which nothing, or no deletion, is sent now."""
-    unread = map(urllib.parse.unquote_to_bytes, storage.read_json(group.path(UNREAD), {}))
-    deletions = {*storage.read_names(group.path(HELD)), *group.guard.moved_mounts(), *unread}
+    deletions = left_before(group) | group.guard.moved_mounts().keys()
     return {**dict.fromkeys(deletions, True), **dict.fromkeys(map(os.fsencode, group.guard.problems()), False)}
 
 
@@ -34,16 +33,26 @@ def without_missing(
     Leave out what csync2 would wrongly take for deleted: what the kernel cannot tell, what is missing below a place
     where deletions are held, and what is missing and still recorded. Returns (the other entries, the paths of the last
     kind, which the next check is to look at).
+
+    What csync2 has begun here, and was killed before its end, is no longer dirty: csync2 itself makes it so, when the
+    peer sends it again, and would refuse it for that.
     """
     left: set[DirtyEntry] = set()
     missing = list[DirtyEntry]()
+    begun = list[bytes]()
     for entry in entries:
+        path = decode(entry.name)
         try:
-            beneath.lstat(decode(entry.name))
+            if is_unfinished(beneath.lstat(path)):
+                left.add(entry)
+                begun.append(path)
         except NOT_THERE:
             missing.append(entry)
         except OSError:
             left.add(entry)
+    if begun:
+        with peer.shared(write=True) as shared:
+            shared.clean(begun)
     left.update(entry for entry in missing if any(is_below(decode(entry.name), place) for place in held))
     recorded = list[DirtyEntry]()
     if missing:

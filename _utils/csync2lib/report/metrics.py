@@ -48,16 +48,7 @@ METRICS = {
 
 
 def text(groups: Mapping[str, Mapping[str, Any]], minion: str, certificate_end: float | None, now: float) -> str:
-    """
-    Given the status of all groups of a host, return it as text for Prometheus.
-
-    groups
-        What ``csyncsync.status`` returns.
-    minion
-        This host's minion id: it is no peer of itself.
-    certificate_end, now
-        Seconds since the epoch; None if there is no certificate.
-    """
+    """What ``csyncsync.status`` returns of all groups of a host, as text for Prometheus; it is no peer of itself."""
     samples: dict[str, list[str]] = {name: [] for name in METRICS}
     for name, labels, value in _samples(groups, minion, certificate_end, now):
         if value is not None:
@@ -114,11 +105,8 @@ def _of_group(status: Mapping[str, Any], now: float) -> dict[str, float | None]:
 
 
 def _labels(labels: Mapping[str, str]) -> str:
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}" if labels else ""
-
-
-def _escaped(value: str) -> str:
-    return one_line(value).replace("\\", r"\\").replace('"', r"\"")
+    escaped = {name: one_line(value).replace("\\", r"\\").replace('"', r"\"") for name, value in labels.items()}
+    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}" if labels else ""
 
 
 def _number(value: float) -> str:

@@ -53,17 +53,13 @@ def report(
     for minion, paths in (differ or {}).items():
         others = ", ".join(member for member in members if member not in (differ or {})) or "the others"
         number = f"{len(paths)} path{'s' if len(paths) > 1 else ''}"
-        _add_problem(rows[minion], f"differs from {others}: {number}, as {readable(paths[0])}", _sync(group))
+        problems = rows[minion]["problems"]
+        problems.append([f"differs from {others}: {number}, as {readable(paths[0])}", _sync(group)])
+        rows[minion]["state"] = problems[0][0]
     free = {minion: row["free"] for minion, row in rows.items() if row.get("free") is not None}
     for minion, space in free.items():
         rows[minion]["smallest_disk"] = space == min(free.values()) < SMALLEST * max(free.values())
     return rows
-
-
-def _add_problem(row: Row, what: str, remedy: str) -> None:
-    """Add what a comparison of hosts has found."""
-    row["problems"].append([what, remedy])
-    row["state"] = row["problems"][0][0]
 
 
 def _row(
@@ -101,12 +97,15 @@ def _problems(group: str, minion: str, status: Status, found: Mapping[str, Any],
         yield [f"HELD: {status['held']}", f"salt-run csyncsync.release {group} host={minion}"]
     if status["error"]:
         yield [status["error"], f"salt {minion} csyncsync.push {group}"]
-    conflicts = sorted(_conflicts(minion, found).items())
+    refused = {host: (there or {}).get("refused") or {} for host, there in found.items()}
+    clashes = {
+        path: one if other == minion else other for path, one, other in conflicts(refused) if minion in (one, other)
+    }
     resolve = f"salt-run csyncsync.conflicts {group} diff=True"
-    for path, other in conflicts[:SHOWN]:
+    for path, other in sorted(clashes.items())[:SHOWN]:
         yield [f"CONFLICT with {other}: {readable(path)}", resolve]
-    if len(conflicts) > SHOWN:
-        yield [f"{len(conflicts) - SHOWN} more CONFLICTS", resolve]
+    if len(clashes) > SHOWN:
+        yield [f"{len(clashes) - SHOWN} more CONFLICTS", resolve]
     for path, why in sorted(status.get("unread", {}).items())[:SHOWN]:
         yield [
             f"left out, and as it was elsewhere: {readable(path)}: {why}",
@@ -195,15 +194,15 @@ def _facts(status: Status, now: float) -> Row:
     }
 
 
-def _conflicts(minion: str, found: Mapping[str, Any]) -> dict[str, str]:
-    """``{path: minion id}``: what this host and another both changed, and refuse from each other."""
-    refused = {host: (status or {}).get("refused") or {} for host, status in found.items()}
-    return {
-        path: other
-        for other, paths in refused.get(minion, {}).items()
+def conflicts(refused: Mapping[str, Mapping[str, Sequence[str]]]) -> list[tuple[str, str, str]]:
+    """``[(path, minion id, minion id), …]``: what two hosts have both changed, and refuse from each other."""
+    return sorted(
+        (path, one, other)
+        for one, theirs in refused.items()
+        for other, paths in theirs.items()
         for path in paths
-        if path in refused.get(other, {}).get(minion, ())
-    }
+        if one < other and path in refused.get(other, {}).get(one, ())
+    )
 
 
 def versions(groups: Mapping[str, Mapping[str, Row]]) -> list[str]:

@@ -87,17 +87,8 @@ def is_at_rest(status: dict[str, Any]) -> bool:
 
 def read(directory: str, path: str, minion: str) -> dict[str, Any]:
     """
-    Return the status of a group on this host.
-
-    directory
-        The group's.
-    path
-        Where the group's database is.
-    minion
-        This host's minion id.
-
-    Returns what ``csyncsync.status`` returns of one group, with ``paused`` as True or False; {} if the group has no
-    config, or loses it just now.
+    Given a group's directory, the path of its database, and this host's minion id, return what ``csyncsync.status``
+    does of one group, with ``paused`` as True or False; {} if the group has no config, or loses it just now.
     """
 
     def note(name: str) -> Any:

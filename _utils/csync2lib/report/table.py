@@ -18,10 +18,8 @@ def table(
 ) -> list[str]:
     """
     Given ``{GROUP: {minion id: row}}``, return lines: first the problems, with what to do (once for several that have
-    it in common), then one line for each host and group, those with problems first.
-
-    color
-        Called with a cell's text and whether it tells of a problem; returns the text to be shown.
+    it in common), then one line for each host and group, those with problems first. ``color`` gives a text its color,
+    by whether it tells of a problem.
     """
     rows = [(group, minion, row) for group, hosts in sorted(groups.items()) for minion, row in sorted(hosts.items())]
     rows.sort(key=lambda item: not item[2]["problems"])

@@ -42,16 +42,6 @@ def _as_bytes(char: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
-def from_printable(text: str) -> bytes:
-    """The reverse of printable(). A backslash that printable() would not write stands for itself."""
-    raw = text.encode("utf-8", "surrogateescape")
-    return re.sub(rb"\\(\\|x[0-9a-f]{2})", lambda found: _unescaped(found[1]), raw)
-
-
-def _unescaped(code: bytes) -> bytes:
-    return code if code == b"\\" else bytes.fromhex(code[1:].decode())
-
-
 def readable(path: str) -> str:
     """
     A percent-encoded path as people read it, and give it back: printable, and a blank at the end, which Salt strips
@@ -62,8 +52,13 @@ def readable(path: str) -> str:
 
 
 def encoded(path: object) -> str:
-    """The reverse of readable()."""
-    return urllib.parse.quote_from_bytes(from_printable(str(path)).rstrip(b"/"))
+    """The reverse of readable(). A backslash that printable() would not write stands for itself."""
+
+    def byte(found: re.Match[bytes]) -> bytes:
+        return bytes.fromhex(found[2].decode()) if found[2] else b"\\"
+
+    raw = str(path).encode("utf-8", "surrogateescape")
+    return urllib.parse.quote_from_bytes(re.sub(rb"\\(\\|x([0-9a-f]{2}))", byte, raw).rstrip(b"/"))
 
 
 def size(number: float | None) -> str:

@@ -8,12 +8,7 @@ from collections.abc import Callable
 
 
 class Aside:
-    """
-    Does such work in threads.
-
-    after
-        Called on the loop when some work is done.
-    """
+    """Does such work in threads; ``after`` is called on the loop when some is done."""
 
     def __init__(self, after: Callable[[], None]) -> None:
         self.after = after

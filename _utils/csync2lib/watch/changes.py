@@ -193,15 +193,11 @@ class Debounce:
         """When a change is ready, as far as is known now."""
         longest = change.first + self.options.max_delay * (5 if change.writing else 1)
         due = longest if change.writing else min(change.last + self.options.settle, longest)
-        if _is_early(change):
-            due = change.changes.changed_at + self.options.settle * CALM_SHARE
-        last, times = change.changes.recent.get(change.path, (0.0, 0))
+        changes = change.changes
+        if change.own and not change.writing and changes.changed_at < changes.early_until:
+            # It is surely not csync2's, and one of the first after a calm of its group.
+            due = changes.changed_at + self.options.settle * CALM_SHARE
+        last, times = changes.recent.get(change.path, (0.0, 0))
         if times >= HOT:
             due = max(due, last + self.options.max_delay)
         return max(due, change.not_before)
-
-
-def _is_early(change: Change) -> bool:
-    """Tell whether a change, which is surely not csync2's, is one of the first after a calm of its group."""
-    changes = change.changes
-    return change.own and not change.writing and changes.changed_at < changes.early_until

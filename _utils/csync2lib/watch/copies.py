@@ -6,7 +6,6 @@ import os
 
 from csync2lib.csync2.database import commits
 from csync2lib.csync2.kept import keep_copy
-from csync2lib.errors import CsyncsyncError
 from csync2lib.group import AWAY
 from csync2lib.guard import Guard
 from csync2lib.watch.aside import Aside
@@ -34,17 +33,11 @@ class Copies:
             return
 
         def work() -> None:
+            guard = Guard(group.name, group.directory, path)
             # What csync2 makes of a place where a file system is away is in no copy: that tells what was there.
-            if _is_all_there(group) and keep_copy(group.directory, path):
+            away = os.path.exists(os.path.join(group.directory, AWAY)) or guard.problems() or guard.moved_mounts()
+            if not away and keep_copy(group.directory, path):
                 group.copied = found
 
         self.running.add(group.name)
         self.aside.run(work, lambda _: self.running.discard(group.name))
-
-
-def _is_all_there(group: WatchedGroup) -> bool:
-    guard = Guard(group.name, group.directory, group.config.database or "")
-    try:
-        return not (os.path.exists(os.path.join(group.directory, AWAY)) or guard.problems() or guard.moved_mounts())
-    except CsyncsyncError:
-        return False

@@ -9,13 +9,7 @@ from __future__ import annotations
 
 from csync2lib.csync2.unfinished import is_temporary
 from csync2lib.watch.changes import Change
-from csync2lib.watch.inotify import (
-    IN_CLOSE_WRITE,
-    IN_CREATE,
-    IN_MODIFY,
-    IN_MOVED_FROM,
-    IN_MOVED_TO,
-)
+from csync2lib.watch.inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO
 
 #: Seconds between csync2's rename of a file and its last write to it.
 LANDING_WAIT = 2.0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import subprocess
 import time
+from collections.abc import Callable
 
 from csync2lib import journal
 from csync2lib.watch.aside import Aside
-from csync2lib.watch.groups import WatchedGroup
+from csync2lib.watch.groups import WatchedGroup, signs
 from csync2lib.watch.notify import Notifier
 from csync2lib.watch.options import Options
 
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 ASK_AGAIN = 0.2
 #: Seconds until a journal that could not be written is written again.
 FLUSH_AGAIN = 1.0
+#: Seconds that systemctl may take.
+SYSTEMCTL = 5.0
 
 
 class Flusher:
@@ -28,24 +32,33 @@ class Flusher:
         self.options, self.aside, self.notifier = options, aside, notifier
         self.sequence = itertools.count()
 
-    def due(self, group: WatchedGroup) -> list[float]:
-        """When there is something to do for a group."""
-        due = [self._flush_due(group)] if self._is_to_flush(group) else []
-        return [*due, group.flushes.ask_at] if self._is_to_ask(group) else due
+    def due(self, group: WatchedGroup) -> list[tuple[float, Callable[[WatchedGroup], None]]]:
+        """What there is to do for a group, and when: to flush it; to ask for a push."""
+        if group.flushes.running is not None or group.gone:
+            return []
+        found: list[tuple[float, Callable[[WatchedGroup], None]]] = []
+        flushes = group.flushes
+        if group.changes.out or group.changes.full_rescan:  # once in settle; a full rescan alone once in max_delay
+            alone = 0.0 if group.changes.out else flushes.last_rescan + self.options.max_delay
+            found.append((max(flushes.last + self.options.settle, alone), self._flush))
+        if group.flushes.unasked:
+            found.append((group.flushes.ask_at, self._ask_aside))
+        return found
 
     def work(self, group: WatchedGroup) -> None:
         """Do what is due."""
-        if self._is_to_flush(group) and self._flush_due(group) <= time.monotonic():
-            self._flush(group)
-        elif self._is_to_ask(group) and group.flushes.ask_at <= time.monotonic():
-            self._ask_aside(group)
+        for when, do in self.due(group):
+            if when <= time.monotonic():
+                do(group)
+                return
 
     def close(self, group: WatchedGroup) -> None:
         """Write down all that waits, unjudged; if that cannot be done, the group still needs a full rescan."""
         changes, running = group.changes, group.flushes.running
         if running is not None:
             running.join(5)
-        changes.out += [(change.path, change.tree, False) for change in (*changes.pending.values(), *changes.ready)]
+        unjudged = (*changes.pending.values(), *changes.ready)
+        changes.out += [(change.path, change.tree, not change.tree) for change in unjudged]
         lines, full_rescan, _ = self._take(group)
         group.flushes.unasked += len(lines)
         changes.full_rescan = running is not None and running.is_alive()
@@ -66,21 +79,27 @@ class Flusher:
         if not self.notifier.fire(group.name, count, full_rescan, error):
             group.flushes.last_fired = 0.0
 
+    def push_alone(self, group: WatchedGroup, oldest: float | None) -> None:
+        """No master answers: start the push of what was noted then (None: not in the journal) here; may block."""
+        reminders = group.reminders
+        if not reminders.alone:
+            log.info("csyncsync: no push of group %s has been asked for; starting it here", group.name)
+            reminders.alone, reminders.heard = True, signs(group.directory)
+        reminders.note_tried(oldest, group.directory)
+        self.start_push(group)
+
+    def start_push(self, group: WatchedGroup) -> None:
+        """Start a push here. Blocks for some milliseconds."""
+        command = ["systemctl", "start", "--no-block", f"csyncsync-push@{group.name}.service"]
+        try:
+            subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=SYSTEMCTL)
+        except (OSError, subprocess.SubprocessError) as err:
+            log.error("csyncsync: cannot start the push of group %s: %s", group.name, err)
+
     # --- The journal
 
-    def _is_to_flush(self, group: WatchedGroup) -> bool:
-        return bool(group.changes.out or group.changes.full_rescan) and group.flushes.running is None and not group.gone
-
-    def _flush_due(self, group: WatchedGroup) -> float:
-        """When a group may be flushed: once in the option settle, a full rescan alone once per max_delay."""
-        due = group.flushes.last + self.options.settle
-        return due if group.changes.out else max(due, group.flushes.last_rescan + self.options.max_delay)
-
     def _take(self, group: WatchedGroup) -> tuple[list[bytes], bool, int]:
-        """
-        What the next flush writes: (lines, whether for a full rescan, when the last event of it was read, in ns since
-        the epoch).
-        """
+        """What the next flush writes: lines, whether for a full rescan, when its last event was read (see journal)."""
         changes = group.changes
         heard = time.time_ns() - int((time.monotonic() - changes.heard) * 10**9)
         out, changes.out, changes.heard = changes.out, [], 0.0
@@ -118,9 +137,6 @@ class Flusher:
 
     # --- Asking for a push
 
-    def _is_to_ask(self, group: WatchedGroup) -> bool:
-        return bool(group.flushes.unasked) and group.flushes.running is None and not group.gone
-
     def _is_asked(self, group: WatchedGroup) -> bool:
         """Tell whether the journal is as old as when a push was asked for: that push will take all of it."""
         asked = group.flushes.asked
@@ -143,6 +159,9 @@ class Flusher:
         flushes.ask_at = time.monotonic() + ASK_AGAIN
         if self._is_asked(group) and not full_rescan:
             return
-        count, flushes.unasked, flushes.asked = flushes.unasked, 0, journal.first(group.journal)
+        oldest = next((name for name in journal.names(group.journal) if name.endswith(".paths")), None)
+        count, flushes.unasked, flushes.asked = flushes.unasked, 0, oldest
         if count or full_rescan:
             self._fire(group, count, full_rescan)
+            if group.reminders.is_alone(group.directory) and not group.is_pushing():  # else the reminder does it
+                self.push_alone(group, journal.oldest(group.journal)[0])

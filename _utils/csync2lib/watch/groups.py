@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import random
 import threading
+import time
 from typing import Any
 
-from csync2lib import storage, waits
+from csync2lib import journal, storage, waits
 from csync2lib.backups import GENERATIONS
+from csync2lib.csync2.database import is_lost
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.names import is_group_name
+from csync2lib.csync2.namespace import outermost
 from csync2lib.watch.changes import Changes
 from csync2lib.watch.inotify import Node, Root
 
@@ -39,13 +43,11 @@ class WatchedConfig:
         """Read a config.json. Raises OSError and what there is to raise about one that is damaged: see DAMAGED."""
         with open(path, encoding="utf-8") as file:
             said: dict[str, Any] = json.load(file)
-        include = _outermost([_raw(item) for item in said["include"]])
-        exclude = [_raw(item) for item in said.get("exclude") or []]
         database, rules = said.get("database"), said.get("rules") or {}
         key, backups = rules.get("key_file"), rules.get("backup_directory")
         return cls(
-            include=tuple(include),
-            exclude=tuple(exclude),
+            include=_outermost([_raw(item) for item in said["include"]]),
+            exclude=tuple(_raw(item) for item in said.get("exclude") or []),
             database=database if isinstance(database, str) else None,
             certificate=os.path.join(os.path.dirname(key), "csync2_ssl_cert.pem") if key else None,
             backups=_raw(backups) if backups else None,
@@ -53,6 +55,8 @@ class WatchedConfig:
         )
 
 
+#: Seconds within which a push that systemd is told to begin has ended, or has begun.
+BEGINS_WITHIN = 5.0
 #: What WatchedConfig.read() raises.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -76,17 +80,35 @@ class Reminders:
 
     def __init__(self) -> None:
         self.repeats = 0
-        self.push_at = 0.0
-        #: spread, so that hosts that lost their master together do not push together
-        self.patience = waits.ALONE_AFTER + random.uniform(0, waits.ALONE_SPREAD)
+        #: seconds to wait for the master; it answers sooner or later
+        self.patience = waits.ALONE_AFTER[0]
+        #: whether the host pushes without the master, and when that had been heard of before
+        self.alone = False
+        self.heard: list[float | None] = []
+        #: the age of what was pushed so, and when; when the last push before that had ended; until when that is not
+        #: pushed again
+        self.tried: float | None = None
+        self.tried_at = self.push_at = 0.0
+        self.pushed: float | None = None
 
+    def is_alone(self, directory: str) -> bool:
+        """Tell whether the master is silent since the host pushed without it; if it was only late, it has more time."""
+        if self.alone and self.heard != signs(directory):
+            self.alone, self.patience = False, min(2 * self.patience, waits.ALONE_AFTER[1])
+        return self.alone
 
-class Shown:
-    """What watch.json of a group says, when it was written, and when the sign of life was last touched."""
+    def note_tried(self, oldest: float | None, directory: str) -> None:
+        """A push without the master is to send this now."""
+        self.tried, self.tried_at = oldest, time.monotonic()
+        self.pushed = journal.mtime(os.path.join(directory, "push.json"))
+        self.push_at = self.tried_at + random.uniform(*waits.ALONE_INTERVAL)
 
-    def __init__(self) -> None:
-        self.status: dict[str, Any] | None = None
-        self.status_at = self.watched_at = 0.0
+    def is_tried(self, oldest: float | None, directory: str) -> bool:
+        """Tell whether a push without the master has tried to send this not long ago, or is about to begin."""
+        has_begun = self.pushed != journal.mtime(os.path.join(directory, "push.json"))
+        # systemd begins nothing while the one before is at its end.
+        until = self.push_at if has_begun else self.tried_at + BEGINS_WITHIN
+        return oldest == self.tried and time.monotonic() < until
 
 
 class WatchedGroup:
@@ -103,8 +125,10 @@ class WatchedGroup:
         #: how the file of the config looked when it was read, and what was wrong with it
         self.signature: tuple[int, int] | None = None
         self.config_error: str | None = None
-        #: inode and size of csync2's database when it was last seen
+        #: inode and size of csync2's database when it was last seen; whether it may be lost, and no push has been
+        #: started to put it back
         self.database_seen = (0, 0)
+        self.doubted = True
 
         #: kept by the tree. Path -> Root, or None while the include is not there; how many directories its great walk
         #: has still to go through; what could not be watched, why (an error's number), and when to try again
@@ -124,7 +148,9 @@ class WatchedGroup:
         self.changes = Changes()
         self.flushes = Flushes()
         self.reminders = Reminders()
-        self.shown = Shown()
+        #: what watch.json says, when it was written, and when the sign of life was last touched
+        self.status: dict[str, Any] | None = None
+        self.status_at = self.watched_at = 0.0
         #: how many commits the copy of csync2's database has, and when to look again
         self.copied, self.copy_at = -1, 0.0
 
@@ -144,15 +170,35 @@ class WatchedGroup:
         """Tell whether a push holds the group's lock."""
         return storage.is_locked(os.path.join(self.directory, "lock"))
 
-    def lost_its_database(self) -> bool:
-        """Tell whether csync2's database is not the one that it was a moment ago, or has shrunk: SQLite's do not."""
+    def is_database_new(self) -> bool:
+        """Tell whether csync2's database is not the one that it was a moment ago."""
         before = self.database_seen
         try:
             status = os.stat(self.config.database or "")
             self.database_seen = (status.st_ino, status.st_size)
         except OSError:
             self.database_seen = (0, 0)
-        return before[0] != 0 and (before[0] != self.database_seen[0] or before[1] > self.database_seen[1])
+        is_new = before[0] not in (0, self.database_seen[0])
+        self.doubted = self.doubted or is_new or before[1] > self.database_seen[1]
+        return is_new
+
+    def lost_its_database(self) -> bool:
+        """
+        Tell whether a member's database has been lost, if it may be. SQLite's also shrink when what a killed csync2 had
+        begun to write is taken back.
+        """
+        if not self.doubted or self.config.database is None:
+            return False
+        try:
+            self.doubted = os.path.exists(os.path.join(self.directory, "established")) and is_lost(self.config.database)
+        except TimeoutError:
+            return False
+        return self.doubted
+
+
+def signs(directory: str) -> list[float | None]:
+    """When the master last asked for a push of a group, and last said that this host is queued."""
+    return [journal.mtime(os.path.join(directory, name)) for name in ("asked", "waits")]
 
 
 def find(state_dir: str) -> dict[str, tuple[int, int]] | None:
@@ -162,11 +208,9 @@ def find(state_dir: str) -> dict[str, tuple[int, int]] | None:
         with os.scandir(state_dir) as entries:
             for item in entries:
                 if is_group_name(item.name):
-                    try:
+                    with contextlib.suppress(OSError):
                         status = os.stat(os.path.join(item.path, "config.json"))
-                    except OSError:
-                        continue
-                    found[item.name] = (status.st_mtime_ns, status.st_ino)
+                        found[item.name] = (status.st_mtime_ns, status.st_ino)
     except FileNotFoundError:
         pass
     except OSError as err:
@@ -180,13 +224,8 @@ def _raw(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def _outermost(paths: list[bytes]) -> list[bytes]:
+def _outermost(paths: list[bytes]) -> tuple[bytes, ...]:
     """The includes without those that are below another one: its watches cover them."""
-    paths = [path.rstrip(b"/") for path in paths]
     if not all(path.startswith(b"/") for path in paths):
         raise ValueError("an include is not an absolute path")
-    tops: list[bytes] = []
-    for path in sorted(set(paths)):
-        if not any(path.startswith(top + b"/") for top in tops):
-            tops.append(path)
-    return tops
+    return tuple(outermost(path.rstrip(b"/") for path in paths))

@@ -24,10 +24,7 @@ ECHO = ("renaming", "landing", "landed")
 
 
 def keep(path: str, watcher: Watcher) -> None:
-    """
-    Write down what a closed watcher watches, if nothing of it is under way, and all it knew is in the journals. Raises
-    OSError.
-    """
+    """Write down what a closed watcher watches, if nothing is under way, and all is in the journals. Raises OSError."""
     unsaved = any(group.changes.full_rescan for group in watcher.groups.values())
     if watcher.watches.fd < 0 or watcher.tree.walks.is_busy() or unsaved:
         return

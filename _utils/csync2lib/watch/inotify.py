@@ -34,19 +34,9 @@ IN_ONLYDIR = 0x1000000
 IN_EXCL_UNLINK = 0x4000000
 IN_ISDIR = 0x40000000
 
-MASK = (
-    IN_MODIFY
-    | IN_ATTRIB
-    | IN_CLOSE_WRITE
-    | IN_MOVED_FROM
-    | IN_MOVED_TO
-    | IN_CREATE
-    | IN_DELETE
-    | IN_DELETE_SELF
-    | IN_MOVE_SELF
-    | IN_ONLYDIR
-    | IN_EXCL_UNLINK
-)
+#: What is asked for.
+MASK = IN_MODIFY | IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
+MASK |= IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR | IN_EXCL_UNLINK
 EVENT = struct.Struct("iIII")
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -86,9 +76,7 @@ class Node:
 
 
 class Root(Node):
-    """
-    An include. For one that is no directory, its parent directory is watched for that one name (``only``).
-    """
+    """An include. For one that is no directory, its parent directory is watched for that one name (``only``)."""
 
     __slots__ = ("group", "identity", "only", "path")
 
@@ -119,10 +107,6 @@ def locate(node: Node) -> Place | None:
         return None
     names.append(node.name)
     return Place(node, node.group, b"/".join(reversed(names)))
-
-
-def _same_directory(one: bytes, other: bytes) -> bool:
-    return identity(one) == identity(other) is not None
 
 
 def identity(path: bytes) -> Identity | None:
@@ -213,8 +197,8 @@ class Watches:
         """
         displaced = []
         for other in self.of(wd):
-            place = locate(other)
-            if place is None or not _same_directory(place.path, path):
+            place, here = locate(other), identity(path)
+            if place is None or here is None or identity(place.path) != here:
                 self.disown(other, keep=True)
                 displaced.append(other)
         return displaced

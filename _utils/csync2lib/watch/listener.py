@@ -14,12 +14,7 @@ from csync2lib.watch.inotify import Place
 
 
 class Listener:
-    """
-    Notes what the tree tells.
-
-    walked
-        Called with a group at the end of its great walk.
-    """
+    """Notes what the tree tells; ``walked`` is called with a group at the end of its great walk."""
 
     def __init__(self, debounce: Debounce, echo: Filter, walked: Callable[[WatchedGroup], None]) -> None:
         self.debounce, self.echo, self.walked = debounce, echo, walked
@@ -59,7 +54,3 @@ class Listener:
         change = self.debounce.note(group.changes, path, time.monotonic())
         change.tree = change.tree or tree
         change.compare = change.compare or compare
-
-    def covers(self, group: WatchedGroup, path: bytes) -> bool:
-        """Tell whether a change that stands for this directory and everything below it is still waiting."""
-        return group.changes.covers(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import logging
 import socket
-from typing import Any
 
 import salt.transport.frame
 import salt.utils.msgpack
@@ -37,7 +36,8 @@ class Notifier:
 
     def fire(self, group: str, count: int, full_rescan: bool, error: str | None = None) -> bool:
         """
-        Tell that a group has something to push; may block. The beacon's documentation tells the fields.
+        Tell that a group has something to push, as the minion does with what a beacon returns; may block. The beacon's
+        documentation tells the fields.
 
         Returns whether there is a minion that listens. It drops what comes while it is not connected to a master.
         """
@@ -47,18 +47,15 @@ class Notifier:
             data["error"] = error
         tag = f"salt/beacon/{minion}/{BEACON}/{group}"
         try:
-            self._send({"beacons": [{"tag": tag, "data": data, "beacon_name": BEACON}]})
+            stamp = datetime.datetime.now(datetime.timezone.utc).isoformat()
+            told = {"beacons": [{"tag": tag, "data": data, "beacon_name": BEACON}], "_stamp": stamp}
+            event = RETURNED + TAG_END + salt.utils.msgpack.dumps(told, use_bin_type=True)
+            with _connected(self.options.bus) as bus:
+                bus.sendall(salt.transport.frame.frame_msg_ipc(event, raw_body=True))
         except OSError as err:
             log.debug("csyncsync: the event of group %s could not be fired: %s", group, err)
             return False
         return True
-
-    def _send(self, data: dict[str, Any]) -> None:
-        """Fire an event the way the minion does itself with what a beacon returns. Raises OSError."""
-        stamp = datetime.datetime.now(datetime.timezone.utc).isoformat()
-        event = RETURNED + TAG_END + salt.utils.msgpack.dumps({**data, "_stamp": stamp}, use_bin_type=True)
-        with _connected(self.options.bus) as minion:
-            minion.sendall(salt.transport.frame.frame_msg_ipc(event, raw_body=True))
 
 
 def _connected(bus: str | int) -> socket.socket:

@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import random
-import subprocess
 import time
 
 from csync2lib import journal, waits
 from csync2lib.watch.flush import Flusher
 from csync2lib.watch.groups import WatchedGroup
-from csync2lib.watch.options import Options
-
-log = logging.getLogger(__name__)
 
 #: How often the time between two events of a group doubles.
 MOST_REPEATS = 10
+#: What becomes of a host's patience with the master in each second in which nothing waits.
+CALMS = 0.9
 
 
-class Reminder:
-    """Looks at what is left of all groups."""
-
-    def __init__(self, options: Options, flusher: Flusher) -> None:
-        self.options, self.flusher = options, flusher
-
-    def remind(self, group: WatchedGroup, now: float) -> None:
-        """While something is left, fire the event again and again, more and more slowly."""
-        reminders = group.reminders
-        oldest, full_rescan = journal.oldest(group.journal)
-        left = journal.mtime(os.path.join(group.directory, "left"))
-        if oldest is None and left is None:
-            reminders.repeats = 0
-            return
-        if group.flushes.running is not None:
-            return
-        if now - group.flushes.last_fired >= min(self.options.retry * 2**reminders.repeats, waits.RETRY_CAP):
-            reminders.repeats = min(reminders.repeats + 1, MOST_REPEATS)
-            self.flusher.fire(group, 0, full_rescan)
-        late = _is_master_late(group, oldest, left)
-        if late and now >= reminders.push_at and not group.is_pushing():
-            reminders.push_at = now + random.uniform(*waits.ALONE_INTERVAL)
-            self._push(group)
-
-    def _push(self, group: WatchedGroup) -> None:
-        """No master answers: start the push here."""
-        log.info("csyncsync: no push of group %s has been asked for; starting it here", group.name)
-        command = ["systemctl", "start", "--no-block", f"csyncsync-push@{group.name}.service"]
-
-        def done(err: Exception | None) -> None:
-            if err:
-                log.error("csyncsync: cannot start the push of group %s: %s", group.name, err)
-
-        self.flusher.aside.run(lambda: subprocess.run(command, stdin=subprocess.DEVNULL, check=True), done)
+def remind(flusher: Flusher, group: WatchedGroup, now: float) -> None:
+    """While something is left of a group, fire the event again and again, more and more slowly."""
+    reminders = group.reminders
+    oldest, full_rescan = journal.oldest(group.journal)
+    left = journal.mtime(os.path.join(group.directory, "left"))
+    if oldest is None and left is None:
+        reminders.repeats = 0
+        reminders.patience = max(reminders.patience * CALMS, waits.ALONE_AFTER[0])
+        return
+    if group.flushes.running is not None:
+        return
+    if now - group.flushes.last_fired >= min(flusher.options.retry * 2**reminders.repeats, waits.RETRY_CAP):
+        reminders.repeats = min(reminders.repeats + 1, MOST_REPEATS)
+        flusher.fire(group, 0, full_rescan)
+    is_late = reminders.is_alone(group.directory) or _is_master_late(group, oldest, left)
+    if is_late and not reminders.is_tried(oldest, group.directory) and not group.is_pushing():
+        flusher.aside.run(lambda: flusher.push_alone(group, oldest), lambda err: None)
 
 
 def _is_master_late(group: WatchedGroup, oldest: float | None, left: float | None) -> bool:

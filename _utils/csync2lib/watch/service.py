@@ -22,8 +22,6 @@ from csync2lib.watch.notify import Notifier
 from csync2lib.watch.options import Options
 from csync2lib.watch.watcher import Watcher
 
-log = logging.getLogger(__name__)
-
 #: In the directory of state, which csync2 cannot reach: what one watcher leaves to the next.
 LEFT = "watcher.left"
 #: Seconds between two looks whether the minion has another Salt by now.

@@ -29,8 +29,8 @@ METRICS_INTERVAL, METRICS_SHARE = 15.0, 0.02
 
 def write_status(group: WatchedGroup, watches: Watches, force: bool = False) -> None:
     """Write watch.json, if it says something new."""
-    shown, now = group.shown, time.monotonic()
-    if group.gone or (not force and now - shown.status_at < STATUS_INTERVAL):
+    now = time.monotonic()
+    if group.gone or (not force and now - group.status_at < STATUS_INTERVAL):
         return
     status = {
         "watches": len(watches.nodes),
@@ -41,25 +41,19 @@ def write_status(group: WatchedGroup, watches: Watches, force: bool = False) -> 
         "hot": [path.decode("utf-8", "backslashreplace") for path in group.changes.hot()],
         "pid": os.getpid(),
     }
-    if status == shown.status:
+    if status == group.status:
         return
-    shown.status, shown.status_at = status, now
+    group.status, group.status_at = status, now
     with contextlib.suppress(OSError):  # a full disk
         storage.write_json(os.path.join(group.directory, "watch.json"), {**status, "time": time.time()}, durable=False)
 
 
 def note_watched(group: WatchedGroup, now: float) -> None:
     """Leave a sign that what happens is seen."""
-    if group.walked and now - group.shown.watched_at >= journal.WATCHED_EVERY:
+    if group.walked and now - group.watched_at >= journal.WATCHED_EVERY:
         with contextlib.suppress(OSError):
             journal.note_watched(group.directory)
-            group.shown.watched_at = now
-
-
-def note_unwatched(group: WatchedGroup) -> None:
-    """Note since when nobody has watched, before this watcher leaves its first sign."""
-    with contextlib.suppress(OSError):
-        journal.note_unwatched(group.directory)
+            group.watched_at = now
 
 
 class Metrics:

@@ -9,7 +9,7 @@ import stat
 import time
 
 from csync2lib import beneath, waits
-from csync2lib.csync2.namespace import mounted_below
+from csync2lib.csync2.namespace import is_below, mounted_below
 from csync2lib.watch import inotify
 from csync2lib.watch.groups import WatchedGroup
 from csync2lib.watch.inotify import Node, Place
@@ -26,13 +26,8 @@ class Tree:
     """
     The directories of all groups: kept by the kernel's events, and walked in small steps.
 
-    groups
-        The watcher's groups by name. Of each, the tree reads ``excludes`` and keeps ``roots`` and what stands beside
-        them; ``changes.full_rescan`` is set when events were lost.
-    listener
-        Hears of what happens: ``file_event()`` and ``directory_event()`` of what the kernel tells, ``found()`` of what
-        a walk came to, ``walked()`` of the end of a group's great walk. ``covers()`` is asked whether what is below a
-        directory need not be noted on its own.
+    Of each group it reads ``excludes`` and keeps ``roots`` and what stands beside them; ``changes.full_rescan`` is set
+    when events were lost, and ``changes.covers()`` asked whether what is below a directory is to be noted by itself.
     """
 
     def __init__(self, watches: inotify.Watches, groups: dict[str, WatchedGroup], listener: Listener) -> None:
@@ -64,12 +59,6 @@ class Tree:
         if root is not None:
             self.walks.drop_watches(root)
             root.group = None
-
-    def exclude_again(self, group: WatchedGroup) -> None:
-        """Apply a group's new excludes."""
-        for root in group.roots.values():
-            if root is not None:
-                self.walks.exclude_below(root)
 
     def walk_below(self, group: WatchedGroup, path: bytes, mode: str) -> None:
         """Walk a directory, if it is known."""
@@ -234,11 +223,9 @@ def _find(group: WatchedGroup, path: bytes) -> Node | None:
     for root in group.roots.values():
         if root is None or root.only is not None:
             continue
-        if path == root.path:
-            return root
-        if path.startswith(root.path + b"/"):
+        if is_below(path, root.path):
             node: Node | None = root
-            for name in path[len(root.path) + 1 :].split(b"/"):
+            for name in filter(None, path[len(root.path) :].split(b"/")):
                 node = node.children.get(name) if node is not None else None
             return node
     return None

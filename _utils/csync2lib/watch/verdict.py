@@ -2,7 +2,7 @@
 The verdict on a changed path that is ready: whether csync2 itself made the change, or somebody else.
 
 csync2 has recorded what it wrote, and commits that late. So what differs from its record is a user's change, unless
-csync2 may still be about to record it.
+csync2 may still be about to record it. What it did not record, because it was killed, the check knows (``received``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 
 from csync2lib import beneath, journal, waits
 from csync2lib.csync2 import unfinished
-from csync2lib.csync2.custody import DIED, is_serving
+from csync2lib.csync2.custody import awaits_database, serving
 from csync2lib.csync2.database import Database, commits
 from csync2lib.csync2.states import check_text
 from csync2lib.watch.changes import Change
@@ -31,16 +31,11 @@ GO, GO_NAMED, DROP, WAIT = "go", "go named", "drop", "wait"
 #: does to a path (it commits about every four seconds, later on a busy host).
 COMMIT_WAIT = 60.0
 RECORD_WAIT = 1.0
-#: Seconds within which the watcher has normally read an event.
-READ_WITHIN = 1.0
-#: Seconds after csync2's daemon has died for which it is not known what it did: its last transaction is gone. The peer
-#: sends all that again.
-DIED_WAIT = 15.0
-#: Seconds that a push may take from its last look at what is dirty to its end.
-PUSH_ENDS = 0.2
 #: The same for a file that looks as recorded, but was seen to be written to: in a directory that is new here, csync2's
 #: rename may have come too early to be seen.
 OWN_WAIT = 3.0
+#: Seconds within which the watcher has normally read an event.
+READ_WITHIN = 1.0
 #: Paths that are looked at, at most, in a directory that was deleted and made again: that takes some milliseconds.
 LOOKED_AT = 1000
 
@@ -54,11 +49,11 @@ class Judge:
         self.paths = paths
         self.records: dict[bytes, bytes] = {}
         self.dirty: set[bytes] = set()
-        self.died = _is_young(DIED, DIED_WAIT)
         # Looked at before the database is: what is committed in between then shows as a difference that waits.
         self.commits = commits(self.path) if self.path else 0
-        #: whether a peer sends
-        self.receiving = self.path is not None and is_serving(self.path)
+        #: the csync2s to which peers send; whether one of them cannot record now what it has done
+        self.receiving = serving(self.path) if self.path else []
+        self.late = any(map(awaits_database, self.receiving))
         #: None with ``locked``: one is there that cannot be read now
         self.database: Database | None = None
         self.locked = False
@@ -104,9 +99,9 @@ class Judge:
         if status is not None and unfinished.is_unfinished(status):
             return self._unfinished(change, status)
         verdict = self._judge(change, status)
-        if verdict in (GO, GO_NAMED) and (self.receiving or self.died) and self._may_be_csync2s(change, verdict):
-            return WAIT
-        return verdict
+        # What came and is gone may be a deletion of what csync2 is about to record.
+        may_wait = verdict != DROP or (status is None and not _is_temporary(change))
+        return WAIT if may_wait and self.receiving and self._may_be_csync2s(change, verdict) else verdict
 
     def _unfinished(self, change: Change, status: os.stat_result) -> str:
         """
@@ -125,14 +120,15 @@ class Judge:
         return DROP
 
     def _judge(self, change: Change, status: os.stat_result | None) -> str:
-        """
-        Given a change and its lstat, None if it is gone, return GO, GO_NAMED, DROP, or WAIT if the database is locked.
-        When in doubt it goes.
-        """
+        """Given a change and its lstat (None: it is gone), return what becomes of it. When in doubt it goes."""
         if status is None or not stat.S_ISREG(status.st_mode):
             change.own = False
         if self.lost:
-            return self._without_database(change, status)
+            # csync2 deletes and replaces nothing that it does not know. What is new may be csync2's, and is left to the
+            # database's return, which takes all that the journal does not name for received.
+            if status is not None:
+                return GO_NAMED if change.own else DROP
+            return DROP if _is_temporary(change) else GO
         if self.database is None and not self.locked:
             return DROP if status is None and _is_temporary(change) else GO
         try:
@@ -142,7 +138,9 @@ class Judge:
             pass
         except (OSError, ValueError):
             return GO
-        return GO if change.own or time.monotonic() - change.judged >= COMMIT_WAIT else WAIT
+        if change.own:
+            return GO_NAMED
+        return GO if time.monotonic() - change.judged >= COMMIT_WAIT else WAIT
 
     def _compare(self, database: Database, change: Change, status: os.stat_result | None) -> str:
         """Compare a path's state with csync2's record of it."""
@@ -172,26 +170,17 @@ class Judge:
         heard = time.time() - (time.monotonic() - change.last)
         return self.recorded is not None and not _is_temporary(change) and heard <= self.recorded + READ_WITHIN
 
-    def _without_database(self, change: Change, status: os.stat_result | None) -> str:
-        """
-        While a member has lost its database: csync2 deletes and replaces nothing that it does not know. Whether it made
-        what is new shows when the database is put back.
-        """
-        if status is None:
-            return DROP if _is_temporary(change) else GO
-        return GO if change.own or time.monotonic() - change.judged >= COMMIT_WAIT else WAIT
-
     def _drop(self, change: Change) -> str:
         """
         DROP, unless csync2's daemon has recorded a user's change: it checks a path before it refuses it to a peer.
 
-        Only csync2's table of dirty paths tells of that change then. A push that is under way, or the next one that
-        ``left`` asks for, sends it; if there is neither, the path goes out.
+        Only csync2's table of dirty paths tells of that change then. If a push leaves it, ``left`` asks for the next
+        one; else the path goes out.
         """
         if change.path not in self.dirty:
             return DROP
         if self.group.is_pushing():
-            return DROP if time.monotonic() - change.judged >= PUSH_ENDS else WAIT
+            return WAIT
         return DROP if os.path.exists(os.path.join(self.group.directory, "left")) else GO
 
     def _may_be_csync2s(self, change: Change, verdict: str) -> bool:
@@ -204,10 +193,8 @@ class Judge:
             return not change.compare and age < (OWN_WAIT if change.own else COMMIT_WAIT)
         if change.own or age >= COMMIT_WAIT:
             return False
-        if self.receiving and change.received:
+        if change.received or self.late:
             return True  # seconds may pass between two of the steps on a busy host
-        if self.died:
-            return age < DIED_WAIT
         uncommitted = os.path.exists(self.path or "") and os.path.exists(f"{self.path}-journal")
         # After two more commits the transaction that was open at the first look is committed, and the next one, too.
         return age < RECORD_WAIT or (uncommitted and self.commits - change.commits < 2)
@@ -216,14 +203,6 @@ class Judge:
 def _is_temporary(change: Change) -> bool:
     """Tell whether it is named like the temporary files of csync2, most of what comes and goes: nothing is in these."""
     return not change.tree and unfinished.is_temporary(os.path.basename(change.path))
-
-
-def _is_young(path: str, seconds: float) -> bool:
-    """Tell whether a file was changed within the last seconds."""
-    try:
-        return 0 <= time.time() - os.stat(path).st_mtime < seconds
-    except OSError:
-        return False
 
 
 def _lacks(database: Database, directory: bytes) -> bool:

@@ -111,11 +111,7 @@ class Walks:
     def _next_scan(self) -> Iterator[None]:
         if self.chores:
             return self.chores.popleft()
-        if self.new:
-            node, mode = self.new.popleft()
-            return self._scan(node, mode)
-        node, mode, group = self.great.pop()
-        return self._scan_counted(node, mode, group)
+        return self._scan(*self.new.popleft()) if self.new else self._scan_counted(*self.great.pop())
 
     def _scan_counted(self, node: Node, mode: str, group: WatchedGroup) -> Iterator[None]:
         """A step of a group's great walk; the last one ends it."""
@@ -162,7 +158,10 @@ class Walks:
             try:
                 handle = opened.enter_context(beneath.directory(place.path))
             except OSError as err:
-                self._missed(node, mode, place.group, err.errno or errno.EIO)
+                missing = err.errno in (errno.ENOENT, errno.ENOTDIR)
+                if not missing:
+                    self._unwatched(node, place.group, err.errno or errno.EIO)
+                self._note_look(node, mode, missing)
             else:
                 yield from self._scan_open(node, mode, place, handle)
 
@@ -185,13 +184,6 @@ class Walks:
             return
         if place.root.only is None:
             yield from self._read(node, NEW if mode == MOVED else mode, handle)
-
-    def _missed(self, node: Node, mode: str, group: WatchedGroup, problem: int) -> None:
-        """A directory cannot be opened."""
-        missing = problem in (errno.ENOENT, errno.ENOTDIR)
-        if not missing:
-            self._unwatched(node, group, problem)
-        self._note_look(node, mode, missing)
 
     @staticmethod
     def _unwatched(node: Node, group: WatchedGroup, problem: int) -> None:
@@ -220,7 +212,7 @@ class Walks:
         self, node: Node, mode: str, entries: Iterator[os.DirEntry[str]], seen: set[bytes]
     ) -> Iterator[None]:
         place = inotify.locate(node)
-        covered = place is not None and mode == NEW and self.listener.covers(place.group, place.path)
+        covered = place is not None and mode == NEW and place.group.changes.covers(place.path)
         try:
             for number, item in enumerate(entries):
                 if number % 16 == 0:
@@ -229,7 +221,7 @@ class Walks:
                     place = self._place(node, mode)
                     if place is None:
                         return
-                    covered = mode == NEW and self.listener.covers(place.group, place.path)
+                    covered = mode == NEW and place.group.changes.covers(place.path)
                 assert place is not None
                 if item.is_dir(follow_symlinks=False):
                     name = os.fsencode(item.name)

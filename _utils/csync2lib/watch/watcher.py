@@ -15,6 +15,8 @@ Once a second it looks at the groups' configs, include roots and journals, and a
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -22,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from csync2lib import storage, waits
+from csync2lib import journal, storage, waits
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.watch import groups, status, verdict
 from csync2lib.watch.aside import Aside
@@ -35,7 +37,7 @@ from csync2lib.watch.inotify import Watches
 from csync2lib.watch.listener import Listener
 from csync2lib.watch.notify import Notifier
 from csync2lib.watch.options import Options
-from csync2lib.watch.reminder import Reminder
+from csync2lib.watch.reminder import remind
 from csync2lib.watch.tree import Tree
 from csync2lib.watch.walk import COMPARE, NOTE
 
@@ -55,14 +57,7 @@ FINISH_WITHIN = 2.0
 
 
 class Watcher:
-    """
-    Watches all groups with one inotify descriptor, in slices, on the running event loop.
-
-    state_dir
-        Where the groups' directories are.
-    notifier
-        Fires the events.
-    """
+    """Watches all groups of a directory with one inotify descriptor, in slices, on the running event loop."""
 
     def __init__(self, state_dir: str, options: Options, notifier: Notifier) -> None:
         self.state_dir, self.options = state_dir, options
@@ -74,7 +69,6 @@ class Watcher:
         self.tree = Tree(self.watches, self.groups, Listener(self.debounce, self.echo, self._walked))
         self.aside = Aside(self._arm)
         self.flusher = Flusher(options, self.aside, notifier)
-        self.reminder = Reminder(options, self.flusher)
         self.metrics = status.Metrics(state_dir, self.aside)
         self.copies = Copies(self.aside)
         self.timer: asyncio.TimerHandle | None = None
@@ -90,9 +84,7 @@ class Watcher:
         self._housekeep_again()
 
     def close(self) -> None:
-        """
-        Write all waiting changes into the journals, what is not judged by then unjudged. The descriptor stays open.
-        """
+        """Write all waiting changes into the journals, what is not judged by then unjudged; keep the descriptor."""
         if self.closed:
             return
         end = time.monotonic() + FINISH_WITHIN
@@ -180,7 +172,7 @@ class Watcher:
         due = [self.debounce.heap[0][0]] if self.debounce.heap else []
         due += self.tree.moves_end()
         for group in self.groups.values():
-            due += self.flusher.due(group)
+            due += [when for when, _ in self.flusher.due(group)]
         return min(due) if due else None
 
     def _guarded(self, work: Callable[..., Any], *args: object) -> Any:
@@ -218,9 +210,9 @@ class Watcher:
                 if not ready or (number % 16 == 15 and time.monotonic() >= deadline):
                     break
                 change = ready.popleft()
-                self._carry_out(group, change, judge.verdict(change))
+                self._carry_out(group, change, judge.verdict(change), bool(judge.receiving))
 
-    def _carry_out(self, group: WatchedGroup, change: Change, what: str) -> None:
+    def _carry_out(self, group: WatchedGroup, change: Change, what: str, receiving: bool) -> None:
         if what == verdict.WAIT:
             self.debounce.put_back(change)
         elif what == verdict.DROP:
@@ -229,7 +221,9 @@ class Watcher:
         else:
             if change.tree and change.came:
                 self.tree.walk_below(group, change.path, COMPARE)
-            group.changes.put_out(change, what == verdict.GO_NAMED, self.options.max_delay)
+            # What somebody wrote while a peer sent it csync2 may record as received.
+            is_sure = what == verdict.GO_NAMED or (change.own and receiving)
+            group.changes.put_out(change, is_sure, self.options.max_delay)
 
     # --- Once a second
 
@@ -238,10 +232,11 @@ class Watcher:
         if self.options.read(self.state_dir):
             for group in self.groups.values():  # perhaps no minion could hear before
                 group.flushes.last_fired = 0.0
-        if self.watches.fd < 0:
-            self._reopen()
-        self._read_configs()
         now = time.monotonic()
+        if self.watches.fd < 0 and any(now >= group.rewalk_at for group in self.groups.values()):
+            self.watches.open()
+            self._listen()
+        self._read_configs()
         for group in tuple(self.groups.values()):
             for path in group.config.include:
                 self.tree.check_root(group, path)
@@ -250,24 +245,21 @@ class Watcher:
                     self._tell_unwatched(group)
                 if now >= group.rewalk_at:
                     self.tree.walks.watch_unwatched(group)
-            if group.lost_its_database():
-                log.error("csyncsync: csync2's database of group %s was deleted or replaced", group.name)
+            if group.is_database_new():
                 group.changes.full_rescan = True
+            if group.doubted and not group.is_pushing() and group.lost_its_database():  # no master is needed for that
+                log.error("csyncsync: csync2's database of group %s was lost", group.name)
+                group.doubted, group.changes.full_rescan = False, True
+                self.aside.run(functools.partial(self.flusher.start_push, group), lambda err: None)
             group.changes.forget_old(now - 3 * self.options.max_delay)
             if group.linked and now - group.flushes.last_rescan >= waits.LINKED_INTERVAL:
                 group.linked, group.changes.full_rescan = False, True
-            self.reminder.remind(group, now)
+            remind(self.flusher, group, now)
             status.write_status(group, self.watches)
             status.note_watched(group, now)
             self.copies.keep(group, now)
         self.metrics.write([*self.groups.values()], self.options.id, now)
         self.echo.forget_old(now)
-
-    def _reopen(self) -> None:
-        """Try again to get a descriptor, when it is time to try the unwatched directories again, too."""
-        if any(time.monotonic() >= group.rewalk_at for group in self.groups.values()):
-            self.watches.open()
-            self._listen()
 
     def _read_configs(self) -> None:
         """Read configs that are new or have changed, and stop watching groups that have none any more."""
@@ -275,17 +267,19 @@ class Watcher:
         if found is None:
             return
         for name in [name for name in self.groups if name not in found]:
-            self._remove(self.groups.pop(name))
+            group = self.groups.pop(name)  # its directory is left alone
+            group.gone = True
+            for path in list(group.roots):
+                self.tree.remove_root(group, path)
+            group.changes.clear()
         for name, signature in found.items():
-            group = self.groups.get(name) or self._add(name)
+            if name not in self.groups:
+                group = self.groups[name] = WatchedGroup(name, os.path.join(self.state_dir, name))
+                status.write_status(group, self.watches, force=True)
+            group = self.groups[name]
             if group.signature != signature:
                 group.signature = signature
                 self._configure(group)
-
-    def _add(self, name: str) -> WatchedGroup:
-        group = self.groups[name] = WatchedGroup(name, os.path.join(self.state_dir, name))
-        status.write_status(group, self.watches, force=True)
-        return group
 
     def _configure(self, group: WatchedGroup) -> None:
         """Read a group's config and watch the differences."""
@@ -300,19 +294,13 @@ class Watcher:
             self.tree.remove_root(group, gone)
         if group.config.exclude != excluded:
             group.excludes = Excludes(group.config.exclude)
-            self.tree.exclude_again(group)
+            for root in filter(None, group.roots.values()):
+                self.tree.walks.exclude_below(root)
             group.changes.full_rescan = group.changes.full_rescan or group.walked
         for path in include:
             self.tree.check_root(group, path)
         if not group.walking and not group.walked:
             self._walked(group)  # nothing is there to be watched yet
-
-    def _remove(self, group: WatchedGroup) -> None:
-        """A group's config is gone: stop watching, and leave its directory alone."""
-        group.gone = True
-        for path in list(group.roots):
-            self.tree.remove_root(group, path)
-        group.changes.clear()
 
     # --- What is watched
 
@@ -321,7 +309,8 @@ class Watcher:
         if group.gone:
             return
         if not group.walked:
-            status.note_unwatched(group)
+            with contextlib.suppress(OSError):  # before this watcher leaves its first sign
+                journal.note_unwatched(group.directory)
         group.changes.full_rescan = True
         group.walked = True
         group.walks += 1

@@ -115,11 +115,20 @@ def _installed(command):
 
 def ensure_tools():
     """Install the Debian packages that the testbed needs on the machine, as far as they are missing."""
-    missing = [package for command, package in TOOLS.items() if not _installed(command)]
-    if not missing:
+    if not _missing_packages():
         return
-    say(f"installing {', '.join(missing)} on this machine …")
-    install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    with locked(CACHE / "tools.lock", "installing packages"):  # testbeds that start beside each other
+        if missing := _missing_packages():
+            say(f"installing {', '.join(missing)} on this machine …")
+            _install(missing)
+
+
+def _missing_packages():
+    return [package for command, package in TOOLS.items() if not _installed(command)]
+
+
+def _install(packages):
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     if run(*install, check=False, env=env).returncode:
         # Perhaps only the package lists are old. Some other broken source must not stop us.
