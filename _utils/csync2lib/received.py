@@ -25,9 +25,9 @@ from csync2lib.host import ThisHost
 
 #: Bytes of a file until what is recorded by now is left out.
 MOST = 4_000_000
-#: Seconds after which csync2 has recorded what it received: it commits after 3 s with its next path, else after 10 s,
-#: and may wait for its database for 19 s (db.c, csync2.c).
-RECORDED_WITHIN = 40.0
+#: Seconds after which csync2 has recorded what it received: it commits after 3 s with its next path, else after 10 s
+#: (db.c), and may wait for its database first.
+RECORDED_WITHIN = custody.RECORDED_LATE + 11.0
 #: Seconds from the last note until owner, mode and time are set.
 SET_WITHIN = 5.0
 _LINE = re.compile(rb"([0-9]+\.[0-9]+) ([0-9]+\.[0-9]+) ([0-9]+) ([0-9]+) ([^ ]+)\Z")
@@ -40,7 +40,7 @@ class Path(NamedTuple):
     kind: int
     #: when csync2 had written it
     written: float
-    #: when csync2 was dead; 0 if it may still record it
+    #: when csync2 was dead; 0 while it lives
     died: float = 0.0
     #: of what was there then
     inode: int = 0
@@ -154,21 +154,14 @@ class Unrecorded:
     """
 
     def __init__(self, directory: str) -> None:
-        self.journal, self.receiving = os.path.join(directory, "journal"), in_flight(os.path.dirname(directory))
+        self.journal = os.path.join(directory, "journal")
         self.files: list[str] = []
-        #: What a csync2 that is dead has not recorded; and, by process id, what one that lives may still record.
         self.paths: dict[bytes, Path] = {}
-        self.in_flight: dict[str, _InFlight] = {}
         self.look()
 
     def look(self) -> None:
         """Read what has come: a csync2 may be killed at any time."""
         custody.await_noted()
-        with contextlib.suppress(OSError):  # before the journal, where what is in flight now may stand in a moment
-            names = os.listdir(self.receiving)
-            self.in_flight = {name: self.in_flight.get(name) or _InFlight() for name in names}
-            for name, one in self.in_flight.items():
-                one.read(os.path.join(self.receiving, name))
         files = [file for file in journal.waiting(self.journal) if file.endswith(journal.RECEIVED)]
         for file in files:
             if file not in self.files:
@@ -179,33 +172,6 @@ class Unrecorded:
         """It was received, and not recorded."""
         one = self.paths.get(path)
         return one is not None and _is_as_csync2_left_it(path, record, one)
-
-    def is_in_flight(self, path: bytes, record: bytes | None) -> bool:
-        """It was received just now, and will be recorded, or be lost, in a moment."""
-        return any(
-            time.time() - one.written < RECORDED_WITHIN
-            and _is_as_csync2_left_it(path, record, one._replace(died=one.written + SET_WITHIN))
-            for file in self.in_flight.values()
-            if (one := file.paths.get(path))
-        )
-
-
-class _InFlight:
-    """What one csync2 has received so far: a file that grows, and may be made anew."""
-
-    def __init__(self) -> None:
-        self.inode = self.end = 0
-        self.paths: dict[bytes, Path] = {}
-
-    def read(self, file: str) -> None:
-        with contextlib.suppress(OSError), open(file, "rb") as opened:
-            inode = os.fstat(opened.fileno()).st_ino
-            opened.seek(self.end if inode == self.inode else 0)
-            self.inode, self.end = inode, opened.tell()
-            text = opened.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            self.end += len(whole)
-            self.paths.update(_paths(whole))
 
 
 def _is_as_csync2_left_it(path: bytes, record: bytes | None, one: Path) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from csync2lib.config import membership
+from csync2lib.csync2.custody import LOCK_TIMEOUT
 from csync2lib.csync2.names import TEMPDIR
 
 
@@ -26,6 +27,7 @@ def context(
         **{option: options[option] for option in plain},
         "name": name,
         "tempdir": TEMPDIR,
+        "lock_timeout": LOCK_TIMEOUT,
         "key_file": key_file,
         "hosts": [
             {

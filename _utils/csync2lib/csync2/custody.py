@@ -37,6 +37,14 @@ NAMESPACE, NOTICE = f"{RUN_DIR}/namespace", f"{RUN_DIR}/custody.json"
 SERVING = f"{RUN_DIR}/serving"
 #: There if the pillar says ``confine: false``. Beside the groups' directories, whose names have no dot.
 UNCONFINED = "/var/lib/csyncsync/csync2.unconfined"
+#: Seconds that csync2 waits for its database, at least (its own is 12): it gives up at most 6 s later (db.c), and then
+#: nobody knows what it has just done.
+LOCK_TIMEOUT = 60
+#: Seconds of one of csync2's commands, as a rule. Seconds within which it has recorded what it has done to a path, on a
+#: busy host; and if it has to wait for its database.
+COMMAND, RECORDED, RECORDED_LATE = 0.05, 2.0, LOCK_TIMEOUT + 9.0
+#: Seconds to wait for the server to note what a csync2 that has died did not record.
+NOTED = 1.0
 #: The server's unit, which the states bring.
 UNIT = "/etc/systemd/system/csyncsync-server.service"
 
@@ -87,11 +95,34 @@ def serving(database: str) -> list[str]:
 
 def awaits_database(pid: str) -> bool:
     """
-    Tell whether a csync2 that serves a peer sleeps, as it does while somebody else has locked its database (db.c, up to
-    19 s): what it has just done to a path it has neither recorded nor said.
+    Tell whether a csync2 that serves a peer sleeps, as it does while somebody else has locked its database (db.c): what
+    it has just done to a path it has neither recorded nor said.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/wchan", encoding="ascii") as file:
         return "nanosleep" in file.read()
+    return False
+
+
+def unrecorded_for(database: str) -> float:
+    """
+    Seconds within which csync2 may have done something to a path that is not recorded: 0.0 if each that serves a peer
+    waits for it. To be asked by who has the database locked for writing: nobody else has anything to commit then.
+    """
+    until = time.monotonic() + COMMAND
+    while busy := [pid for pid in serving(database) if not _awaits_peer(pid)]:
+        if any(awaits_database(pid) or _is_dead(pid) for pid in busy):
+            return RECORDED_LATE
+        if time.monotonic() >= until:
+            return RECORDED
+        time.sleep(0.001)
+    return 0.0
+
+
+def _awaits_peer(pid: str) -> bool:
+    """Tell whether it reads from its connection, or writes the answer: what it did before is recorded, and said."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/syscall", encoding="ascii") as file:
+        _, first, *_ = file.read().split()
+        return int(first, 16) in (0, 1) and not awaits_database(pid)  # clock_nanosleep(CLOCK_REALTIME, …)
     return False
 
 
@@ -102,9 +133,9 @@ def end_all() -> None:
             os.kill(said.pid, signal.SIGUSR1)  # server.end_all()
 
 
-def await_noted(seconds: float = 1.0) -> None:
+def await_noted() -> None:
     """Wait until the server has noted of each csync2 that is dead what it did not record."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + NOTED
     with contextlib.suppress(OSError):
         while any(map(_is_dead, os.listdir(SERVING))) and time.monotonic() < until:
             time.sleep(0.01)

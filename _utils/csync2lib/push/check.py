@@ -15,7 +15,7 @@ from csync2lib import backups, beneath, journal, received, storage
 from csync2lib.config.defaults import HOLD
 from csync2lib.csync2 import excludes, unfinished
 from csync2lib.csync2.command import run
-from csync2lib.csync2.custody import awaits_database, serving
+from csync2lib.csync2.custody import unrecorded_for
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.kept import last_copy
@@ -28,8 +28,6 @@ from csync2lib.push.differences import TOO_LONG, Difference, Differences
 
 #: Differences that are written at once: csync2's server waits meanwhile.
 BATCH = 300
-#: Seconds within which csync2 has recorded what it has done to a path; and if it has to wait for its database (db.c).
-SETTLED_AFTER, SETTLED_LATE_AFTER = 2.0, 21.0
 #: In a group's directory: what could not be looked at, or is not carried, as JSON; so many paths at most.
 UNREAD, MOST_UNREAD = "unread.json", 1000
 #: In a group's directory: what is left as it is recorded, because it looks like a lost disk.
@@ -71,13 +69,12 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
     with recording(group, config, base=not os.path.exists(group.path("recorded"))) as recorder:
         recorder.local = set() if config.receive_only else None
         recorder.leave(map(os.fsencode, lost))
-        recorder.moved = moved
+        recorder.moved, recorder.rewritten = moved, journal.rewritten(files)
         same = recorder.named({**entries, **dict.fromkeys(moved, True)})
         recorder.received()
         if full:
             recorder.everything()
-        recorder.sure = journal.rewritten(files)
-        sure = {path for path in same if path in recorder.sure}  # all else csync2 has recorded since
+        sure = recorder.rewritten.intersection(same)  # all else csync2 has recorded since
         heard = {path: when for path, when in journal.heard(files if sure else ()).items() if path in sure}
         recorder.mark(sorted(sure - ledger.taken(group.path("sent"), config.peers, heard)))
         if not release:  # what has gone away while all was looked at
@@ -135,9 +132,9 @@ class Recorder:
         self.unrecorded = received.Unrecorded(group.directory)
         #: What of that was recorded here, as its csync2 is dead.
         self.came: set[bytes] = set()
-        #: Whether what has only just changed is left to the next check; and what is, with what csync2 may still record;
-        #: of what others may have it otherwise though it is recorded so.
-        self.settles, self.again, self.sure = True, set[bytes](), set[bytes]()
+        #: What is left to the next check, because csync2 records it, or may be about to. What others may have
+        #: otherwise, though it is recorded as it is here.
+        self.again, self.rewritten = set[bytes](), set[bytes]()
 
     def leave(self, places: Iterable[bytes]) -> None:
         """Leave what is at these include roots, and below, as it is recorded."""
@@ -153,18 +150,7 @@ class Recorder:
         """Of the whole group."""
         for root in outermost(self.config.roots):
             if not self._is_left(root):
-                self._record(self.settled(self.found.below(root)))
-
-    def settled(self, differences: Iterator[Difference]) -> Iterator[Difference]:
-        """
-        Without what has only just changed, while csync2 serves a peer: it records what it does a moment later. The next
-        check is told of that by name. (Who names a path has waited for csync2, as the watcher does.)
-        """
-        for one in differences:
-            if self.settles and _is_young(one.path, SETTLED_AFTER) and serving(self.group.database):
-                self.again.add(one.path)
-            else:
-                yield one
+                self._record(self.found.below(root))
 
     def named(self, entries: Mapping[bytes, bool]) -> list[bytes]:
         """
@@ -185,7 +171,7 @@ class Recorder:
                 seen.add(parent)
             record, kind = self.database.record(path), beneath.is_directory(path)
             if tree or (record is None if kind else self.database.has_below(path)):
-                self._record(self.settled(self.found.below(path)))
+                self._record(self.found.below(path))
             elif not self._record(self.found.at(path)) and record is not None and beneath.exists(path):
                 same.append(path)
         return same
@@ -286,14 +272,11 @@ class Recorder:
         while found := list(islice(differences, BATCH)):
             number += len(found)
             self.unrecorded.look()
-            self.again.update(one.path for one in found if self.unrecorded.is_in_flight(one.path, one.before))
-            if any(map(awaits_database, serving(self.group.database))):
-                self.again.update(one.path for one in found if _is_young(one.path, SETTLED_LATE_AFTER))
             came = [one for one in found if self.unrecorded.is_lost(one.path, one.before)]
             if came:
                 self.came.update(one.path for one in came)
                 self.database.take_in(came, self.config.address, ())
-            batch = [one for one in found if one.path not in self.came and one.path not in self.again]
+            batch = [one for one in found if one.path not in self.came]
             self.gone.update((one.path, one) for one in batch if one.now is None)
             # A mount point has the owner and mode of what is mounted there, or not; others are to have the directory.
             self._write([one for one in batch if one.now is not None and not (one.before and one.path in self.moved)])
@@ -325,12 +308,25 @@ class Recorder:
             if self.base:
                 self.base.note(self.database, {one.path: one.before for one in batch})
             commands = self.commands.of(one.path for one in batch)
-            self.again.update(self.database.take_in(batch, self.config.address, self.peers, commands))
+            late = self.database.take_in(
+                batch, self.config.address, self.peers, commands, lambda: self._unsettled(batch)
+            )
+            self.again |= late
+
+    def _unsettled(self, batch: list[Difference]) -> set[bytes]:
+        """What is csync2's, or may be, of what was found: it may have been killed since."""
+        within = unrecorded_for(self.group.database)
+        self.unrecorded.look()
+        return {
+            one.path
+            for one in batch
+            if (within and _is_young(one.path, within)) or self.unrecorded.is_lost(one.path, one.before)
+        }
 
     def end(self) -> None:
         """What is to be done when all is recorded, and the database is closed."""
         if self.again:
-            lines = [path + (journal.REWRITTEN if path in self.sure else b"") for path in sorted(self.again)]
+            lines = [path + (journal.REWRITTEN if path in self.rewritten else b"") for path in sorted(self.again)]
             journal.write(self.group.journal, lines, False, journal.AGAIN)
         if self.commands.due:
             run(self.group.name, "-M", fine=(0, 2))  # any run of csync2's ends with the commands that are due
@@ -363,11 +359,15 @@ class Known(Recorder):
         self, group: Group, config: GroupConfig, database: Database, is_own: Callable[[Difference], bool]
     ) -> None:
         super().__init__(group, config, database, base=True)
-        self.peers, self.is_own, self.settles = (), is_own, False
+        self.peers, self.is_own = (), is_own
         self.commands = _Commands(config._replace(rules={}))  # they are for the host's own changes
 
     def _record(self, differences: Iterator[Difference]) -> int:
         return super()._record(one for one in differences if not self.is_own(one))
+
+    def _unsettled(self, batch: list[Difference]) -> set[bytes]:
+        """csync2 records the same."""
+        return set()
 
 
 def left_before(group: Group) -> set[bytes]:
