@@ -130,8 +130,6 @@ OWN = {
     "csync2lib/push/sending.py: _csync2": "a database in /run",
     "csync2lib/received.py: __init__": "the server's notes of what is received",
     "csync2lib/received.py: _read": "the same, and notes in the groups' directories",
-    "csync2lib/received.py: look": "the server's notes of what is received",
-    "csync2lib/received.py: read": "the server's notes of what is received",
     "csync2lib/received.py: write": "the server's notes of what is received",
     "csync2lib/records.py: _change": "csync2's database",
     "csync2lib/report/metrics.py": "the file of metrics",

@@ -205,6 +205,28 @@ def test_what_else_is_missing_is_deleted_nowhere(member, when):
 
 
 @pytest.mark.parametrize("how", LOSSES)
+def test_what_csync2_received_after_the_loss_is_not_sent(member, how):
+    """It recorded that in a new database. While nobody watches, a directory's times do not tell whose it is."""
+    with open(member.group.path(journal.UNWATCHED), "w", encoding="ascii") as file:
+        file.write(f"{time.time() - 0.5:.3f}")
+    member.lose(how)
+    member.group.state()
+    paths = {name: below(member.tree, name) for name in (b"theirs", b"ours", b"found", b"changed")}
+    for path in paths.values():
+        os.mkdir(path)
+    links = [path + b"/link" for path in paths.values()]
+    for link in links:
+        os.symlink("x", link)
+    theirs = [*paths.values(), *links]
+    theirs = [path for path in theirs if b"ours" not in path]
+    with member.group.open_database(write=True) as database:
+        database.take_in([(path, stands(path), None) for path in theirs], HERE, [])
+        database.mark([paths[b"found"]], HERE, [THERE])  # somebody made it here, and csync2 has found it
+    os.chmod(paths[b"changed"], 0o700)
+    assert member.put_back() == (True, {b"ours", b"ours/link", b"found", b"changed"})
+
+
+@pytest.mark.parametrize("how", LOSSES)
 def test_what_was_done_while_nobody_watched_is_sent(member, how):
     """The kernel's times tell of it; what was received before that is not sent."""
     member.received(b"other/a")

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import pathlib
 import socket
 import sqlite3
 import subprocess
 import threading
 import time
-from pathlib import Path
+import urllib.parse
 
 import pytest
 from csync2lib import journal, received, storage
@@ -15,7 +16,6 @@ from csync2lib import server as server_module
 from csync2lib.csync2 import custody
 from csync2lib.csync2.command import run
 from csync2lib.csync2.database import Database
-from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.log import Log, updated
 from csync2lib.csync2.states import stands
 from csync2lib.host import ThisHost
@@ -231,7 +231,7 @@ def test_a_long_connection_does_not_fill_the_disk(host, tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"\n\0\xff", b"1.0 2.0 +", b"a b c\n" * 9])
 def test_a_damaged_file_tells_of_nothing(host, tmp_path, content):
     for name in ("csync2.received/7", "data/journal/1.received"):
-        file = Path(host.state, name)
+        file = pathlib.Path(host.state, name)
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
     Received(host)
@@ -247,64 +247,6 @@ def serving(tmp_path, monkeypatch):
     monkeypatch.setattr(custody, "SERVING", str(tmp_path / "serving"))
     (tmp_path / "serving").mkdir()
     return tmp_path / "serving"
-
-
-def test_what_is_received_is_in_flight_until_its_csync2_has_ended(host, tmp_path):
-    server, path = Received(host), whole(tmp_path / "file")
-    server.note(7, path)
-    server.write()
-    there = unrecorded(host)
-    assert there.is_in_flight(path, None)
-    assert not there.is_lost(path, None)
-    server.ended(7, recorded=True)
-    there.look()
-    assert not there.is_in_flight(path, None)
-    assert not there.is_lost(path, None)
-
-
-@pytest.mark.parametrize("change", ["content", "gone", "directory", "long ago"])
-def test_what_somebody_has_changed_in_flight_is_his(host, tmp_path, monkeypatch, change):
-    server, path, now = Received(host), whole(tmp_path / "file"), time.time()
-    server.note(7, path)
-    server.write()
-    time.sleep(0.02)
-    if change == "content":
-        (tmp_path / "file").write_text("other")
-    elif change == "long ago":
-        monkeypatch.setattr(time, "time", lambda: now + received.RECORDED_WITHIN + 1)
-    else:
-        (tmp_path / "file").unlink()
-        if change == "directory":
-            (tmp_path / "file").mkdir()
-    assert not unrecorded(host).is_in_flight(path, None)
-
-
-def test_what_comes_in_the_middle_of_a_line_is_read_whole(host, tmp_path):
-    server, there = Received(host), unrecorded(host)
-    paths = [whole(tmp_path / f"file{number}") for number in range(3)]
-    for path in paths:
-        server.note(7, path)
-    server.write()
-    file = Path(server.directory, "7")
-    content = file.read_bytes()
-    for end in range(1, len(content) + 1, 7):
-        file.write_bytes(content[:end])
-        there.look()
-    file.write_bytes(content)
-    there.look()
-    assert all(there.is_in_flight(path, None) for path in paths)
-    assert {*there.in_flight["7"].paths} == {*paths}
-
-
-def test_a_file_that_is_made_anew_is_read_anew(host, tmp_path, monkeypatch):
-    monkeypatch.setattr(received, "MOST", 1000)
-    server, there = Received(host), unrecorded(host)
-    for number in range(100):
-        path = whole(tmp_path / f"file{number}")
-        server.note(7, path)
-        server.write()
-        there.look()
-        assert there.is_in_flight(path, None)
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -483,41 +425,6 @@ def test_who_gives_up_has_recorded_nothing(host, tmp_path, monkeypatch, code):
     server.log.close()
 
 
-@pytest.mark.parametrize("how", ["full rescan", "journal", "tree"])
-@pytest.mark.parametrize("recorded", [True, False])
-def test_what_csync2_still_may_record_is_left_to_the_next_check(tree, how, recorded):
-    """However old it is, and who names it."""
-    for name in (b"changed", b"deleted"):
-        tree.write(name)
-    tree.check()
-    with tree.group.open_database(write=True) as database:
-        database.keep_dirty(lambda path, peer: False)
-    top, server = os.fsencode(tree.include), Received(tree.group.host)
-    paths = [whole(tree.include / name, "from another host") for name in ("changed", "new")]
-    os.unlink(os.path.join(top, b"deleted"))
-    paths.append(os.path.join(top, b"deleted"))
-    for path in paths:
-        server.note(7, path)
-    server.write()
-    tree.write(b"own")
-    lines = [top + b"/"] if how == "tree" else [os.path.join(top, b"own"), *paths]
-    journal.write(tree.group.journal, lines, False, "named")
-    time.sleep(check_module.SETTLED_AFTER + 0.1)
-    tree.check(how == "full rescan")
-    assert tree.left() == {os.path.join(top, b"own")}
-    with tree.group.open_database(write=True) as database:
-        assert not database.record(os.path.join(top, b"new"))
-        if recorded:
-            found = Differences(database, Excludes(()), [top])
-            database.take_in([one for path in paths for one in found.at(path)], HERE, ())
-    server.ended(7, recorded)
-    tree.check(full=False)
-    assert tree.left() == {os.path.join(top, b"own")}
-    with tree.group.open_database() as database:
-        assert database.records(paths)[0].keys() == {*paths[:2]}
-    assert journal.waiting(tree.group.journal) == []
-
-
 def test_what_csync2_has_recorded_is_not_sent_on_because_the_watcher_names_it(tree):
     """It stood otherwise than recorded when it was judged. Of what somebody has rewritten the watcher is sure."""
     (tree.include / "directory").mkdir()
@@ -533,33 +440,54 @@ def test_what_csync2_has_recorded_is_not_sent_on_because_the_watcher_names_it(tr
     assert journal.waiting(tree.group.journal) == []
 
 
-@pytest.mark.parametrize(("serves", "late"), [(True, False), (False, False), (True, True)])
-def test_what_csync2_may_be_about_to_record_is_left_to_the_next_check(tree, monkeypatch, serves, late):
-    """
-    It is found by a walk, between csync2's write and its record; what is older, or named, is recorded, unless csync2
-    waits for its database.
-    """
-    for name in (b"old", b"young", b"gone", b"d/gone"):
+@pytest.mark.parametrize("how", ["full rescan", "journal", "tree"])
+@pytest.mark.parametrize("within", [0.0, 1.0, 30.0])
+def test_what_csync2_may_be_about_to_record_is_left_to_the_next_check(tree, monkeypatch, how, within):
+    """Whoever names it: as old as what csync2 was last seen to wait for. What is older is recorded."""
+    for name in (b"old", b"young", b"gone"):
         tree.write(name)
     tree.check()
     with tree.group.open_database(write=True) as database:
         database.keep_dirty(lambda path, peer: False)
     top = os.fsencode(tree.include)
     tree.write(b"old", b"changed")
-    tree.write(b"named")
-    time.sleep(check_module.SETTLED_AFTER + 0.1)
+    time.sleep(1.1)
     tree.write(b"young", b"changed")
+    tree.write(b"new")
     os.unlink(os.path.join(top, b"gone"))
-    monkeypatch.setattr(check_module, "serving", lambda database: ["7"] if serves else [])
-    monkeypatch.setattr(check_module, "awaits_database", lambda pid: late)
-    journal.write(tree.group.journal, [os.path.join(top, b"named")], False, "named")
-    tree.check()
-    young, old = ({os.path.join(top, name) for name in names} for names in ((b"young", b"gone"), (b"old", b"named")))
-    assert tree.left() == (set() if late else old if serves else old | young)
-    assert bool(journal.count(tree.group.journal)) == serves
-    monkeypatch.setattr(check_module, "awaits_database", lambda pid: False)
+    young, old = {os.path.join(top, name) for name in (b"young", b"gone", b"new")}, os.path.join(top, b"old")
+    lines = [top + b"/"] if how == "tree" else [old, *young]
+    journal.write(tree.group.journal, lines, False, "named")
+    with monkeypatch.context() as patch:
+        patch.setattr(check_module, "unrecorded_for", lambda database: within)
+        tree.check(how == "full rescan")
+    left = set() if not within else young if within < 2 else {old, *young}
+    assert tree.left() == {old, *young} - left
+    assert bool(journal.count(tree.group.journal)) == bool(left)
     tree.check(full=False)
-    assert old | young <= tree.left()
+    assert tree.left() == {old, *young}
+    assert journal.waiting(tree.group.journal) == []
+
+
+def test_who_dies_while_the_check_has_the_database_has_not_recorded_it(tree, monkeypatch):
+    """It was alive when the path was looked at, and nobody can say any more what it did before it is all noted."""
+    tree.check()
+    with tree.group.open_database(write=True) as database:
+        database.keep_dirty(lambda path, peer: False)
+    path = whole(tree.include / "came")
+
+    def dies(database):
+        lose(tree.group.host, path)
+        return 0.0
+
+    journal.write(tree.group.journal, [path], False, "named")
+    with monkeypatch.context() as patch:
+        patch.setattr(check_module, "unrecorded_for", dies)
+        tree.check(full=False)
+    tree.check(full=False)
+    assert tree.left() == set()
+    with tree.group.open_database() as database:
+        assert database.record(path) is not None
 
 
 @pytest.mark.parametrize("how", ["sleeps", "recorded meanwhile"])
@@ -572,10 +500,9 @@ def test_of_what_is_left_to_the_next_check_the_journal_still_says_that_it_was_re
     tree.write(b"file", b"somebody's")
     with monkeypatch.context() as patch:
         if how == "sleeps":
-            patch.setattr(check_module, "serving", lambda database: ["7"])
-            patch.setattr(check_module, "awaits_database", lambda pid: True)
+            patch.setattr(check_module, "unrecorded_for", lambda database: custody.RECORDED_LATE)
         else:
-            patch.setattr(Database, "take_in", lambda self, found, *_: [path for path, _, _ in found])
+            patch.setattr(Database, "take_in", lambda self, found, *_: {path for path, _, _ in found})
         journal.write(tree.group.journal, journal.lines([(path, False, True)]), False, 1)
         tree.check(full=False)
     assert tree.left() == set()
@@ -586,29 +513,72 @@ def test_of_what_is_left_to_the_next_check_the_journal_still_says_that_it_was_re
     assert journal.waiting(tree.group.journal) == []
 
 
-def test_a_csync2_that_waits_for_its_database_is_told_from_one_that_waits_for_its_peer(tree):
-    """It has written a file, and records nothing, and says nothing, until somebody else is done."""
+def test_what_a_csync2_is_about_is_known_by_what_it_waits_for(tree, serving):
+    """
+    While it waits for its peer all that it did is recorded. While somebody else has its database, it has written a file
+    and records nothing, and says nothing.
+    """
     tree.write(b"first")
     tree.check()
     tree.send()
     tree.write(b"file", b"content")
     tree.check()
     database = os.path.join(tree.hosts[THERE].directory, f"{THERE}_data.db3")
-    with socket.create_connection((THERE, tree.port)):  # and says nothing
-        until(tree.serving)
+
+    def within():
+        for pid in tree.serving():
+            (serving / pid).mkdir(exist_ok=True)
+        for pid in {*os.listdir(serving)} - {*tree.serving()}:
+            (serving / pid).rmdir()
+        return custody.unrecorded_for(database)
+
+    assert within() == 0.0
+    with begun(tree):
+        until(lambda: any(custody.has_open(pid, database) for pid in tree.serving()))
         time.sleep(0.1)
-        assert not any(map(custody.awaits_database, tree.serving()))
+        assert within() == 0.0
     tree.served()
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM file").fetchall()
         sender = threading.Thread(target=tree.send)
         sender.start()
-        until(lambda: any(map(custody.awaits_database, tree.serving())))
+        until((tree.there / "file").exists)
+        until(lambda: within() == custody.RECORDED_LATE)
         assert all(custody.has_open(pid, database) for pid in tree.serving())
     sender.join()
     assert (tree.there / "file").read_bytes() == b"content"
     assert tree.left() == set()
+    tree.served()
+    assert within() == 0.0
+
+
+def test_who_waits_for_something_else_may_be_about_anything(tmp_path, serving):
+    """It copies a large file, say."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "database").touch()
+    with open(tmp_path / "database", "rb") as database:
+        process = subprocess.Popen(["cat", tmp_path / "fifo"], pass_fds=[database.fileno()])
+    try:
+        (serving / str(process.pid)).mkdir()
+        until(lambda: custody.has_open(process.pid, str(tmp_path / "database")))
+        assert custody.unrecorded_for(str(tmp_path / "database")) == custody.RECORDED
+        assert custody.unrecorded_for(str(tmp_path / "another")) == 0.0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def begun(tree):
+    """Somebody is connected to the other csync2, has said which group he means, and says nothing more."""
+    with socket.create_connection((THERE, tree.port)) as connection, connection.makefile("rwb") as peer:
+        key = pathlib.Path(tree.hosts[HERE].key_file).read_text().strip()
+        for line in ("CONFIG data", f"HELLO {HERE}", f"TYPE {urllib.parse.quote(key)} {tree.include}/first"):
+            peer.write(f"{line}\n".encode())
+            peer.flush()
+            peer.readline()
+        yield
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full rescan", "journal"])

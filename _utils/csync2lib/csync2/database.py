@@ -293,15 +293,15 @@ class Database:
         own: str,
         peers: Iterable[str],
         commands: Iterable[tuple[bytes, bytes]] = (),
-        unsettled: Callable[[], set[bytes]] = set,
+        late: Callable[[], set[bytes]] = set,
     ) -> set[bytes]:
         """
         Record paths in their states, and make them dirty for all these peers, in one transaction.
 
         found
             ``(path, state or None if nothing is there, state that was recorded)``, some hundred. What has another
-            record by now, because csync2 has received it meanwhile, is left as it is, and returned, as is what
-            unsettled() names while nobody else can write.
+            record by now, because csync2 has received it meanwhile, is left as it is, and returned; so is what late()
+            names, which is asked while nobody else can write.
         own
             This host's address.
         commands
@@ -310,14 +310,14 @@ class Database:
         hosts = [(encode(own.encode()), encode(peer.encode())) for peer in peers]
         with self._transaction():
             records, _ = self.records([path for path, _, _ in found])
-            late = unsettled() | {path for path, _, before in found if records.get(path) != before}
-            paths = {encode(path): now for path, now, _ in found if path not in late}
+            left = late() | {path for path, _, before in found if records.get(path) != before}
+            paths = {encode(path): now for path, now, _ in found if path not in left}
             self._db.executemany("DELETE FROM file WHERE filename = CAST(? AS TEXT)", [(name,) for name in paths])
             rows = [(name, encode(now)) for name, now in paths.items() if now is not None]
             self._db.executemany(_RECORD, rows)
             self._mark(paths, hosts)
             self._schedule((path, command) for path, command in commands if encode(path) in paths)
-        return late
+        return left
 
     def mark(
         self, paths: Iterable[bytes], own: str, peers: Iterable[str], commands: Iterable[tuple[bytes, bytes]] = ()

@@ -5,7 +5,9 @@ csync2's is put back: from its second name, which is all of it, or from its last
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import stat
 import time
 
@@ -87,6 +89,17 @@ def _record(group: Group, path: str, own: _Own) -> None:
         database.put_back(own.deleted(database), database.dirty())
 
 
+def _received_since(path: str) -> dict[bytes, bytes]:
+    """
+    ``{path: record}`` of what csync2 has received since, given the database that it has made in place of the lost one.
+    It makes dirty what it finds there that it does not know.
+    """
+    with contextlib.suppress(sqlite3.Error), Database(path, timeout=DATABASE_WAIT) as database:
+        dirty = {path for path, _, _ in database.dirty()}
+        return {path: state for path, state in database.states() if path not in dirty}
+    return {}
+
+
 class _Own:
     """
     Tells of a path that differs whether that was done here, and some other host lacks it; given when the database was
@@ -103,9 +116,10 @@ class _Own:
             time.sleep(waits.TOLD_WITHIN)
         self.since, self.unsent = since, journal.unsent(group.journal)
         self.local, self.unrecorded = storage.read_names(group.path(LOCAL)), received.Unrecorded(group.directory)
+        self.received = _received_since(group.database)
 
     def __call__(self, one: Difference) -> bool:
-        if self.unrecorded.is_lost(one.path, one.before):
+        if self.unrecorded.is_lost(one.path, one.before) or (one.now and one.now == self.received.get(one.path)):
             return False
         if one.path in self.local or journal.is_among(self.unsent, one.path):
             return True

@@ -130,9 +130,13 @@ def mark(cluster: Cluster, group: str, members: list[str], found: Differences) -
         newer = [found[name].get(other) for other in makers if its in own[other][name]]
         return its is not None and any(one not in (None, *own[host][name]) for one in newer)
 
-    but = {host: [name for name in names if gives_way(host, name)] for host in members}
-    if any(all(name in but[host] for host in members) for name in names):  # each of them knows another one's as older
-        but = {host: [name for name in but[host] if name not in own[host]] for host in members}
+    but: dict[str, list[str]] = {host: [] for host in members}
+    for name in names:
+        giving = [host for host in members if gives_way(host, name)]
+        all_do = len(giving) == len(members)  # each of them knows another one's as older
+        for host in giving:
+            if not (all_do and name in own[host]):
+                but[host].append(name)
     # All at the same time: who is late takes what is older.
     return cluster.call(members, "csyncsync.mark", [group, names], but=but).keys() == {*members}
 

@@ -296,7 +296,9 @@ class Recorder:
         """Note what is local, once csync2 has recorded what it has just received."""
         if self.local:
             self.database.await_writer()
-            self.local = {path for path in self.local if any(self.found.at(path))}
+            found = [one for path in self.local for one in self.found.at(path)]
+            self.again |= self._late(found)
+            self.local = {one.path for one in found} - self.again
         if (self.local or set()) != storage.read_names(self.group.path(LOCAL)):
             storage.write_names(self.group.path(LOCAL), self.local or ())
 
@@ -308,20 +310,17 @@ class Recorder:
             if self.base:
                 self.base.note(self.database, {one.path: one.before for one in batch})
             commands = self.commands.of(one.path for one in batch)
-            late = self.database.take_in(
-                batch, self.config.address, self.peers, commands, lambda: self._unsettled(batch)
-            )
-            self.again |= late
+            own, late = self.config.address, lambda: self._late(batch)
+            self.again |= self.database.take_in(batch, own, self.peers, commands, late)
 
-    def _unsettled(self, batch: list[Difference]) -> set[bytes]:
-        """What is csync2's, or may be, of what was found: it may have been killed since."""
+    def _late(self, batch: list[Difference]) -> set[bytes]:
+        """What csync2 may be about to record, or would have: it may have been killed since. Nobody else writes now."""
+        if not self.peers:
+            return set()  # whoever did it, it is recorded as it is
         within = unrecorded_for(self.group.database)
         self.unrecorded.look()
-        return {
-            one.path
-            for one in batch
-            if (within and _is_young(one.path, within)) or self.unrecorded.is_lost(one.path, one.before)
-        }
+        young = {one.path for one in batch if abs(time.time() - beneath.last_changed(one.path)[0]) < within}
+        return young | {one.path for one in batch if self.unrecorded.is_lost(one.path, one.before)}
 
     def end(self) -> None:
         """What is to be done when all is recorded, and the database is closed."""
@@ -365,19 +364,11 @@ class Known(Recorder):
     def _record(self, differences: Iterator[Difference]) -> int:
         return super()._record(one for one in differences if not self.is_own(one))
 
-    def _unsettled(self, batch: list[Difference]) -> set[bytes]:
-        """csync2 records the same."""
-        return set()
-
 
 def left_before(group: Group) -> set[bytes]:
     """What the last check left as it was recorded. It may have come back: no event tells of that."""
     unread = map(urllib.parse.unquote_to_bytes, storage.read_json(group.path(UNREAD), {}))
     return {*unread, *storage.read_names(group.path(HELD))}
-
-
-def _is_young(path: bytes, within: float) -> bool:
-    return abs(time.time() - beneath.last_changed(path)[0]) < within
 
 
 def _is_below_any(path: bytes, places: Collection[bytes]) -> bool:

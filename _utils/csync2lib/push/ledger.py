@@ -191,7 +191,11 @@ class Base:
             return
         self.left -= len(names)
         _, dirty = database.records(names)
-        states = {encode(path): records[path] or _unrecorded(path) for path in names if path not in dirty}
+        states = {
+            encode(path): records[path] or (GONE if is_made_here(path) else UNKNOWN)
+            for path in names
+            if path not in dirty
+        }
         Log(os.path.join(self.notes, BEFORE)).take(states)
 
 
@@ -209,8 +213,9 @@ def made_here(notes: str, peers: Iterable[str], records: Mapping[bytes, bytes | 
             return True
         if state == GONE:  # csync2's server notes nothing of what it deletes
             return before.taken(name).state not in (b"", GONE)
-        changed = _changed(decode(name))
-        return bool(changed and changed <= before.taken(name).when)
+        with contextlib.suppress(OSError):
+            return beneath.lstat(decode(name)).st_ctime <= before.taken(name).when
+        return False
 
     own = {name: state for path, record in records.items() if is_own(name := encode(path), state := record or GONE)}
     found = [log.history(own) for log in (*logs, before)] if own else []
@@ -225,17 +230,6 @@ def note_received(notes: str, peers: Iterable[str], records: Mapping[bytes, byte
     own = made_here(notes, peers, records)
     received = {encode(path): record or GONE for path, record in records.items() if path not in own}
     Log(os.path.join(notes, BEFORE)).take(received)
-
-
-def _changed(path: bytes) -> float | None:
-    """When what stands at a path was changed last; None if nothing is there."""
-    with contextlib.suppress(OSError):
-        return beneath.lstat(path).st_ctime
-    return None
-
-
-def _unrecorded(path: bytes) -> bytes:
-    return GONE if is_made_here(path) else UNKNOWN
 
 
 def taken(notes: str, peers: Iterable[str], heard: Mapping[bytes, float]) -> set[bytes]:

@@ -210,9 +210,9 @@ class Watcher:
                 if not ready or (number % 16 == 15 and time.monotonic() >= deadline):
                     break
                 change = ready.popleft()
-                self._carry_out(group, change, judge.verdict(change), bool(judge.receiving))
+                self._carry_out(group, change, judge.verdict(change))
 
-    def _carry_out(self, group: WatchedGroup, change: Change, what: str, receiving: bool) -> None:
+    def _carry_out(self, group: WatchedGroup, change: Change, what: str) -> None:
         if what == verdict.WAIT:
             self.debounce.put_back(change)
         elif what == verdict.DROP:
@@ -221,9 +221,7 @@ class Watcher:
         else:
             if change.tree and change.came:
                 self.tree.walk_below(group, change.path, COMPARE)
-            # What somebody wrote while a peer sent it csync2 may record as received.
-            is_sure = what == verdict.GO_NAMED or (change.own and receiving)
-            group.changes.put_out(change, is_sure, self.options.max_delay)
+            group.changes.put_out(change, what == verdict.GO_NAMED, self.options.max_delay)
 
     # --- Once a second
 
