@@ -104,6 +104,7 @@ odd = st.one_of(
             "#}",
             "nossl",
             "tempdir",
+            "lock-timeout",
             "config ",
             "host ",
             "//",
@@ -190,7 +191,11 @@ def quoted(*values):
 def expected(context):
     """The statements that a context stands for."""
     result = [] if context["tls"] else [("nossl", "*", "*", ";")]
-    result += [("tempdir", *quoted("csync2-temporary"), ";"), ("group", *quoted(context["name"]), "{")]
+    result += [
+        ("tempdir", *quoted("csync2-temporary"), ";"),
+        ("lock-timeout", *quoted(60), ";"),
+        ("group", *quoted(context["name"]), "{"),
+    ]
     for entry in context["hosts"]:
         line = (*quoted(entry["name"]), "@", *quoted(entry["address"]))
         result.append(("host", *(("(", *line, ")") if entry["receive_only"] else line), ";"))

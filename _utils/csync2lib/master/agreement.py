@@ -133,10 +133,10 @@ def mark(cluster: Cluster, group: str, members: list[str], found: Differences) -
     but: dict[str, list[str]] = {host: [] for host in members}
     for name in names:
         giving = [host for host in members if gives_way(host, name)]
-        all_do = len(giving) == len(members)  # each of them knows another one's as older
+        if len(giving) == len(members):  # each of them knows another one's as older
+            giving = [host for host in giving if name not in own[host]]
         for host in giving:
-            if not (all_do and name in own[host]):
-                but[host].append(name)
+            but[host].append(name)
     # All at the same time: who is late takes what is older.
     return cluster.call(members, "csyncsync.mark", [group, names], but=but).keys() == {*members}
 

@@ -191,11 +191,8 @@ class Base:
             return
         self.left -= len(names)
         _, dirty = database.records(names)
-        states = {
-            encode(path): records[path] or (GONE if is_made_here(path) else UNKNOWN)
-            for path in names
-            if path not in dirty
-        }
+        clean = [path for path in names if path not in dirty]
+        states = {encode(path): records[path] or (GONE if is_made_here(path) else UNKNOWN) for path in clean}
         Log(os.path.join(self.notes, BEFORE)).take(states)
 
 

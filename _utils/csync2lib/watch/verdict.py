@@ -101,12 +101,10 @@ class Judge:
         verdict = self._judge(change, status)
         # What came and is gone may be a deletion of what csync2 is about to record.
         may_wait = verdict != DROP or (status is None and not _is_temporary(change))
-        if not (may_wait and self.receiving):
-            return verdict
-        if self._may_be_csync2s(change, verdict):
+        if may_wait and self.receiving and self._may_be_csync2s(change, verdict):
             return WAIT
         # What somebody wrote while a peer sent it csync2 may record as received.
-        return GO_NAMED if change.own and verdict != DROP else verdict
+        return GO_NAMED if verdict == GO and change.own and self.receiving else verdict
 
     def _unfinished(self, change: Change, status: os.stat_result) -> str:
         """
