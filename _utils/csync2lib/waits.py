@@ -13,7 +13,7 @@ ANSWER_AFTER, CONNECT_WITHIN, ANSWER_WITHIN = 1.0, 1.0, 3.0
 #: through the whole group.
 STALLED_AFTER = 120.0
 #: For which a transfer may stand still while the peer answers others: it reads a file, or waits for its database
-#: (csync2.c: lock timeout 12 s). Doubled after each try.
+#: (custody.LOCK_TIMEOUT). Doubled after each try.
 TRANSFER_STALLED_AFTER = 20.0
 #: Until a peer that failed is tried again: doubles from the first to the second.
 PEER_RETRY = (5.0, 20.0)
