@@ -105,15 +105,13 @@ def awaits_database(pid: str) -> bool:
 
 def unrecorded_for(database: str) -> float:
     """
-    Seconds within which csync2 may have done something to a path that is not recorded: 0.0 if each that serves a peer
-    waits for it. To be asked by who has the database locked for writing: nobody else has anything to commit then.
+    For how many seconds csync2 may not have recorded what it did to a path, not even in a transaction that it has open:
+    0.0 if each that serves a peer waits for that at some time from now on.
     """
-    until = time.monotonic() + COMMAND
-    while busy := [pid for pid in serving(database) if not _awaits_peer(pid)]:
-        if any(awaits_database(pid) or _is_dead(pid) for pid in busy):
-            return RECORDED_LATE
+    until, busy = time.monotonic() + COMMAND, serving(database)
+    while busy := [pid for pid in serving(database) if pid in busy and not _awaits_peer(pid)]:
         if time.monotonic() >= until:
-            return RECORDED
+            return RECORDED_LATE if any(awaits_database(pid) or _is_dead(pid) for pid in busy) else RECORDED
         time.sleep(0.001)
     return 0.0
 

@@ -300,8 +300,7 @@ class Database:
 
         found
             ``(path, state or None if nothing is there, state that was recorded)``, some hundred. What has another
-            record by now, because csync2 has received it meanwhile, is left as it is, and returned; so is what late()
-            names, which is asked while nobody else can write.
+            record by now, as csync2 has received it meanwhile, is left and returned; so is what late() names, locked.
         own
             This host's address.
         commands

@@ -295,9 +295,10 @@ class Recorder:
     def note_local(self) -> None:
         """Note what is local, once csync2 has recorded what it has just received."""
         if self.local:
+            within = unrecorded_for(self.group.database)
             self.database.await_writer()
             found = [one for path in self.local for one in self.found.at(path)]
-            self.again |= self._late(found)
+            self.again |= self._late(found, within)
             self.local = {one.path for one in found} - self.again
         if (self.local or set()) != storage.read_names(self.group.path(LOCAL)):
             storage.write_names(self.group.path(LOCAL), self.local or ())
@@ -310,14 +311,16 @@ class Recorder:
             if self.base:
                 self.base.note(self.database, {one.path: one.before for one in batch})
             commands = self.commands.of(one.path for one in batch)
-            own, late = self.config.address, lambda: self._late(batch)
-            self.again |= self.database.take_in(batch, own, self.peers, commands, late)
+            own, within = self.config.address, unrecorded_for(self.group.database)
+            self.again |= self.database.take_in(batch, own, self.peers, commands, lambda: self._late(batch, within))
 
-    def _late(self, batch: list[Difference]) -> set[bytes]:
-        """What csync2 may be about to record, or would have: it may have been killed since. Nobody else writes now."""
-        if not self.peers:
-            return set()  # whoever did it, it is recorded as it is
-        within = unrecorded_for(self.group.database)
+    def _late(self, batch: list[Difference], within: float) -> set[bytes]:
+        """
+        What csync2 may be about to record, as it was changed within these seconds; or would have, and was killed just
+        now. To be asked when it has nothing to commit.
+        """
+        if not self.peers:  # whoever did it, it is recorded as it is
+            return set()
         self.unrecorded.look()
         young = {one.path for one in batch if abs(time.time() - beneath.last_changed(one.path)[0]) < within}
         return young | {one.path for one in batch if self.unrecorded.is_lost(one.path, one.before)}
