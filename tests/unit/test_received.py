@@ -459,7 +459,7 @@ def test_what_csync2_may_be_about_to_record_is_left_to_the_next_check(tree, monk
     lines = [top + b"/"] if how == "tree" else [old, *young]
     journal.write(tree.group.journal, lines, False, "named")
     with monkeypatch.context() as patch:
-        patch.setattr(check_module, "unrecorded_for", lambda database: within)
+        patch.setattr(check_module, "unrecorded_for", lambda *_: within)
         tree.check(how == "full rescan")
     left = set() if not within else young if within < 2 else {old, *young}
     assert tree.left() == {old, *young} - left
@@ -476,7 +476,7 @@ def test_who_dies_while_the_check_has_the_database_has_not_recorded_it(tree, mon
         database.keep_dirty(lambda path, peer: False)
     path = whole(tree.include / "came")
 
-    def dies(database):
+    def dies(*_):
         lose(tree.group.host, path)
         return 0.0
 
@@ -500,7 +500,7 @@ def test_of_what_is_left_to_the_next_check_the_journal_still_says_that_it_was_re
     tree.write(b"file", b"somebody's")
     with monkeypatch.context() as patch:
         if how == "sleeps":
-            patch.setattr(check_module, "unrecorded_for", lambda database: custody.RECORDED_LATE)
+            patch.setattr(check_module, "unrecorded_for", lambda *_: custody.RECORDED_LATE)
         else:
             patch.setattr(Database, "take_in", lambda self, found, *_: {path for path, _, _ in found})
         journal.write(tree.group.journal, journal.lines([(path, False, True)]), False, 1)
@@ -530,7 +530,7 @@ def test_what_a_csync2_is_about_is_known_by_what_it_waits_for(tree, serving):
             (serving / pid).mkdir(exist_ok=True)
         for pid in {*os.listdir(serving)} - {*tree.serving()}:
             (serving / pid).rmdir()
-        return custody.unrecorded_for(database)
+        return custody.unrecorded_for(database, [os.fsencode(tree.include)])
 
     assert within() == 0.0
     with begun(tree):
@@ -553,17 +553,21 @@ def test_what_a_csync2_is_about_is_known_by_what_it_waits_for(tree, serving):
     assert within() == 0.0
 
 
-def test_who_waits_for_something_else_may_be_about_anything(tmp_path, serving):
-    """It copies a large file, say."""
+@pytest.mark.parametrize("open_file", [True, False])
+def test_who_waits_for_something_else_may_be_about_anything(tmp_path, serving, open_file):
+    """But who has a file open is at its content: that is long before, or after, it tells what it has done."""
     os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "database").touch()
-    with open(tmp_path / "database", "rb") as database:
-        process = subprocess.Popen(["cat", tmp_path / "fifo"], pass_fds=[database.fileno()])
+    there, roots = tmp_path / "database", [os.fsencode(tmp_path / "include")]
+    there.touch()
+    (tmp_path / "include").mkdir()
+    with open(there, "rb") as database, open(whole(tmp_path / "include" / "file"), "rb") as file:
+        handles = [database.fileno(), *([file.fileno()] if open_file else [])]
+        process = subprocess.Popen(["cat", tmp_path / "fifo"], pass_fds=handles, stdout=subprocess.DEVNULL)
     try:
         (serving / str(process.pid)).mkdir()
-        until(lambda: custody.has_open(process.pid, str(tmp_path / "database")))
-        assert custody.unrecorded_for(str(tmp_path / "database")) == custody.RECORDED
-        assert custody.unrecorded_for(str(tmp_path / "another")) == 0.0
+        until(lambda: custody.has_open(process.pid, str(there)))
+        assert custody.unrecorded_for(str(there), roots) == (0.0 if open_file else custody.RECORDED)
+        assert custody.unrecorded_for(str(there.parent / "another"), roots) == 0.0
     finally:
         process.kill()
         process.wait()

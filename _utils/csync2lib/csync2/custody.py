@@ -13,9 +13,11 @@ import json
 import os
 import signal
 import time
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from csync2lib import storage
+from csync2lib.csync2.namespace import is_below
 from csync2lib.errors import CommandError
 
 #: The number of csync2's user and group, the same on all hosts: files are sent with their owner's number, and no host
@@ -103,21 +105,24 @@ def awaits_database(pid: str) -> bool:
     return False
 
 
-def unrecorded_for(database: str) -> float:
+def unrecorded_for(database: str, roots: Collection[bytes]) -> float:
     """
-    For how many seconds csync2 may not have recorded what it did to a path, not even in a transaction that it has open:
-    0.0 if each that serves a peer waits for that at some time from now on.
+    For how many seconds csync2 may not have recorded what it did to a path below a group's includes, not even in a
+    transaction that it has open: 0.0 if each that serves a peer waits for that, or has a file open there, at some time
+    from now on. (It opens and closes files before they get their owner, and then tells of them.)
     """
     until, busy = time.monotonic() + COMMAND, serving(database)
-    while busy := [pid for pid in serving(database) if pid in busy and not _awaits_peer(pid)]:
+    while busy := [pid for pid in serving(database) if pid in busy and not _has_recorded(pid, roots)]:
         if time.monotonic() >= until:
             return RECORDED_LATE if any(awaits_database(pid) or _is_dead(pid) for pid in busy) else RECORDED
         time.sleep(0.001)
     return 0.0
 
 
-def _awaits_peer(pid: str) -> bool:
-    """Tell whether it reads from its connection, or writes the answer: what it did before is recorded, and said."""
+def _has_recorded(pid: str, roots: Collection[bytes]) -> bool:
+    """Tell whether it reads from its connection, or writes the answer; or is at the content of a file."""
+    if any(is_below(os.fsencode(one), root) for one in _opened(pid) for root in roots):
+        return True
     with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/syscall", encoding="ascii") as file:
         _, first, *_ = file.read().split()
         return int(first, 16) in (0, 1) and not awaits_database(pid)  # clock_nanosleep(CLOCK_REALTIME, …)
@@ -148,13 +153,16 @@ def _is_dead(pid: str) -> bool:
 
 def has_open(pid: int | str, ends: str) -> bool:
     """Tell whether a process has a file open whose path ends so."""
+    return any(one.endswith(ends) for one in _opened(pid))
+
+
+def _opened(pid: int | str) -> Iterator[str]:
+    """What a process has open, as the kernel names it; nothing of one that is gone."""
     directory = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             with contextlib.suppress(OSError):
-                if os.readlink(f"{directory}/{name}").endswith(ends):
-                    return True
-    return False
+                yield os.readlink(f"{directory}/{name}")
 
 
 class Entrance:

@@ -295,7 +295,7 @@ class Recorder:
     def note_local(self) -> None:
         """Note what is local, once csync2 has recorded what it has just received."""
         if self.local:
-            within = unrecorded_for(self.group.database)
+            within = unrecorded_for(self.group.database, self.found.roots)
             self.database.await_writer()
             found = [one for path in self.local for one in self.found.at(path)]
             self.again |= self._late(found, within)
@@ -311,7 +311,7 @@ class Recorder:
             if self.base:
                 self.base.note(self.database, {one.path: one.before for one in batch})
             commands = self.commands.of(one.path for one in batch)
-            own, within = self.config.address, unrecorded_for(self.group.database)
+            own, within = self.config.address, unrecorded_for(self.group.database, self.found.roots)
             self.again |= self.database.take_in(batch, own, self.peers, commands, lambda: self._late(batch, within))
 
     def _late(self, batch: list[Difference], within: float) -> set[bytes]:
