@@ -43,8 +43,10 @@ UNCONFINED = "/var/lib/csyncsync/csync2.unconfined"
 #: nobody knows what it has just done.
 LOCK_TIMEOUT = 60
 #: Seconds of one of csync2's commands, as a rule. Seconds within which it has recorded what it has done to a path, on a
-#: busy host; and if it has to wait for its database.
-COMMAND, RECORDED, RECORDED_LATE = 0.05, 2.0, LOCK_TIMEOUT + 9.0
+#: busy host; and if it has to wait for its database, with each of the statements that it takes.
+COMMAND, RECORDED, RECORDED_LATE = 0.05, 2.0, 3 * (LOCK_TIMEOUT + 7.0)
+#: The numbers of the system calls in which a process sleeps: x86-64's, and arm64's (asm/unistd.h).
+SLEEPS = (35, 230, 101, 115)
 #: Seconds to wait for the server to note what a csync2 that has died did not record.
 NOTED = 1.0
 #: The server's unit, which the states bring.
@@ -100,32 +102,58 @@ def awaits_database(pid: str) -> bool:
     Tell whether a csync2 that serves a peer sleeps, as it does while somebody else has locked its database (db.c): what
     it has just done to a path it has neither recorded nor said.
     """
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/wchan", encoding="ascii") as file:
-        return "nanosleep" in file.read()
-    return False
+    return _syscall(pid)[0] in SLEEPS
 
 
 def unrecorded_for(database: str, roots: Collection[bytes]) -> float:
     """
     For how many seconds csync2 may not have recorded what it did to a path below a group's includes, not even in a
-    transaction that it has open: 0.0 if each that serves a peer waits for that, or has a file open there, at some time
-    from now on. (It opens and closes files before they get their owner, and then tells of them.)
+    transaction that it has open: 0.0 if each that serves a peer waits for that, or reads a file there, at some time
+    from now on.
     """
-    until, busy = time.monotonic() + COMMAND, serving(database)
+    until, busy, late = time.monotonic() + COMMAND, serving(database), False
     while busy := [pid for pid in serving(database) if pid in busy and not _has_recorded(pid, roots)]:
+        late = late or any(awaits_database(pid) or _is_dead(pid) for pid in busy)
         if time.monotonic() >= until:
-            return RECORDED_LATE if any(awaits_database(pid) or _is_dead(pid) for pid in busy) else RECORDED
+            return RECORDED_LATE if late else RECORDED
         time.sleep(0.001)
     return 0.0
 
 
+def is_patched(database: str, path: bytes) -> bool:
+    """
+    Tell whether csync2 receives a file at a path: it deletes what is no file there first (daemon.c), and what it has
+    received so far is in a deleted file beside it (rsync.c).
+    """
+    directory, name = os.path.split(os.fsdecode(path))
+    begin = os.path.join(directory, f".{name[:200]}")
+    return any(one.startswith(begin) for pid in serving(database) for _, one in _opened(pid))
+
+
 def _has_recorded(pid: str, roots: Collection[bytes]) -> bool:
-    """Tell whether it reads from its connection, or writes the answer; or is at the content of a file."""
-    if any(is_below(os.fsencode(one), root) for one in _opened(pid) for root in roots):
+    """
+    Tell whether it reads from its connection, or writes the answer: recv(0, buffer, …). Or it reads a file: it has
+    closed that before it changes anything.
+    """
+    number, first, buffer = _syscall(pid)
+    if number >= 0 and first in (0, 1) and buffer:
         return True
+    files = ((handle, os.fsencode(one)) for handle, one in _opened(pid) if not one.endswith(" (deleted)"))
+    return any(is_below(one, root) and _is_read(pid, handle) for handle, one in files for root in roots)
+
+
+def _syscall(pid: str) -> tuple[int, int, int]:
+    """The number of the system call that a process waits in, and its first arguments; (-1, 0, 0) if it does not."""
     with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/syscall", encoding="ascii") as file:
-        _, first, *_ = file.read().split()
-        return int(first, 16) in (0, 1) and not awaits_database(pid)  # clock_nanosleep(CLOCK_REALTIME, …)
+        number, first, second, *_ = file.read().split()
+        return int(number), int(first, 16), int(second, 16)
+    return -1, 0, 0
+
+
+def _is_read(pid: str, handle: str) -> bool:
+    """Tell whether a process has a file open only to read it."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/fdinfo/{handle}", encoding="ascii") as file:
+        return next(int(line.split()[1], 8) for line in file if line.startswith("flags:")) & os.O_ACCMODE == os.O_RDONLY
     return False
 
 
@@ -153,16 +181,16 @@ def _is_dead(pid: str) -> bool:
 
 def has_open(pid: int | str, ends: str) -> bool:
     """Tell whether a process has a file open whose path ends so."""
-    return any(one.endswith(ends) for one in _opened(pid))
+    return any(one.endswith(ends) for _, one in _opened(pid))
 
 
-def _opened(pid: int | str) -> Iterator[str]:
-    """What a process has open, as the kernel names it; nothing of one that is gone."""
+def _opened(pid: int | str) -> Iterator[tuple[str, str]]:
+    """The descriptors of a process, and what they stand for, as the kernel names it; none if it is gone."""
     directory = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
-            with contextlib.suppress(OSError):
-                yield os.readlink(f"{directory}/{name}")
+        for handle in os.listdir(directory):
+            with contextlib.suppress(OSError):  # it is closed by now, or its path is too long
+                yield handle, os.readlink(f"{directory}/{handle}")
 
 
 class Entrance:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ class Database:
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         # Not mode=ro: who comes first has to roll back what a killed process has begun to write.
         self._db = sqlite3.connect(f"file:{quoted}?mode=rw", uri=True, timeout=timeout, isolation_level=None)
+        self.timeout = timeout
         self._db.text_factory = bytes
         if not write:
             self._db.execute("PRAGMA query_only = ON")
@@ -76,8 +78,23 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Commit all or nothing: an error closes the database without a commit."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """
+        Commit all or nothing: an error closes the database without a commit.
+
+        Nobody may read when it begins: csync2 keeps what it reads in a transaction locked while it sleeps because
+        somebody else writes, so that each would wait for the other one. Between two tries nothing is locked.
+        """
+        until = time.monotonic() + self.timeout
+        self._db.execute("PRAGMA busy_timeout = 0")
+        while True:
+            try:
+                self._db.execute("BEGIN EXCLUSIVE")
+                break
+            except sqlite3.OperationalError as err:
+                if "locked" not in str(err) or time.monotonic() >= until:
+                    raise
+            time.sleep(random.uniform(0.002, 0.01))
+        self._db.execute(f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
         yield
         self._db.execute("COMMIT")
 
@@ -86,7 +103,8 @@ class Database:
         return int(self._rows("PRAGMA user_version")[0][0])
 
     def set_state(self, state: int) -> None:
-        self._db.execute(f"PRAGMA user_version = {int(state)}")
+        with self._transaction():
+            self._db.execute(f"PRAGMA user_version = {int(state)}")
 
     def await_writer(self) -> None:
         """Wait until nobody writes, up to the timeout. csync2 would wait by whole seconds (db.c: "sleeping a sec")."""
@@ -254,7 +272,8 @@ class Database:
         """
         claimed = entry._replace(rowid=random.randrange(1 << 40, 1 << 62))
         query = f"UPDATE dirty SET rowid = ? WHERE rowid = ? AND {_ENTRY}"
-        done = self._db.execute(query, (claimed.rowid, entry.rowid, entry.name, entry.peer))
+        with self._transaction():
+            done = self._db.execute(query, (claimed.rowid, entry.rowid, entry.name, entry.peer))
         return claimed if done.rowcount else None
 
     def discharge(self, entries: Iterable[DirtyEntry]) -> None:
@@ -293,14 +312,14 @@ class Database:
         own: str,
         peers: Iterable[str],
         commands: Iterable[tuple[bytes, bytes]] = (),
-        late: Callable[[], set[bytes]] = set,
+        leave: Callable[[set[bytes]], set[bytes]] = lambda left: left,
     ) -> set[bytes]:
         """
         Record paths in their states, and make them dirty for all these peers, in one transaction.
 
         found
             ``(path, state or None if nothing is there, state that was recorded)``, some hundred. What has another
-            record by now, as csync2 has received it meanwhile, is left and returned; so is what late() names, locked.
+            record by now, as csync2 has received it meanwhile, is left and returned, with what leave() adds to it then.
         own
             This host's address.
         commands
@@ -309,7 +328,7 @@ class Database:
         hosts = [(encode(own.encode()), encode(peer.encode())) for peer in peers]
         with self._transaction():
             records, _ = self.records([path for path, _, _ in found])
-            left = late() | {path for path, _, before in found if records.get(path) != before}
+            left = leave({path for path, _, before in found if records.get(path) != before})
             paths = {encode(path): now for path, now, _ in found if path not in left}
             self._db.executemany("DELETE FROM file WHERE filename = CAST(? AS TEXT)", [(name,) for name in paths])
             rows = [(name, encode(now)) for name, now in paths.items() if now is not None]

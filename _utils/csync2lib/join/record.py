@@ -68,6 +68,7 @@ def put_back(group: Group) -> bool:
         own = _Own(group, copied)
         _record(group, temporary, own)  # as long as nobody else sees it
         with Database(temporary) as found:
+            own.received.update(_received_since(group.database))
             found.backup(group.database)
     finally:
         storage.remove(temporary)

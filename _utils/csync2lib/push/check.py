@@ -15,7 +15,7 @@ from csync2lib import backups, beneath, journal, received, storage
 from csync2lib.config.defaults import HOLD
 from csync2lib.csync2 import excludes, unfinished
 from csync2lib.csync2.command import run
-from csync2lib.csync2.custody import unrecorded_for
+from csync2lib.csync2.custody import is_patched, unrecorded_for
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.kept import last_copy
@@ -307,23 +307,35 @@ class Recorder:
         if self.local is not None:
             self.local.update(one.path for one in batch)
             return
-        if batch:
+        gone = [one for one in batch if one.now is None and b"type=reg" not in (one.before or b"")]
+        self.again.update(one.path for one in gone if is_patched(self.group.database, one.path))
+        batch = [one for one in batch if one.path not in self.again]
+        if not batch:
+            return
+        began, within = time.monotonic(), unrecorded_for(self.group.database, self.found.roots)
+
+        def leave(left: set[bytes]) -> set[bytes]:
+            if self.peers:  # else it is recorded as it is, whoever did it
+                left = left | self._late(batch, within and within + time.monotonic() - began)
             if self.base:
-                self.base.note(self.database, {one.path: one.before for one in batch})
-            commands = self.commands.of(one.path for one in batch)
-            own, within = self.config.address, unrecorded_for(self.group.database, self.found.roots)
-            self.again |= self.database.take_in(batch, own, self.peers, commands, lambda: self._late(batch, within))
+                self.base.note(self.database, {one.path: one.before for one in batch if one.path not in left})
+            return left
+
+        commands = self.commands.of(one.path for one in batch)
+        self.again |= self.database.take_in(batch, self.config.address, self.peers, commands, leave)
 
     def _late(self, batch: list[Difference], within: float) -> set[bytes]:
         """
         What csync2 may be about to record, as it was changed within these seconds; or would have, and was killed just
         now. To be asked when it has nothing to commit.
         """
-        if not self.peers:  # whoever did it, it is recorded as it is
-            return set()
         self.unrecorded.look()
-        young = {one.path for one in batch if abs(time.time() - beneath.last_changed(one.path)[0]) < within}
-        return young | {one.path for one in batch if self.unrecorded.is_lost(one.path, one.before)}
+        return {
+            one.path
+            for one in batch
+            if (within and abs(time.time() - beneath.last_changed(one.path)[0]) < within)
+            or self.unrecorded.is_lost(one.path, one.before)
+        }
 
     def end(self) -> None:
         """What is to be done when all is recorded, and the database is closed."""

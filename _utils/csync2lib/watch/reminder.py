@@ -18,7 +18,7 @@ CALMS = 0.9
 def remind(flusher: Flusher, group: WatchedGroup, now: float) -> None:
     """While something is left of a group, fire the event again and again, more and more slowly."""
     reminders = group.reminders
-    oldest, full_rescan = journal.oldest(group.journal)
+    names, (oldest, full_rescan) = journal.names(group.journal), journal.oldest(group.journal)
     left = journal.mtime(os.path.join(group.directory, "left"))
     if oldest is None and left is None:
         reminders.repeats = 0
@@ -26,7 +26,10 @@ def remind(flusher: Flusher, group: WatchedGroup, now: float) -> None:
         return
     if group.flushes.running is not None:
         return
-    if now - group.flushes.last_fired >= min(flusher.options.retry * 2**reminders.repeats, waits.RETRY_CAP):
+    # No event has told of what a push itself has left in the journal.
+    is_told = not any(name.endswith((f"-{journal.AGAIN}.paths", f"-{journal.CHANGED}.paths")) for name in names)
+    wait = min(flusher.options.retry * 2**reminders.repeats, waits.RETRY_CAP) if is_told else 1.0
+    if now - group.flushes.last_fired >= wait:
         reminders.repeats = min(reminders.repeats + 1, MOST_REPEATS)
         flusher.fire(group, 0, full_rescan)
     is_late = reminders.is_alone(group.directory) or _is_master_late(group, oldest, left)
