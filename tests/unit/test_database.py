@@ -5,6 +5,8 @@ import os
 import signal
 import sqlite3
 import stat
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -355,6 +357,37 @@ def test_a_reader_cannot_write(tree):
         ):
             with pytest.raises(sqlite3.Error):
                 write()
+
+
+@pytest.mark.parametrize("write", ["mark", "state"])
+def test_who_writes_lets_a_csync2_finish_that_has_read_in_its_transaction(tree, write):
+    """It sleeps by whole seconds, with what it has read locked, while somebody else has begun to write: both would."""
+    path = tree.write(b"file")
+    tree.check()
+    csync2 = sqlite3.connect(tree.file, timeout=0, isolation_level=None, check_same_thread=False)
+    with contextlib.closing(csync2):
+        csync2.execute("BEGIN")
+        csync2.execute("SELECT count(*) FROM dirty").fetchall()
+
+        def ours():
+            with Database(tree.file, timeout=10, write=True) as database:
+                database.mark([path], "10.0.0.1", ["10.0.0.9"]) if write == "mark" else database.set_state(2)
+
+        writer = threading.Thread(target=ours)
+        writer.start()
+        time.sleep(0.3)
+        for _ in range(200):  # the writer tries at times; csync2 would sleep then
+            with contextlib.suppress(sqlite3.OperationalError):
+                csync2.execute("DELETE FROM dirty WHERE peername = 'nobody'")
+                break
+        else:
+            pytest.fail("csync2 cannot write, and keeps the writer from it")
+        assert writer.is_alive()
+        csync2.execute("COMMIT")
+        writer.join()
+    with tree.database() as database:
+        assert database.is_dirty(path, "10.0.0.9") == (write == "mark")
+        assert (database.state() == 2) == (write == "state")
 
 
 def test_what_a_killed_process_has_begun_to_write_is_rolled_back_by_whoever_comes_first(tree):

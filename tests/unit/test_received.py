@@ -17,9 +17,11 @@ from csync2lib.csync2 import custody
 from csync2lib.csync2.command import run
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.log import Log, updated
+from csync2lib.csync2.names import encode
 from csync2lib.csync2.states import stands
 from csync2lib.host import ThisHost
 from csync2lib.push import check as check_module
+from csync2lib.push import ledger
 from csync2lib.push.differences import Differences
 from csync2lib.received import Received
 from pair import HERE, THERE, pair
@@ -456,6 +458,7 @@ def test_what_csync2_may_be_about_to_record_is_left_to_the_next_check(tree, monk
     tree.write(b"new")
     os.unlink(os.path.join(top, b"gone"))
     young, old = {os.path.join(top, name) for name in (b"young", b"gone", b"new")}, os.path.join(top, b"old")
+    began = time.time()
     lines = [top + b"/"] if how == "tree" else [old, *young]
     journal.write(tree.group.journal, lines, False, "named")
     with monkeypatch.context() as patch:
@@ -463,6 +466,9 @@ def test_what_csync2_may_be_about_to_record_is_left_to_the_next_check(tree, monk
         tree.check(how == "full rescan")
     left = set() if not within else young if within < 2 else {old, *young}
     assert tree.left() == {old, *young} - left
+    before = ledger.Log(os.path.join(tree.group.path("sent"), ledger.BEFORE))
+    noted = {path for path in (old, *young) if before.taken(encode(path)).when > began}
+    assert noted == {old, *young} - left, "it does not say of the rest that it was made here"
     assert bool(journal.count(tree.group.journal)) == bool(left)
     tree.check(full=False)
     assert tree.left() == {old, *young}
@@ -553,32 +559,79 @@ def test_what_a_csync2_is_about_is_known_by_what_it_waits_for(tree, serving):
     assert within() == 0.0
 
 
-@pytest.mark.parametrize("open_file", [True, False])
-def test_who_waits_for_something_else_may_be_about_anything(tmp_path, serving, open_file):
-    """But who has a file open is at its content: that is long before, or after, it tells what it has done."""
-    os.mkfifo(tmp_path / "fifo")
-    there, roots = tmp_path / "database", [os.fsencode(tmp_path / "include")]
+@pytest.mark.parametrize("opened", ["nothing", "r", "w", "deleted", "elsewhere"])
+def test_who_waits_for_something_else_may_be_about_anything(tmp_path, serving, opened):
+    """But who reads a file of the group has closed it before it changes anything."""
+    there, include = tmp_path / "database", tmp_path / "include"
     there.touch()
-    (tmp_path / "include").mkdir()
-    with open(there, "rb") as database, open(whole(tmp_path / "include" / "file"), "rb") as file:
-        handles = [database.fileno(), *([file.fileno()] if open_file else [])]
+    include.mkdir()
+    file = (tmp_path if opened == "elsewhere" else include) / "file"
+    whole(file)
+    with open(there, "rb") as database, open(file, "r+b" if opened == "w" else "rb") as handle:
+        if opened == "deleted":
+            file.unlink()
+        handles = [database.fileno(), *([handle.fileno()] if opened != "nothing" else [])]
+        os.mkfifo(tmp_path / "fifo")
         process = subprocess.Popen(["cat", tmp_path / "fifo"], pass_fds=handles, stdout=subprocess.DEVNULL)
     try:
         (serving / str(process.pid)).mkdir()
         until(lambda: custody.has_open(process.pid, str(there)))
-        assert custody.unrecorded_for(str(there), roots) == (0.0 if open_file else custody.RECORDED)
-        assert custody.unrecorded_for(str(there.parent / "another"), roots) == 0.0
+        assert custody.unrecorded_for(str(there), [os.fsencode(include)]) == (
+            0.0 if opened == "r" else custody.RECORDED
+        )
+        assert custody.unrecorded_for(str(tmp_path / "another"), [os.fsencode(include)]) == 0.0
     finally:
         process.kill()
         process.wait()
 
 
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_what_makes_room_for_a_file_is_deleted_by_nobody(tree, serving, kind):
+    """csync2 deletes it before it receives the file, and waits for its peer meanwhile."""
+    path, other = os.path.join(os.fsencode(tree.include), b"it"), os.path.join(os.fsencode(tree.include), b"other")
+    make = {"link": lambda at: at.symlink_to("x"), "fifo": os.mkfifo, "directory": pathlib.Path.mkdir}[kind]
+    for name in ("it", "other"):
+        make(tree.there / name)
+    tree.check_there()
+    database = os.path.join(tree.hosts[THERE].directory, f"{THERE}_data.db3")
+    with Database(database, timeout=5, write=True) as theirs:
+        theirs.keep_dirty(lambda path, peer: False)
+    with begun(tree, f"PATCH KEY {os.fsdecode(path)}"):
+        until(lambda: not os.path.lexists(tree.there / "it"))
+        (tree.there / "other").rmdir() if kind == "directory" else (tree.there / "other").unlink()
+        for pid in tree.serving():
+            (serving / pid).mkdir()
+        until(lambda: custody.is_patched(database, path))
+        assert not custody.is_patched(database, other)
+        assert custody.unrecorded_for(database, [os.fsencode(tree.include)]) == 0.0
+    tree.served()
+
+
+@pytest.mark.parametrize("is_patched", [True, False])
+def test_a_deletion_that_makes_room_for_a_file_is_left_to_the_next_check(tree, monkeypatch, is_patched):
+    (tree.include / "link").symlink_to("x")
+    tree.write(b"file")
+    tree.check()
+    with tree.group.open_database(write=True) as database:
+        database.keep_dirty(lambda path, peer: False)
+    for name in ("link", "file"):
+        (tree.include / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(check_module, "is_patched", lambda *_: is_patched)
+        tree.check()
+    link, file = (os.path.join(os.fsencode(tree.include), name) for name in (b"link", b"file"))
+    assert tree.left() == ({file} if is_patched else {file, link})
+    tree.check(full=False)
+    assert tree.left() == {file, link}
+
+
 @contextlib.contextmanager
-def begun(tree):
-    """Somebody is connected to the other csync2, has said which group he means, and says nothing more."""
-    with socket.create_connection((THERE, tree.port)) as connection, connection.makefile("rwb") as peer:
-        key = pathlib.Path(tree.hosts[HERE].key_file).read_text().strip()
-        for line in ("CONFIG data", f"HELLO {HERE}", f"TYPE {urllib.parse.quote(key)} {tree.include}/first"):
+def begun(tree, last="TYPE KEY /"):
+    """Somebody is connected to the other csync2, has said who he is and something more, and says nothing now."""
+    there = socket.create_connection((THERE, tree.port), source_address=(HERE, 0))
+    with there as connection, connection.makefile("rwb") as peer:
+        key = urllib.parse.quote(pathlib.Path(tree.hosts[HERE].key_file).read_text().strip())
+        for line in ("CONFIG data", f"HELLO {HERE}", last.replace("KEY", key)):
             peer.write(f"{line}\n".encode())
             peer.flush()
             peer.readline()

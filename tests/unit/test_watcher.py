@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from csync2lib import waits
+from csync2lib import journal, waits
 from csync2lib.csync2.database import Database
 from csync2lib.watch import changes
 from watching import on_loop
@@ -293,6 +293,22 @@ async def test_event_is_repeated_while_something_is_left(host):
     assert not host.events
     (host.group / "left").touch()
     await host.until(lambda: host.events)
+
+
+@on_loop
+@pytest.mark.parametrize("name", [journal.AGAIN, journal.CHANGED])
+async def test_what_a_push_has_left_in_the_journal_is_told_at_once(host, name):
+    """No change tells of it; who waits longer takes the master for silent."""
+    host.options.append({"retry": 30})
+    host.config()
+    await host.start()
+    (host.tree / "file").write_text("x")
+    await host.until(lambda: host.events)
+    host.discharge()
+    await host.quiet(0.5)
+    journal.write(str(host.group / "journal"), [b"/x"], False, name)
+    await host.until(lambda: host.events, 2.5)
+    assert host.events[0][1]["data"]["count"] == 0
 
 
 @pytest.fixture
