@@ -226,6 +226,25 @@ def test_what_csync2_received_after_the_loss_is_not_sent(member, how):
     assert member.put_back() == (True, {b"ours", b"ours/link", b"found", b"changed"})
 
 
+def test_what_csync2_receives_while_a_database_is_put_back_is_not_sent(member, monkeypatch):
+    """It records that in the one that is about to be replaced."""
+    with open(member.group.path(journal.UNWATCHED), "w", encoding="ascii") as file:
+        file.write(f"{time.time() - 0.5:.3f}")
+    member.lose("made anew")
+    theirs, ours, record = below(member.tree, b"theirs"), below(member.tree, b"ours"), joining._record
+
+    def receiving(group, path, own):
+        record(group, path, own)
+        if path != group.database:
+            for directory in (theirs, ours):
+                os.mkdir(directory)
+            with group.open_database(write=True) as database:
+                database.take_in([(theirs, stands(theirs), None)], HERE, [])
+
+    monkeypatch.setattr(joining, "_record", receiving)
+    assert member.put_back() == (True, {b"ours"})
+
+
 @pytest.mark.parametrize("how", LOSSES)
 def test_what_was_done_while_nobody_watched_is_sent(member, how):
     """The kernel's times tell of it; what was received before that is not sent."""
