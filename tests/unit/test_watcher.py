@@ -309,6 +309,8 @@ async def test_what_a_push_has_left_in_the_journal_is_told_at_once(host, name):
     journal.write(str(host.group / "journal"), [b"/x"], False, name)
     await host.until(lambda: host.events, 2.5)
     assert host.events[0][1]["data"]["count"] == 0
+    await host.quiet(2.5)
+    assert len(host.events) == 1, "once: a group that is paused stays so for long"
 
 
 @pytest.fixture

@@ -26,10 +26,11 @@ def remind(flusher: Flusher, group: WatchedGroup, now: float) -> None:
         return
     if group.flushes.running is not None:
         return
-    # No event has told of what a push itself has left in the journal.
-    is_told = not any(name.endswith((f"-{journal.AGAIN}.paths", f"-{journal.CHANGED}.paths")) for name in names)
-    wait = min(flusher.options.retry * 2**reminders.repeats, waits.RETRY_CAP) if is_told else 1.0
-    if now - group.flushes.last_fired >= wait:
+    # Of what a push itself leaves in the journal no change tells.
+    left_by_push = [name for name in names if name.endswith((f"-{journal.AGAIN}.paths", f"-{journal.CHANGED}.paths"))]
+    silence = now - group.flushes.last_fired
+    is_new = any(time.time() - int(name[:20]) / 10**9 < silence for name in left_by_push)
+    if is_new or silence >= min(flusher.options.retry * 2**reminders.repeats, waits.RETRY_CAP):
         reminders.repeats = min(reminders.repeats + 1, MOST_REPEATS)
         flusher.fire(group, 0, full_rescan)
     is_late = reminders.is_alone(group.directory) or _is_master_late(group, oldest, left)
