@@ -13,7 +13,7 @@ import urllib.parse
 import pytest
 from csync2lib import journal, received, storage
 from csync2lib import server as server_module
-from csync2lib.csync2 import custody
+from csync2lib.csync2 import custody, unfinished
 from csync2lib.csync2.command import run
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.log import Log, updated
@@ -519,7 +519,7 @@ def test_of_what_is_left_to_the_next_check_the_journal_still_says_that_it_was_re
     assert journal.waiting(tree.group.journal) == []
 
 
-def test_what_a_csync2_is_about_is_known_by_what_it_waits_for(tree, serving):
+def test_what_a_csync2_is_about_is_known_by_what_it_waits_for(tree, serving, monkeypatch):
     """
     While it waits for its peer all that it did is recorded. While somebody else has its database, it has written a file
     and records nothing, and says nothing.
@@ -550,8 +550,11 @@ def test_what_a_csync2_is_about_is_known_by_what_it_waits_for(tree, serving):
         sender = threading.Thread(target=tree.send)
         sender.start()
         until((tree.there / "file").exists)
-        until(lambda: within() == custody.RECORDED_LATE)
+        with monkeypatch.context() as patch:
+            patch.setattr(custody, "SLEEP", 0.1)  # a sender would ask whether it answers
+            until(lambda: within() == custody.RECORDED_LATE)
         assert all(custody.has_open(pid, database) for pid in tree.serving())
+    assert within() == 0.0, "it sleeps once more, and has the database then"
     sender.join()
     assert (tree.there / "file").read_bytes() == b"content"
     assert tree.left() == set()
@@ -585,24 +588,23 @@ def test_who_waits_for_something_else_may_be_about_anything(tmp_path, serving, o
         process.wait()
 
 
+@pytest.mark.parametrize("name", ["it", ".it", "..it", "with space", "i" * 255, "é" * 127, ".é" + "é" * 120])
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
-def test_what_makes_room_for_a_file_is_deleted_by_nobody(tree, serving, kind):
+def test_what_makes_room_for_a_file_is_deleted_by_nobody(tree, serving, kind, name):
     """csync2 deletes it before it receives the file, and waits for its peer meanwhile."""
-    path, other = os.path.join(os.fsencode(tree.include), b"it"), os.path.join(os.fsencode(tree.include), b"other")
+    path, other = (os.path.join(os.fsencode(tree.include), one) for one in (name.encode(), b"other"))
     make = {"link": lambda at: at.symlink_to("x"), "fifo": os.mkfifo, "directory": pathlib.Path.mkdir}[kind]
-    for name in ("it", "other"):
-        make(tree.there / name)
+    for one in (name, "other"):
+        make(tree.there / one)
     tree.check_there()
     database = os.path.join(tree.hosts[THERE].directory, f"{THERE}_data.db3")
     with Database(database, timeout=5, write=True) as theirs:
         theirs.keep_dirty(lambda path, peer: False)
-    with begun(tree, f"PATCH KEY {os.fsdecode(path)}"):
-        until(lambda: not os.path.lexists(tree.there / "it"))
-        (tree.there / "other").rmdir() if kind == "directory" else (tree.there / "other").unlink()
+    with begun(tree, f"PATCH KEY {urllib.parse.quote(path)}"):
+        until(lambda: not os.path.lexists(tree.there / name))
         for pid in tree.serving():
             (serving / pid).mkdir()
-        until(lambda: custody.is_patched(database, path))
-        assert not custody.is_patched(database, other)
+        until(lambda: unfinished.patched(database, [path, other]) == {path})
         assert custody.unrecorded_for(database, [os.fsencode(tree.include)]) == 0.0
     tree.served()
 
@@ -617,7 +619,7 @@ def test_a_deletion_that_makes_room_for_a_file_is_left_to_the_next_check(tree, m
     for name in ("link", "file"):
         (tree.include / name).unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(check_module, "is_patched", lambda *_: is_patched)
+        patch.setattr(unfinished, "patched", lambda database, paths: {*paths} if is_patched else set())
         tree.check()
     link, file = (os.path.join(os.fsencode(tree.include), name) for name in (b"link", b"file"))
     assert tree.left() == ({file} if is_patched else {file, link})

@@ -45,6 +45,8 @@ LOCK_TIMEOUT = 60
 #: Seconds of one of csync2's commands, as a rule. Seconds within which it has recorded what it has done to a path, on a
 #: busy host; and if it has to wait for its database, with each of the statements that it takes.
 COMMAND, RECORDED, RECORDED_LATE = 0.05, 2.0, 3 * (LOCK_TIMEOUT + 7.0)
+#: Seconds of one sleep of csync2's, and something more: it also makes way for others so, at times (db.c).
+SLEEP = 1.2
 #: The numbers of the system calls in which a process sleeps: x86-64's, and arm64's (asm/unistd.h).
 SLEEPS = (35, 230, 101, 115)
 #: Seconds to wait for the server to note what a csync2 that has died did not record.
@@ -102,7 +104,9 @@ def awaits_database(pid: str) -> bool:
     Tell whether a csync2 that serves a peer sleeps, as it does while somebody else has locked its database (db.c): what
     it has just done to a path it has neither recorded nor said.
     """
-    return _syscall(pid)[0] in SLEEPS
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+        return _syscall(pid)[0] in SLEEPS or "nanosleep" in file.read()
+    return False
 
 
 def unrecorded_for(database: str, roots: Collection[bytes]) -> float:
@@ -111,23 +115,13 @@ def unrecorded_for(database: str, roots: Collection[bytes]) -> float:
     transaction that it has open: 0.0 if each that serves a peer waits for that, or reads a file there, at some time
     from now on.
     """
-    until, busy, late = time.monotonic() + COMMAND, serving(database), False
+    began, busy, late = time.monotonic(), serving(database), False
     while busy := [pid for pid in serving(database) if pid in busy and not _has_recorded(pid, roots)]:
         late = late or any(awaits_database(pid) or _is_dead(pid) for pid in busy)
-        if time.monotonic() >= until:
+        if time.monotonic() - began >= (SLEEP if late else COMMAND):
             return RECORDED_LATE if late else RECORDED
         time.sleep(0.001)
     return 0.0
-
-
-def is_patched(database: str, path: bytes) -> bool:
-    """
-    Tell whether csync2 receives a file at a path: it deletes what is no file there first (daemon.c), and what it has
-    received so far is in a deleted file beside it (rsync.c).
-    """
-    directory, name = os.path.split(os.fsdecode(path))
-    begin = os.path.join(directory, f".{name[:200]}")
-    return any(one.startswith(begin) for pid in serving(database) for _, one in _opened(pid))
 
 
 def _has_recorded(pid: str, roots: Collection[bytes]) -> bool:
@@ -138,7 +132,7 @@ def _has_recorded(pid: str, roots: Collection[bytes]) -> bool:
     number, first, buffer = _syscall(pid)
     if number >= 0 and first in (0, 1) and buffer:
         return True
-    files = ((handle, os.fsencode(one)) for handle, one in _opened(pid) if not one.endswith(" (deleted)"))
+    files = ((handle, os.fsencode(one)) for handle, one in opened(pid) if not one.endswith(" (deleted)"))
     return any(is_below(one, root) and _is_read(pid, handle) for handle, one in files for root in roots)
 
 
@@ -181,10 +175,10 @@ def _is_dead(pid: str) -> bool:
 
 def has_open(pid: int | str, ends: str) -> bool:
     """Tell whether a process has a file open whose path ends so."""
-    return any(one.endswith(ends) for _, one in _opened(pid))
+    return any(one.endswith(ends) for _, one in opened(pid))
 
 
-def _opened(pid: int | str) -> Iterator[tuple[str, str]]:
+def opened(pid: int | str) -> Iterator[tuple[str, str]]:
     """The descriptors of a process, and what they stand for, as the kernel names it; none if it is gone."""
     directory = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterable
 
 from csync2lib import beneath
 from csync2lib.csync2 import custody
@@ -25,6 +26,8 @@ UNCUT = 246
 _NOT_RENAMED = re.compile(
     rb"I/O Error '[^'\n]*' while renaming tmp file to to be patched file in rsync-patch: (/.*)", re.DOTALL
 )
+#: What the kernel says after the name of a file that somebody has open, and that was deleted (proc(5)).
+DELETED = b" (deleted)"
 #: Seconds by which the time of a file may be older than the clock was when it was set: it is that of the last tick.
 TICK = 0.1
 
@@ -102,10 +105,25 @@ def delete_not_renamed(path: bytes, since: float) -> bool:
     return False
 
 
+def patched(database: str, paths: Iterable[bytes]) -> set[bytes]:
+    """
+    Of these paths, those at which csync2 receives a file now: it deletes what is no file there first (daemon.c), and
+    what it has received so far is in a temporary file beside it, which is deleted (rsync.c).
+    """
+    found = [os.fsencode(one) for pid in custody.serving(database) for _, one in custody.opened(pid)]
+    there = {one[: -6 - len(DELETED)] for one in found if one.endswith(DELETED)}
+
+    def beside(path: bytes) -> bytes:
+        directory, name = os.path.split(path)
+        return os.path.join(directory, _without_suffix(name))
+
+    return {path for path in paths if there and beside(path) in there}
+
+
 def _without_suffix(name: bytes) -> bytes:
     """What the name of a temporary file begins with, up to mkstemp()'s six characters (rsync.c, get_tmpname())."""
     begin = name[1:] if name.startswith(b".") else name
     kept = begin[:UNCUT]
     if begin[UNCUT : UNCUT + 1] >= b"\x80":
         kept = re.sub(rb"[\x80-\xff]+\Z", b"", kept)
-    return b"." + kept.removesuffix(b".") + b"."
+    return (b"." + kept).removesuffix(b".") + b"."

@@ -15,7 +15,7 @@ from csync2lib import backups, beneath, journal, received, storage
 from csync2lib.config.defaults import HOLD
 from csync2lib.csync2 import excludes, unfinished
 from csync2lib.csync2.command import run
-from csync2lib.csync2.custody import is_patched, unrecorded_for
+from csync2lib.csync2.custody import unrecorded_for
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.excludes import Excludes
 from csync2lib.csync2.kept import last_copy
@@ -307,8 +307,8 @@ class Recorder:
         if self.local is not None:
             self.local.update(one.path for one in batch)
             return
-        gone = [one for one in batch if one.now is None and b"type=reg" not in (one.before or b"")]
-        self.again.update(one.path for one in gone if is_patched(self.group.database, one.path))
+        gone = [one.path for one in batch if one.now is None and b"type=reg" not in (one.before or b"")]
+        self.again |= unfinished.patched(self.group.database, gone)
         batch = [one for one in batch if one.path not in self.again]
         if not batch:
             return
@@ -326,14 +326,15 @@ class Recorder:
 
     def _late(self, batch: list[Difference], within: float) -> set[bytes]:
         """
-        What csync2 may be about to record, as it was changed within these seconds; or would have, and was killed just
-        now. To be asked when it has nothing to commit.
+        What csync2 may be about to record, as it was changed within these seconds, or was gone and is there; or would
+        have, and was killed just now. To be asked when it has nothing to commit.
         """
         self.unrecorded.look()
         return {
             one.path
             for one in batch
             if (within and abs(time.time() - beneath.last_changed(one.path)[0]) < within)
+            or (one.now is None and beneath.exists(one.path))
             or self.unrecorded.is_lost(one.path, one.before)
         }
 

@@ -29,7 +29,7 @@ def remind(flusher: Flusher, group: WatchedGroup, now: float) -> None:
     # Of what a push itself leaves in the journal no change tells.
     left_by_push = [name for name in names if name.endswith((f"-{journal.AGAIN}.paths", f"-{journal.CHANGED}.paths"))]
     silence = now - group.flushes.last_fired
-    is_new = any(time.time() - int(name[:20]) / 10**9 < silence for name in left_by_push)
+    is_new = any(0 <= time.time() - int(name[:20]) / 10**9 < silence for name in left_by_push)
     if is_new or silence >= min(flusher.options.retry * 2**reminders.repeats, waits.RETRY_CAP):
         reminders.repeats = min(reminders.repeats + 1, MOST_REPEATS)
         flusher.fire(group, 0, full_rescan)
