@@ -35,7 +35,7 @@ def make_once(file: str) -> str | None:
     os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
     if not os.path.exists(file):
         with contextlib.suppress(FileExistsError):
-            storage.create(file, _new())
+            storage.write(file, _new(), new=True)
     return read(file)
 
 

@@ -61,21 +61,11 @@ def read_names(path: Path) -> set[bytes]:
 # --- Writing ---------------------------------------------------------------------------------------------
 
 
-def write(path: Path, content: str | bytes, mode: int = 0o600, durable: bool = True) -> None:
-    """Write a file whole or not at all; ``durable``: also when the power fails. Raises OSError."""
-    with _written(path, content, mode, durable) as temporary:
-        os.replace(temporary, path)
-
-
-def create(path: Path, content: str | bytes) -> None:
-    """The same of a file that must not be there yet. Raises FileExistsError, OSError."""
-    with _written(path, content, 0o600, True) as temporary:
-        os.link(temporary, path)
-
-
-@contextlib.contextmanager
-def _written(path: Path, content: str | bytes, mode: int, durable: bool) -> Iterator[str]:
-    """Yields the name of a file with this content beside a path; it is gone afterwards."""
+def write(path: Path, content: str | bytes, mode: int = 0o600, durable: bool = True, new: bool = False) -> None:
+    """
+    Write a file whole or not at all; ``durable``: also when the power fails; ``new``: only if there is none yet. Raises
+    OSError, FileExistsError.
+    """
     directory, name = os.path.split(os.fspath(path))
     # Another host may share the directory, and a process there, or a thread here, have the same number.
     temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}.tmp{os.getpid()}")
@@ -87,7 +77,7 @@ def _written(path: Path, content: str | bytes, mode: int, durable: bool) -> Iter
             file.flush()
             if durable:
                 os.fsync(fd)
-        yield temporary
+        (os.link if new else os.replace)(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
