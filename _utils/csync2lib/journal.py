@@ -64,7 +64,7 @@ def lines(out: Iterable[tuple[bytes, bool, bool]]) -> list[bytes]:
     return list(found)
 
 
-def write(directory: str, content: list[bytes], whole: bool, number: int | str, heard: int | None = None) -> None:
+def write(directory: str, content: list[bytes], whole: bool, number: int | str = 0, heard: int | None = None) -> None:
     """
     Write one flush: the lines into a new file, and ``whole`` if the whole group is to be checked. Survives a power cut.
 
@@ -92,12 +92,6 @@ def checked_again(directory: str) -> Iterator[set[bytes]]:
             write(directory, sorted(paths), False, CHANGED)
 
 
-def mark_whole(directory: str) -> None:
-    """Have the whole group checked with the next push."""
-    with open(os.path.join(directory, "whole"), "w", encoding="utf-8"):
-        pass
-
-
 def note_watched(directory: str) -> None:
     """Touch the sign of life of the watcher in a group's directory. Raises OSError."""
     path = os.path.join(directory, WATCHED)
@@ -115,11 +109,6 @@ def note_unwatched(directory: str) -> None:
             file.write(f"{last - WATCHED_EVERY:.3f}")
 
 
-def forget_unwatched(directory: str) -> None:
-    """A full rescan has been done since."""
-    storage.remove(os.path.join(directory, UNWATCHED))
-
-
 # --- Looking ---------------------------------------------------------------------------------------------
 
 
@@ -133,11 +122,6 @@ def names(directory: str) -> list[str]:
 def waiting(directory: str) -> list[str]:
     """The files of a journal, the oldest flush first."""
     return [os.path.join(directory, name) for name in names(directory)]
-
-
-def count(directory: str) -> int:
-    """How many flushes and requests for a full rescan are in a journal."""
-    return len(names(directory))
 
 
 def oldest(directory: str) -> tuple[float | None, bool]:

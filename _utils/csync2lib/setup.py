@@ -104,7 +104,7 @@ def _write(group: Group, old: dict[str, Any], new: GroupConfig) -> None:
         with group.open_database(write=True) as database:
             database.readdress(moved)
     if old and old["rules"] != new.rules:
-        journal.mark_whole(group.journal)
+        journal.write(group.journal, [], whole=True)
         if os.path.exists(group.database):
             confinement.await_current(group.host)
             command.run(group.name, "-R")  # forget what is no longer included

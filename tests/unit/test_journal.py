@@ -64,7 +64,7 @@ def test_a_check_that_failed_takes_the_same_again(journal):
 
 def test_a_push_marks_the_whole_group_too(journal):
     os.mkdir(journal)
-    journal_module.mark_whole(journal)
+    journal_module.write(journal, [], whole=True)
     assert journal_module.take(journal)[2]
 
 

@@ -53,7 +53,7 @@ class Member:
             os.truncate(path, 5000 if how == "truncated" else 0)
         if how == "truncated":  # what the push does that finds it
             kept.put_aside(self.group.directory, path)
-        journal.mark_whole(self.group.journal)
+        journal.write(self.group.journal, [], whole=True)
 
     def put_back(self):
         """As a push does; what is to be sent then, relative to the include."""

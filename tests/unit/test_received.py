@@ -469,7 +469,7 @@ def test_what_csync2_may_be_about_to_record_is_left_to_the_next_check(tree, monk
     before = ledger.Log(os.path.join(tree.group.path("sent"), ledger.BEFORE))
     noted = {path for path in (old, *young) if before.taken(encode(path)).when > began}
     assert noted == {old, *young} - left, "it does not say of the rest that it was made here"
-    assert bool(journal.count(tree.group.journal)) == bool(left)
+    assert bool(journal.names(tree.group.journal)) == bool(left)
     tree.check(full=False)
     assert tree.left() == {old, *young}
     assert journal.waiting(tree.group.journal) == []

@@ -124,4 +124,4 @@ def _establish(group: Group, wanted: Callable[[bytes, str], bool]) -> None:
         database.set_state(Database.ESTABLISHED)
     storage.write(group.path("established"), group.host.name)
     group.forget(ANEW, ONLY_HERE)
-    journal.mark_whole(group.journal)
+    journal.write(group.journal, [], whole=True)

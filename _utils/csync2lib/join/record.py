@@ -32,8 +32,7 @@ def record(group: Group) -> None:
     That is what protects them: csync2 refuses to overwrite a file that is dirty on the receiver, too.
     """
     if group.state() == Database.NEW and not put_back(group):
-        group.forget(ONLY_HERE)
-        journal.forget_unwatched(group.directory)
+        group.forget(ONLY_HERE, journal.UNWATCHED)
         group.guard.note_mounts(group.guard.mounts())
         with recording(group, group.config) as recorder:
             recorder.everything()
@@ -74,7 +73,7 @@ def put_back(group: Group) -> bool:
         storage.remove(temporary)
     group.pin(group.config)
     _record(group, group.database, own)  # what has come meanwhile
-    journal.mark_whole(group.journal)
+    journal.write(group.journal, [], whole=True)
     return True
 
 

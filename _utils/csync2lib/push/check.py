@@ -88,9 +88,7 @@ def check(group: Group, config: GroupConfig, full: bool, release: bool = False) 
     recorder.note_left()
     guard.note_mounts(mounted, recorder.held, recorder.found.unread)
     journal.discharge(files)
-    group.forget("recorded")
-    if full:
-        journal.forget_unwatched(group.directory)
+    group.forget("recorded", *([journal.UNWATCHED] if full else []))
     return Checked(len(entries), "; ".join(held), full, bool(recorder.away or recorder.unseen()))
 
 

@@ -17,7 +17,7 @@ from csync2lib.csync2.database import Database
 from csync2lib.errors import CsyncsyncError
 from csync2lib.group import DIFFERENCES, Group
 from csync2lib.host import ThisHost
-from csync2lib.journal import count, is_watched, waiting_since
+from csync2lib.journal import is_watched, names, waiting_since
 from csync2lib.pauses import ALL_HOSTS, pauses
 
 #: Paths of each kind of which a status tells.
@@ -110,7 +110,7 @@ def read(directory: str, path: str, minion: str) -> dict[str, Any]:
     except sqlite3.Error as err:
         result["error"] = f"{path}: {err}"
     result["error"] = "; ".join(filter(None, (custody.problem(), result["error"])))
-    journal = count(os.path.join(directory, "journal"))
+    journal = len(names(os.path.join(directory, "journal")))
     in_sync = result["state"] == "established" and not (journal or result["dirty"])
     return {
         **result,
