@@ -125,8 +125,8 @@ class Watches:
     """One inotify descriptor, and which directory has which of its watches."""
 
     def __init__(self) -> None:
-        #: watch descriptor -> Node, or a list of them (one directory seen at two places: a bind mount)
-        self.nodes: dict[int, Node | list[Node]] = {}
+        #: watch descriptor -> the Node that has it, or several (one directory seen at two places: a bind mount)
+        self.nodes: dict[int, tuple[Node, ...]] = {}
         self.fd = -1
         self.fd_error = 0
         #: bytes of events that were read
@@ -158,8 +158,7 @@ class Watches:
 
     def of(self, wd: int) -> tuple[Node, ...]:
         """The nodes that have a watch."""
-        found = self.nodes.get(wd)
-        return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+        return self.nodes.get(wd, ())
 
     def add(self, node: Node, path: bytes, handle: int) -> tuple[int, list[Node]]:
         """
@@ -182,13 +181,7 @@ class Watches:
     def give(self, node: Node, wd: int) -> None:
         """Note that a node has a watch."""
         node.wd = wd
-        found = self.nodes.get(wd)
-        if found is None:
-            self.nodes[wd] = node
-        elif isinstance(found, list):
-            found.append(node)
-        else:
-            self.nodes[wd] = [found, node]
+        self.nodes[wd] = (*self.of(wd), node)
 
     def _take_over(self, wd: int, path: bytes) -> list[Node]:
         """
@@ -208,12 +201,10 @@ class Watches:
         wd, node.wd = node.wd, None
         if wd is None:
             return
-        found = self.nodes.get(wd)
-        if isinstance(found, list):
-            found.remove(node)
-            if found:
-                return
-        elif found is not node:
+        if node not in self.of(wd):
+            return
+        self.nodes[wd] = tuple(other for other in self.of(wd) if other is not node)
+        if self.nodes[wd]:
             return
         del self.nodes[wd]
         if not removed and not keep and self.fd >= 0:
