@@ -9,7 +9,6 @@ it, another one each time.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 #: What stands in a job's return: ``{"answer": JSON, "signature": hexadecimal}``.
 Signed = dict[str, str]
@@ -29,11 +28,8 @@ def signed(key_file: str, minion: str, question: str, function: str, answer: str
     return {"answer": answer, "signature": key.sign(message, padding.PKCS1v15(), hashes.SHA256()).hex()}
 
 
-def verifier(key: str) -> Callable[[Signed, str, str, str], bool]:
-    """
-    Given a minion's public key in PEM, return a function that tells of ``(signed, minion, question, function)`` whether
-    that minion has signed it. Raises ValueError.
-    """
+def is_signed(key: str, said: Signed, minion: str, question: str, function: str) -> bool:
+    """Given a minion's public key in PEM, tell whether that minion has signed this answer. Raises ValueError."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -41,16 +37,12 @@ def verifier(key: str) -> Callable[[Signed, str, str, str], bool]:
     public = serialization.load_pem_public_key(key.encode())
     if not isinstance(public, rsa.RSAPublicKey):
         raise ValueError("no RSA key")
-
-    def is_signed(said: Signed, minion: str, question: str, function: str) -> bool:
-        message = _message(minion, question, function, said["answer"])
-        try:
-            public.verify(bytes.fromhex(said["signature"]), message, padding.PKCS1v15(), hashes.SHA256())
-        except (InvalidSignature, ValueError):
-            return False
-        return True
-
-    return is_signed
+    message = _message(minion, question, function, said["answer"])
+    try:
+        public.verify(bytes.fromhex(said["signature"]), message, padding.PKCS1v15(), hashes.SHA256())
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _message(minion: str, question: str, function: str, answer: str) -> bytes:

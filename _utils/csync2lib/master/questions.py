@@ -143,10 +143,9 @@ class Question:
         if not isinstance(said.get("answer"), str) or not isinstance(said.get("signature"), str):
             return False
         try:
-            is_signed = signature.verifier(_key(self.opts, minion))
+            return signature.is_signed(_key(self.opts, minion), said, minion, self.name, self.function)
         except (ValueError, SaltException, OSError):
             return False
-        return is_signed(said, minion, self.name, self.function)
 
     def _read(self, text: str) -> Any:
         """What the function returned. Raises Unusable; and _No with the host's own words if it could not."""
