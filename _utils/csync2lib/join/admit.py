@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from csync2lib import beneath, journal
@@ -36,7 +35,9 @@ def admit(
             raise CsyncsyncError(why)
         since = transfer.now()
         refusals.try_all(group.name, [peer])
-        with _dirty_meanwhile(group, peer, keep) as before:
+        with group.open_database() as database:
+            before = {path for path, _, _ in database.dirty([peer])}
+        try:
             found = compare(group, config, peer)
             paths = {*found.different, *found.only_here, *unlike(group, digests), *(found.only_there if remove else ())}
             with group.open_database(write=True) as database:
@@ -51,6 +52,9 @@ def admit(
                 raise CsyncsyncError(f"{host}: {problem}")
             with group.open_database() as database:  # what has changed meanwhile is for the next push
                 left = [path for path, _, _ in database.dirty([peer]) if path not in changed and not is_socket(path)]
+        finally:
+            if not keep:  # nothing else stays dirty for it
+                _drop_dirty(group, peer, before, {b"": True})
         refused = as_text({path: beneath.is_directory(path) for path in left[:MOST_TOLD]})
         return {"group": group.name, "marked": marked, "left": len(left), "refused": refused}
 
@@ -78,18 +82,6 @@ def _send(group: Group, config: GroupConfig, peer: str, since: float, changed: s
     sent = transfer.send_all(job, [peer])
     cannot = next(iter(why.get(peer, {}).items()), None)
     return sent[peer] or (f"cannot write {os.fsdecode(cannot[0])}: {cannot[1]}" if cannot else "")
-
-
-@contextlib.contextmanager
-def _dirty_meanwhile(group: Group, peer: str, keep: bool) -> Iterator[set[bytes]]:
-    """Yields the paths that are dirty for a peer, a set to add to; afterwards no others are, unless with ``keep``."""
-    with group.open_database() as database:
-        before = {path for path, _, _ in database.dirty([peer])}
-    try:
-        yield before
-    finally:
-        if not keep:
-            _drop_dirty(group, peer, before, {b"": True})
 
 
 def _drop_dirty(group: Group, peer: str, before: Collection[bytes], entries: Mapping[bytes, bool]) -> None:
