@@ -30,20 +30,14 @@ def kept_databases(directory: str, path: str) -> list[str]:
     second name, which is all of it; a copy, which may be some seconds old.
     """
     both = kept_database(directory, path), copied_database(directory, path)
-    return [kept for kept in both if os.path.exists(kept) and not _is_same_file(kept, path)]
+    lost = not os.path.exists(path)
+    return [kept for kept in both if os.path.exists(kept) and (lost or not os.path.samefile(kept, path))]
 
 
 def last_copy(directory: str, path: str) -> str | None:
     """The last copy of a group's database, None if there is none."""
     copied = copied_database(directory, path)
     return copied if os.path.exists(copied) else None
-
-
-def _is_same_file(path: str, other: str) -> bool:
-    try:
-        return os.path.samefile(path, other)
-    except FileNotFoundError:
-        return False
 
 
 #: Bytes of a database that is copied after each push (some 15,000 files, 8 ms), and for how many bytes more the next

@@ -116,7 +116,6 @@ class Recorder:
         self.commands = _Commands(config)
         #: What is recorded last; a path may be found twice.
         self.gone: dict[bytes, Difference] = {}
-        self.left: tuple[bytes, ...] = ()
         #: ``{mount point: what happened}`` where something else is mounted than was.
         self.moved: Mapping[bytes, str] = {}
         #: What is left as it is recorded, with all below it; of that, where a file system is away.
@@ -138,11 +137,10 @@ class Recorder:
         """Leave what is at these include roots, and below, as it is recorded."""
         self.away.update(places)
         self.held |= self.away
-        self.left = tuple(self.held)
         self.gone = {path: one for path, one in self.gone.items() if not self._is_left(path)}
 
     def _is_left(self, path: bytes) -> bool:
-        return _is_below_any(path, self.left)
+        return _is_below_any(path, self.held)
 
     def everything(self) -> None:
         """Of the whole group."""
@@ -163,7 +161,7 @@ class Recorder:
         for path, tree in sorted({**before, **entries, **left}.items()):
             if self._is_left(path):
                 continue
-            for parent in _parents(path, self.found.roots):
+            for parent in reversed([top for top in beneath.above(path) if _is_below_any(top, self.found.roots)]):
                 if parent not in seen and self.database.record(parent) is None and beneath.is_directory(parent):
                     self._record(self.found.at(parent))
                 seen.add(parent)
@@ -387,15 +385,6 @@ def left_before(group: Group) -> set[bytes]:
 
 def _is_below_any(path: bytes, places: Collection[bytes]) -> bool:
     return any(is_below(path, place) for place in places)
-
-
-def _parents(path: bytes, roots: Iterable[bytes]) -> Iterator[bytes]:
-    """The directories above a path, from its include root downwards."""
-    found = []
-    while path not in roots and len(path) > 1:
-        path = os.path.dirname(path)
-        found.append(path)
-    return reversed(found) if path in roots else iter(())
 
 
 class _Commands:
