@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from csync2lib.csync2.database import commits
@@ -15,29 +16,24 @@ from csync2lib.watch.groups import WatchedGroup
 COPY_EVERY = 5.0
 
 
-class Copies:
-    """Keeps the copies of all groups up to date."""
+def keep(aside: Aside, group: WatchedGroup, now: float) -> None:
+    """Copy a group's database, if it has changed."""
+    path = group.config.database
+    if path is None or now < group.copy_at:
+        return
+    group.copy_at, found = now + COPY_EVERY, commits(path)
+    if found == group.copied or group.is_pushing():
+        return
 
-    def __init__(self, aside: Aside) -> None:
-        self.aside = aside
-        #: the groups that are being copied
-        self.running: set[str] = set()
+    def work() -> None:
+        guard = Guard(group.name, group.directory, path)
+        # What csync2 makes of a place where a file system is away is in no copy: that tells what was there.
+        away = os.path.exists(os.path.join(group.directory, AWAY)) or guard.problems() or guard.moved_mounts()
+        if not away and keep_copy(group.directory, path):
+            group.copied = found
 
-    def keep(self, group: WatchedGroup, now: float) -> None:
-        """Copy a group's database, if it has changed."""
-        path = group.config.database
-        if path is None or group.name in self.running or now < group.copy_at:
-            return
-        group.copy_at, found = now + COPY_EVERY, commits(path)
-        if found == group.copied or group.is_pushing():
-            return
+    def done(_: Exception | None) -> None:
+        group.copy_at = now + COPY_EVERY
 
-        def work() -> None:
-            guard = Guard(group.name, group.directory, path)
-            # What csync2 makes of a place where a file system is away is in no copy: that tells what was there.
-            away = os.path.exists(os.path.join(group.directory, AWAY)) or guard.problems() or guard.moved_mounts()
-            if not away and keep_copy(group.directory, path):
-                group.copied = found
-
-        self.running.add(group.name)
-        self.aside.run(work, lambda _: self.running.discard(group.name))
+    group.copy_at = math.inf
+    aside.run(work, done)

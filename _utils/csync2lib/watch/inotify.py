@@ -199,9 +199,7 @@ class Watches:
     def disown(self, node: Node, removed: bool = False, keep: bool = False) -> None:
         """Take the watch from a node, and back from the kernel if no other node has it."""
         wd, node.wd = node.wd, None
-        if wd is None:
-            return
-        if node not in self.of(wd):
+        if wd is None or node not in self.of(wd):
             return
         self.nodes[wd] = tuple(other for other in self.of(wd) if other is not node)
         if self.nodes[wd]:

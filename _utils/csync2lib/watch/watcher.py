@@ -26,10 +26,9 @@ from typing import Any
 
 from csync2lib import journal, storage, waits
 from csync2lib.csync2.excludes import Excludes
-from csync2lib.watch import groups, status, verdict
+from csync2lib.watch import copies, groups, status, verdict
 from csync2lib.watch.aside import Aside
 from csync2lib.watch.changes import Change, Debounce
-from csync2lib.watch.copies import Copies
 from csync2lib.watch.echo import Filter
 from csync2lib.watch.flush import Flusher
 from csync2lib.watch.groups import WatchedGroup
@@ -70,7 +69,6 @@ class Watcher:
         self.aside = Aside(self._arm)
         self.flusher = Flusher(options, self.aside, notifier)
         self.metrics = status.Metrics(state_dir, self.aside)
-        self.copies = Copies(self.aside)
         self.timer: asyncio.TimerHandle | None = None
         self.house_timer: asyncio.TimerHandle | None = None
         self.timer_at = self.read_at = self.worked_at = 0.0
@@ -255,7 +253,7 @@ class Watcher:
             remind(self.flusher, group, now)
             status.write_status(group, self.watches)
             status.note_watched(group, now)
-            self.copies.keep(group, now)
+            copies.keep(self.aside, group, now)
         self.metrics.write([*self.groups.values()], self.options.id, now)
         self.echo.forget_old(now)
 
