@@ -142,7 +142,6 @@ OWN = {
     "csync2lib/watch/flush.py: _is_asked": "the journal",
     "csync2lib/watch/groups.py": "configs, databases, and the directories of groups",
     "csync2lib/watch/handover.py: take": "what another watcher has left in /run",
-    "csync2lib/watch/inotify.py: watch_limit": "/proc",
     "csync2lib/watch/options.py": "what the beacon has written",
     "csync2lib/watch/service.py": "/run",
     "csync2lib/watch/verdict.py: _drop": "notes in the group's directory",

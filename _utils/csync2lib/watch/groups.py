@@ -46,11 +46,11 @@ class WatchedConfig:
         database, rules = said.get("database"), said.get("rules") or {}
         key, backups = rules.get("key_file"), rules.get("backup_directory")
         return cls(
-            include=_outermost([_raw(item) for item in said["include"]]),
-            exclude=tuple(_raw(item) for item in said.get("exclude") or []),
+            include=_outermost([os.fsencode(item) for item in said["include"]]),
+            exclude=tuple(os.fsencode(item) for item in said.get("exclude") or []),
             database=database if isinstance(database, str) else None,
             certificate=os.path.join(os.path.dirname(key), "csync2_ssl_cert.pem") if key else None,
-            backups=_raw(backups) if backups else None,
+            backups=os.fsencode(backups) if backups else None,
             generations=rules.get("backup_generations") or GENERATIONS,
         )
 
@@ -217,11 +217,6 @@ def find(state_dir: str) -> dict[str, tuple[int, int]] | None:
         log.error("csyncsync: cannot read %s: %s", state_dir, err)
         return None
     return found
-
-
-def _raw(path: str) -> bytes:
-    """A path or pattern of a config as bytes, whatever the minion's locale."""
-    return path.encode("utf-8", "surrogateescape")
 
 
 def _outermost(paths: list[bytes]) -> tuple[bytes, ...]:

@@ -14,7 +14,7 @@ import termios
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from csync2lib import beneath
+from csync2lib import beneath, storage
 
 # --- The C library ---------------------------------------------------------------------------------------
 
@@ -46,11 +46,7 @@ libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
 
 def watch_limit() -> int:
     """How many directories one user may watch; 0 if unknown."""
-    try:
-        with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 0
+    return int(storage.read("/proc/sys/fs/inotify/max_user_watches") or 0)
 
 
 # --- What is watched -------------------------------------------------------------------------------------
