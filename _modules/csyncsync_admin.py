@@ -193,8 +193,7 @@ def kept(group, paths):
         salt web1 csyncsync.kept wwwdata '[/var/www/data/cache/]'
     """
     found = _group(group).require()
-    names = [path.rstrip("/") for path in paths]
-    return records_module.kept(found, sorted(found.config.in_includes(names).values()))
+    return records_module.kept(found, sorted(found.config.in_includes(paths).values()))
 
 
 @raised_as(CommandExecutionError)

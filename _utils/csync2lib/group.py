@@ -96,8 +96,11 @@ class GroupConfig(NamedTuple):
         return os.fsencode(path) if path else None
 
     def in_includes(self, names: Iterable[str]) -> dict[str, bytes]:
-        """``{name: path}`` of percent-encoded names. Raises CsyncsyncError if one of them is in no include."""
-        found = {name: urllib.parse.unquote_to_bytes(name) for name in names}
+        """
+        ``{name: path}`` of percent-encoded names, of directories with or without a "/" at the end. Raises
+        CsyncsyncError if one of them is in no include.
+        """
+        found = {name: urllib.parse.unquote_to_bytes(name.rstrip("/")) for name in names}
         for name, path in found.items():
             inside = any(is_below(path, root) for root in self.roots)
             if not inside or os.path.normpath(path) != path or b"\0" in path:

@@ -61,12 +61,10 @@ def admit(
 
 def claims(group: Group, names: Iterable[str]) -> dict[str, str]:
     """What ``csyncsync.claims`` does, and returns. Raises CsyncsyncError, sqlite3.Error."""
-    paths = group.config.in_includes([name.rstrip("/") for name in names])
     found = {}
     with group.open_database() as database:
         dirty = {path for path, _, _ in database.dirty()}
-    for name in names:
-        path = paths[name.rstrip("/")]
+    for name, path in group.config.in_includes(names).items():
         # Also if it was deleted with a directory that is dirty: what was in that is not recorded anew.
         if path in dirty or any(top in dirty and not beneath.is_directory(top) for top in beneath.above(path)):
             found[name] = "changed"

@@ -46,23 +46,18 @@ def mark(group: Group, names: Collection[str], test: bool = False) -> dict[str, 
         Only tell that, if it could be done: all hosts have to, as who has not marked takes what is older.
     """
     with group.exclusive(established="this host is not established itself") as config:
-        directories = {name.rstrip("/") for name in names if name.endswith("/")}
-        known = config.in_includes(name.rstrip("/") for name in names)
-        paths = sorted(known.values())
+        known = config.in_includes(names)
+        paths = sorted({*known.values()})
         if config.receive_only or not paths:
             return {}
         with group.open_database() as database:
             own = ledger.made_here(group.path("sent"), config.peers, {path: database.record(path) for path in paths})
         if not test:
-            paths = _mark(group, config, paths, {known[name] for name in directories} - own.keys())
+            paths = _mark(group, config, paths, {known[name] for name in known if name.endswith("/")} - own.keys())
             total = storage.read_json(group.path(DIFFERENCES), {}).get("total", 0) + len(paths)
             storage.write_json(group.path(DIFFERENCES), {"total": total}, durable=False)
             storage.write(group.path("left"), "")
-    return {
-        name: sorted(map(records.digest, own[known[name.rstrip("/")]]))
-        for name in names
-        if known[name.rstrip("/")] in own
-    }
+    return {name: sorted(map(records.digest, own[path])) for name, path in known.items() if path in own}
 
 
 def _mark(group: Group, config: GroupConfig, paths: list[bytes], directories: set[bytes]) -> list[bytes]:
