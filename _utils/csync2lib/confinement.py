@@ -81,18 +81,11 @@ def await_current(host: ThisHost) -> None:
             _ask(said.pid)
         return
     (_, wanted), until, asked = of_host(host), time.monotonic() + MADE_WITHIN, False
-    while True:
-        said = custody.notice()
-        if said and said.shows == wanted:
-            if said.problem:
-                break
-            return
-        if time.monotonic() > until:
-            break
-        if said and not asked:
-            asked = _ask(said.pid)
+    while not ((said := custody.notice()) and said.shows == wanted) and time.monotonic() < until:
+        asked = asked or bool(said and _ask(said.pid))
         time.sleep(0.02)
-    raise CsyncsyncError(custody.problem() or "csync2's server does not answer: systemctl restart csyncsync-server")
+    if not said or said.shows != wanted or said.problem:
+        raise CsyncsyncError(custody.problem() or "csync2's server does not answer: systemctl restart csyncsync-server")
 
 
 def _ask(server: int) -> bool:

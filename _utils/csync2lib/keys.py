@@ -11,12 +11,8 @@ import hashlib
 import hmac
 import os
 import secrets
-import string
 
 from csync2lib import storage
-
-#: csync2.c, create_keyfile(): 64 characters out of 64
-_ALPHABET = string.ascii_letters + string.digits + "._"
 
 
 def path(pki_dir: str, group: str) -> str:
@@ -46,7 +42,7 @@ def replace(file: str) -> None:
 
 
 def _new() -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(64)) + "\n"
+    return secrets.token_hex(32) + "\n"
 
 
 def proof(key: str, salt: str) -> str:

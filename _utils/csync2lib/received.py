@@ -134,13 +134,9 @@ def _line(path: bytes, one: Path) -> bytes:
 def _read(file: str) -> dict[bytes, Path]:
     try:
         with open(file, "rb") as opened:
-            return _paths(opened.read())
+            found = [*filter(None, map(_LINE.match, opened.read().split(b"\n")))]
     except OSError:
         return {}
-
-
-def _paths(text: bytes) -> dict[bytes, Path]:
-    found = filter(None, map(_LINE.match, text.split(b"\n")))
     return {decode(one[5]): Path(int(one[3]), float(one[1]), float(one[2]), int(one[4])) for one in found}
 
 

@@ -50,13 +50,9 @@ def without_missing(
             missing.append(entry)
         except OSError:
             left.add(entry)
-    if begun:
-        with peer.shared(write=True) as shared:
-            shared.clean(begun)
     left.update(entry for entry in missing if any(is_below(decode(entry.name), place) for place in held))
-    recorded = list[DirtyEntry]()
-    if missing:
-        with peer.shared() as shared:
-            recorded = [one for one in missing if one not in left and shared.record(decode(one.name)) is not None]
+    with peer.shared(write=True) as shared:
+        shared.clean(begun)
+        recorded = [one for one in missing if one not in left and shared.record(decode(one.name)) is not None]
     left.update(recorded)
     return [entry for entry in entries if entry not in left], [decode(entry.name) for entry in recorded]
