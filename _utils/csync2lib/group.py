@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 from csync2lib import confinement, pauses, storage
+from csync2lib.config.defaults import HOLD
 from csync2lib.csync2 import command
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.names import database_path, is_group_name
@@ -53,7 +54,6 @@ class GroupConfig(NamedTuple):
     #: ``{minion id: {"name", "address", "certificate"}}``
     hosts: dict[str, dict[str, str]]
     #: this host's, in the group
-    name: str
     address: str
     database: str
     #: members that have no facts in the mine now: ``hosts`` keeps what was last known of them
@@ -61,9 +61,8 @@ class GroupConfig(NamedTuple):
     receive_only: bool = False
     #: what the pillar asks for as an address
     address_wanted: str | None = None
-    tls: bool = True
     #: ``{"number", "share"}``: a push that deletes more is held
-    hold: dict[str, float] | None = None
+    hold: dict[str, float] = HOLD
     #: what ``template.context()`` returned: csync2's config is rendered from it
     rules: dict[str, Any] = {}
 

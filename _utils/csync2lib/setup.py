@@ -85,11 +85,9 @@ def _config(group: Group, found: dict[str, Any]) -> GroupConfig:
         receive_only=membership.receives_only(options, group.host.minion),
         hosts=found["hosts"],
         unpublished=found["unpublished"],
-        name=group.host.name,
         address=found["hosts"][group.host.minion]["address"],
         address_wanted=options["address"],
         database=group.database,
-        tls=options["tls"],
         hold=options["hold"],
         rules=found["context"],
     )

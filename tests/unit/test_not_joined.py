@@ -20,7 +20,7 @@ def group(tree, tmp_path):
     found = Group("data", host)
     hosts = {"web1": {"name": "web1", "address": "10.0.0.1", "certificate": ""}}
     hosts |= {name: {"name": name, "address": address, "certificate": ""} for name, address in tree.peers.items()}
-    config = GroupConfig("data", [os.fsdecode(tree.path)], [], hosts, "web1", "10.0.0.1", found.database)
+    config = GroupConfig("data", [os.fsdecode(tree.path)], [], hosts, "10.0.0.1", found.database)
     os.makedirs(found.directory)
     with open(found.path("config.json"), "w", encoding="utf-8") as file:
         json.dump(config._asdict(), file)

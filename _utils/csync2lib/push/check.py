@@ -12,7 +12,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from csync2lib import backups, beneath, journal, received, storage
-from csync2lib.config.defaults import HOLD
 from csync2lib.csync2 import excludes, unfinished
 from csync2lib.csync2.command import run
 from csync2lib.csync2.custody import unrecorded_for
@@ -216,7 +215,7 @@ class Recorder:
             return []
         paths = {*self.gone}
         vanished = paths | self.group.guard.vanished(list(self.config.minions))
-        why = self.group.guard.looks_lost(vanished, self.config.include, self.config.hold or HOLD, paths)
+        why = self.group.guard.looks_lost(vanished, self.config.include, self.config.hold, paths)
         if not why:
             return []
         self.held |= {root for root in self.found.roots if any(is_below(path, root) for path in paths)}

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from csync2lib import confinement, journal, pauses, storage
-from csync2lib.config.defaults import HOLD
 from csync2lib.csync2.database import Database
 from csync2lib.csync2.kept import keep_copy, keep_link, put_aside
 from csync2lib.errors import CsyncsyncError
@@ -154,7 +153,7 @@ class _Push:
         due = peers.due(group, config)
         vanished = guard.vanished(list(config.minions))
         # What somebody's own csync2 -c has recorded, or an older version.
-        recorded = guard.looks_lost(vanished, config.include, config.hold or HOLD)
+        recorded = guard.looks_lost(vanished, config.include, config.hold)
         if recorded and not self.asked.release:
             self._set(state="held", comment=recorded)
             return
