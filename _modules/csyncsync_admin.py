@@ -173,7 +173,7 @@ def records(group, slots):
     """
     found = _group(group).require()
     status = host_status.read(found.directory, found.database, found.host.minion)
-    away = status.get("held") or found.guard.root_problems() or found.guard.moved_mounts()
+    away = status.get("held") or found.guard.problems() or found.guard.moved_mounts()
     calm, paths = host_status.is_at_rest(status) and not away, records_module.entries(found, slots, MOST_TOLD)
     return {"calm": calm, "left": sorted(found.dirty()) if calm else [], "paths": paths}
 

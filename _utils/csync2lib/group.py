@@ -306,7 +306,7 @@ class Group:
         with self.lock(LOCK_WAIT) as mine:
             if not mine:
                 raise CsyncsyncError(f"another push of {self.name} is under way on this host")
-            problems = self.guard.root_problems() if roots or established else []
+            problems = [*self.guard.problems().values()] if roots or established else []
             if established and not problems and self.state() != Database.ESTABLISHED:
                 problems = [established]
             if problems:

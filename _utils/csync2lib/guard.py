@@ -86,10 +86,6 @@ class Guard:
             storage.write_json(self.roots, now)
         return made, [*problems.values()]
 
-    def root_problems(self) -> list[str]:
-        """What is wrong with the include roots, in words. Raises CsyncsyncError if the database cannot be read."""
-        return [*self.problems().values()]
-
     def problems(self, noted: dict[str, Root] | None = None) -> dict[str, str]:
         """
         ``{include root: what is wrong with it}``: what is below such a one is neither checked nor sent. Raises

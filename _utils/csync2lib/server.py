@@ -389,11 +389,9 @@ def _holder() -> str:
                 if fields[1].endswith(f":{PORT:04X}") and fields[3] == "0A":  # listening
                     inodes.add(f"socket:[{fields[9]}]")
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            for handle in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{handle}") in inodes:
-                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
-                        return f"process {pid} ({file.read().strip()!r})"
+        if not inodes.isdisjoint(name for _, name in custody.opened(pid)):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", errors="backslashreplace") as file:
+                return f"process {pid} ({file.read().strip()!r})"
     return "another process"
 
 

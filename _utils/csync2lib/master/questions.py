@@ -24,6 +24,7 @@ import salt.cache
 from salt.exceptions import SaltException
 
 from csync2lib import signature, storage, waits
+from csync2lib.errors import CsyncsyncError
 from csync2lib.master.shapes import Shape, Unusable, check
 from csync2lib.report.words import printable
 
@@ -133,8 +134,8 @@ class Question:
                 self.answers[minion] = self._read(said["answer"])
             except Unusable as err:
                 self._refused(minion, str(err), what="gave an answer that cannot be used: ")
-            except _No as no:
-                self._refused(minion, str(no))
+            except CsyncsyncError as err:
+                self._refused(minion, str(err))
         elif minion not in self.unsigned:
             text = _line(said) if isinstance(said, str) else "gave an answer that it has not signed"
             self.unsigned[minion] = text
@@ -148,13 +149,13 @@ class Question:
             return False
 
     def _read(self, text: str) -> Any:
-        """What the function returned. Raises Unusable; and _No with the host's own words if it could not."""
+        """What the function returned. Raises Unusable; CsyncsyncError, with the host's own words, if it could not."""
         try:
             told = json.loads(text)
         except (ValueError, RecursionError):
             raise Unusable("it is no JSON") from None
         if isinstance(told, dict) and isinstance(told.get("error"), str):
-            raise _No(_line(told["error"]))
+            raise CsyncsyncError(_line(told["error"]))
         if not isinstance(told, dict) or "value" not in told:
             raise Unusable("value is missing")
         return check(self.function, told["value"], self.shape)
@@ -163,10 +164,6 @@ class Question:
         self.silent.discard(minion)
         self.unsigned.pop(minion, None)
         self.answers.why[minion] = what + (why if what else printable(why))[:WHY]
-
-
-class _No(Exception):
-    """A host could not do what it was asked."""
 
 
 #: Given minions and a job's id, returns those that still work on it.

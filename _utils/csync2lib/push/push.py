@@ -121,8 +121,8 @@ class _Push:
     def _is_established(self) -> bool:
         """Tell whether this host has joined the group; else have its files recorded, which is the first step."""
         group = self.group
-        if group.state() != Database.ESTABLISHED and (problems := group.guard.root_problems()):
-            self._set(state="held", comment="; ".join(problems))
+        if group.state() != Database.ESTABLISHED and (problems := group.guard.problems()):
+            self._set(state="held", comment="; ".join(problems.values()))
             return False
         if self.asked.anew and group.state() == Database.ESTABLISHED:
             # It keeps its own changes that it has not sent yet; after the check all of them are dirty in the copy.

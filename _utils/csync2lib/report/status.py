@@ -41,7 +41,7 @@ def of_host(host: ThisHost, wanted: str | None = None, versions: dict[str, str] 
     return {
         group.name: {
             **status,
-            "held": status["held"] or "; ".join(group.guard.root_problems()),
+            "held": status["held"] or "; ".join(group.guard.problems().values()),
             "paused": group.why_paused(),
             "anew": sorted(group.dropped() & {*status["hosts"]}),
             **(_size(group) if versions else {}),
