@@ -50,23 +50,12 @@ class Notifier:
             stamp = datetime.datetime.now(datetime.timezone.utc).isoformat()
             told = {"beacons": [{"tag": tag, "data": data, "beacon_name": BEACON}], "_stamp": stamp}
             event = RETURNED + TAG_END + salt.utils.msgpack.dumps(told, use_bin_type=True)
-            with _connected(self.options.bus) as bus:
+            address = self.options.bus
+            with socket.socket(socket.AF_INET if isinstance(address, int) else socket.AF_UNIX) as bus:
+                bus.settimeout(TAKEN_WITHIN)
+                bus.connect(("127.0.0.1", address) if isinstance(address, int) else address)
                 bus.sendall(salt.transport.frame.frame_msg_ipc(event, raw_body=True))
         except OSError as err:
             log.debug("csyncsync: the event of group %s could not be fired: %s", group, err)
             return False
         return True
-
-
-def _connected(bus: str | int) -> socket.socket:
-    """A connection to where the minion takes events. Raises OSError."""
-    if isinstance(bus, int):
-        return socket.create_connection(("127.0.0.1", bus), TAKEN_WITHIN)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(TAKEN_WITHIN)
-        connection.connect(bus)
-    except OSError:
-        connection.close()
-        raise
-    return connection
