@@ -253,7 +253,7 @@ def follow(tree, chance, until):
         tree.walks.walk_on(now + chance.choice([0, 0, 0.0002, 0.002]))
         if chance.random() < 0.1:
             time.sleep(0.005 * chance.random())
-        if now > until and buffer == b"" and not tree.walks.walking() and not tree.moves_end():
+        if now > until and buffer == b"" and not tree.walks.walking() and not tree.walks.moving:
             return
 
 

@@ -149,7 +149,12 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
     if receivers or not recorded:
         membership.require_sender(group, options, members, host, "the first host to join")
     if receivers and host not in admitted:
-        _raise_no_source(group, host, receivers, [minion for minion in admitted if minion in senders])
+        if others := [minion for minion in admitted if minion in senders]:
+            raise CsyncsyncError(f"waits for {', '.join(others)}: no other established host sends")
+        raise CsyncsyncError(
+            f"no established host sends: {', '.join(receivers)} only receives (csyncsync:groups:{group}:receive_only). Take"
+            f" it out of there, or have all take the files of {host}: salt-run csyncsync.reset {group} source={host}"
+        )
     seed = options["seed"] if options["seed"] in members else None
     first = _found(cluster, group, [host] if receivers else recorded, seed, bool(receivers))
     # Of a group that begins anew, too: whose files then count are those who have not joined it before.
@@ -190,16 +195,6 @@ def note_established(cluster: Cluster, group: str, host: str, founders: list[str
             notes.anew = [minion for minion in notes.anew if minion != host]
         if notes.founders is not None:
             notes.founders = [minion for minion in notes.founders if minion != host]
-
-
-def _raise_no_source(group: str, host: str, receivers: list[str], admitted: list[str]) -> None:
-    """Raise CsyncsyncError: established are only hosts that receive, and this one has never been in the group."""
-    if admitted:
-        raise CsyncsyncError(f"waits for {', '.join(admitted)}: no other established host sends")
-    raise CsyncsyncError(
-        f"no established host sends: {', '.join(receivers)} only receives (csyncsync:groups:{group}:receive_only). Take"
-        f" it out of there, or have all take the files of {host}: salt-run csyncsync.reset {group} source={host}"
-    )
 
 
 def _found(cluster: Cluster, group: str, recorded: list[str], seed: str | None, send: bool) -> str:

@@ -240,8 +240,13 @@ def taken(notes: str, peers: Iterable[str], heard: Mapping[bytes, float]) -> set
     it would be in conflict with what another host has made of it since.
     """
     logs = [Log(os.path.join(notes, peer)) for peer in peers]
+
+    def has(log: Log, name: bytes, state: bytes, when: float) -> bool:  # and nothing after that
+        last = log.taken(name)
+        return last.state == state and last.when > when and not log.begun(name)
+
     found = {path: (encode(path), stands(path)) for path in heard}
-    return {path for path, when in heard.items() if all(_has(log, *found[path], when) for log in logs)}
+    return {path for path, when in heard.items() if all(has(log, *found[path], when) for log in logs)}
 
 
 def there(notes: str, peers: Iterable[str], since: float) -> dict[bytes, bytes]:
@@ -249,9 +254,3 @@ def there(notes: str, peers: Iterable[str], since: float) -> dict[bytes, bytes]:
     logs = [Log(os.path.join(notes, peer)) for peer in peers]
     found = [(name, one.state) for log in logs for name, one in log.all_taken().items() if one.when >= since]
     return {decode(name): state for name, state in sorted(found, key=lambda one: one[1] != GONE)}
-
-
-def _has(log: Log, name: bytes, state: bytes, since: float) -> bool:
-    """Tell whether a peer has taken a name that began to be sent in this state since then, and nothing after that."""
-    last = log.taken(name)
-    return last.state == state and last.when > since and not log.begun(name)

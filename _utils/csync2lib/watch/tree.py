@@ -187,10 +187,6 @@ class Tree:
 
     # --- Renames of directories
 
-    def moves_end(self) -> list[float]:
-        """When the first halves of renames are to be given up."""
-        return [end for _, end in self.walks.moving.values()]
-
     def end_moves(self, now: float) -> None:
         """Directories whose rename has no second half were moved out."""
         for cookie, (node, end) in tuple(self.walks.moving.items()):

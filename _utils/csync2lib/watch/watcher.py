@@ -168,7 +168,7 @@ class Watcher:
         if self.tree.walks.walking() or any(group.changes.ready for group in self.groups.values()):
             return time.monotonic()
         due = [self.debounce.heap[0][0]] if self.debounce.heap else []
-        due += self.tree.moves_end()
+        due += [end for _, end in self.tree.walks.moving.values()]
         for group in self.groups.values():
             due += [when for when, _ in self.flusher.due(group)]
         return min(due) if due else None
