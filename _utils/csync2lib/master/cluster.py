@@ -134,13 +134,6 @@ class Cluster:
         """The options of a group. Raises CsyncsyncError."""
         return self.groups(group)[group]
 
-    def chosen(self, group: str, host: str | None) -> list[str]:
-        """The members of a group, or the one that is named. Raises CsyncsyncError."""
-        members = self.members(self.group(group))
-        if host is not None and host not in members:
-            raise CsyncsyncError(f"{host} is no member of {group}; there are: {', '.join(members)}")
-        return members if host is None else [host]
-
     # --- Notes ---------------------------------------------------------------------------------------------
 
     def recorded(self) -> list[str]:

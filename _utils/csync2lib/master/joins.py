@@ -152,8 +152,9 @@ def _join(cluster: Cluster, group: str, host: str, options: Options) -> str:
         if others := [minion for minion in admitted if minion in senders]:
             raise CsyncsyncError(f"waits for {', '.join(others)}: no other established host sends")
         raise CsyncsyncError(
-            f"no established host sends: {', '.join(receivers)} only receives (csyncsync:groups:{group}:receive_only). Take"
-            f" it out of there, or have all take the files of {host}: salt-run csyncsync.reset {group} source={host}"
+            f"no established host sends: {', '.join(receivers)} only receives (csyncsync:groups:{group}:receive_only)."
+            " Take it out of there, or have all take the files of"
+            f" {host}: salt-run csyncsync.reset {group} source={host}"
         )
     seed = options["seed"] if options["seed"] in members else None
     first = _found(cluster, group, [host] if receivers else recorded, seed, bool(receivers))

@@ -49,7 +49,10 @@ def _short(answer: Any) -> str:
 
 def let_through(cluster: Cluster, group: str, host: str | None) -> dict[str, Any]:
     """Have those members push, or this one, whose guard has stopped a push. Raises CsyncsyncError if there is none."""
-    members = cluster.chosen(group, host)
+    members = cluster.members(cluster.group(group))
+    if host is not None and host not in members:
+        raise CsyncsyncError(f"{host} is no member of {group}; there are: {', '.join(members)}")
+    members = members if host is None else [host]
     answers = cluster.call(members, "csyncsync.status", [group])
     stopped = [minion for minion, answer in answers.items() if answer.get(group, {}).get("held")]
     if not stopped:

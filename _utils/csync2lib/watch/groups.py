@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class WatchedConfig:
     """What the watcher needs of a group's config.json."""
 
-    #: the includes without those that are below another one, as absolute paths; patterns
+    #: the includes without those that are below another one, whose watches cover them, as absolute paths; patterns
     include: tuple[bytes, ...] = ()
     exclude: tuple[bytes, ...] = ()
     #: paths of csync2's database and of the host's certificate, if they are known
@@ -45,8 +45,10 @@ class WatchedConfig:
             said: dict[str, Any] = json.load(file)
         database, rules = said.get("database"), said.get("rules") or {}
         key, backups = rules.get("key_file"), rules.get("backup_directory")
+        if not all(item.startswith("/") for item in said["include"]):
+            raise ValueError("an include is not an absolute path")
         return cls(
-            include=_outermost([os.fsencode(item) for item in said["include"]]),
+            include=tuple(outermost(os.fsencode(item).rstrip(b"/") for item in said["include"])),
             exclude=tuple(os.fsencode(item) for item in said.get("exclude") or []),
             database=database if isinstance(database, str) else None,
             certificate=os.path.join(os.path.dirname(key), "csync2_ssl_cert.pem") if key else None,
@@ -217,10 +219,3 @@ def find(state_dir: str) -> dict[str, tuple[int, int]] | None:
         log.error("csyncsync: cannot read %s: %s", state_dir, err)
         return None
     return found
-
-
-def _outermost(paths: list[bytes]) -> tuple[bytes, ...]:
-    """The includes without those that are below another one: its watches cover them."""
-    if not all(path.startswith(b"/") for path in paths):
-        raise ValueError("an include is not an absolute path")
-    return tuple(outermost(path.rstrip(b"/") for path in paths))
