@@ -152,7 +152,7 @@ OWN = {
 PYTHONS = ("__name__", "__file__", "__doc__", "__slots__")
 
 #: Lines of all product files, with docstrings. It only goes down.
-TOTAL = 17_240
+TOTAL = 17_090
 #: Lines of a file, and of a function.
 FILE, FUNCTION = 450, 60
 #: What is longer still, with its lines. Whoever makes one shorter writes that down; the list only gets shorter.
