@@ -321,15 +321,14 @@ class Recorder:
 
     def _late(self, batch: list[Difference], within: float) -> set[bytes]:
         """
-        What csync2 may be about to record, as it was changed within these seconds, or was gone and is there; or would
-        have, and was killed just now. To be asked when it has nothing to commit.
+        What csync2 may be about to record, as it was changed within these seconds; or would have, and was killed just
+        now. To be asked when it has nothing to commit.
         """
         self.unrecorded.look()
         return {
             one.path
             for one in batch
             if (within and abs(time.time() - beneath.last_changed(one.path)[0]) < within)
-            or (one.now is None and beneath.exists(one.path))
             or self.unrecorded.is_lost(one.path, one.before)
         }
 
