@@ -389,7 +389,7 @@ def _holder() -> str:
                 if fields[1].endswith(f":{PORT:04X}") and fields[3] == "0A":  # listening
                     inodes.add(f"socket:[{fields[9]}]")
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        if not inodes.isdisjoint(name for _, name in custody.opened(pid)):
+        if not inodes.isdisjoint(name for _, name in custody.descriptors(pid)):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", errors="backslashreplace") as file:
                 return f"process {pid} ({file.read().strip()!r})"
     return "another process"

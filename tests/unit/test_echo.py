@@ -166,6 +166,13 @@ async def test_what_takes_the_place_of_a_file_that_came_with_its_directory(host)
     await host.until(lambda: b"d/.link.AbC123" in host.lines())
 
 
+def records_in_transaction(daemon, file):
+    """As csync2's daemon does, which commits later."""
+    path = os.fsencode(file)
+    text = encode(check_text(path, os.lstat(path)))
+    daemon.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (encode(path), text))
+
+
 @on_loop
 async def test_uncommitted_rows_are_waited_for(host):
     await host.start()
@@ -174,9 +181,7 @@ async def test_uncommitted_rows_are_waited_for(host):
     with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
         daemon.execute("BEGIN IMMEDIATE")
         csync2_writes(host, "echo")
-        path = os.fsencode(host.tree / "echo")
-        text = encode(check_text(path, os.lstat(path)))
-        daemon.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (encode(path), text))
+        records_in_transaction(daemon, host.tree / "echo")
         assert journal.exists()
         await host.quiet(7)
         assert not host.lines()
@@ -196,9 +201,7 @@ async def test_what_is_taken_away_before_csync2_has_recorded_it_goes_out(host, m
     with a_peer_sends(host), contextlib.closing(sqlite3.connect(host.database, isolation_level=None)) as daemon:
         daemon.execute("BEGIN IMMEDIATE")
         csync2_writes(host, "received")
-        path = os.fsencode(host.tree / "received")
-        text = encode(check_text(path, os.lstat(path)))
-        daemon.execute("INSERT INTO file VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", (encode(path), text))
+        records_in_transaction(daemon, host.tree / "received")
         if moved:
             (host.tree / "received").rename(host.tree / "done" / "received")
         else:

@@ -51,6 +51,8 @@ SLEEP = 1.2
 SLEEPS = (35, 230, 101, 115)
 #: Seconds to wait for the server to note what a csync2 that has died did not record.
 NOTED = 1.0
+#: What the kernel says after the name of a file that somebody has open, and that was deleted (proc(5)).
+DELETED = " (deleted)"
 #: The server's unit, which the states bring.
 UNIT = "/etc/systemd/system/csyncsync-server.service"
 
@@ -104,8 +106,10 @@ def awaits_database(pid: str) -> bool:
     Tell whether a csync2 that serves a peer sleeps, as it does while somebody else has locked its database (db.c): what
     it has just done to a path it has neither recorded nor said.
     """
+    if _syscall(pid)[0] in SLEEPS:
+        return True
     with contextlib.suppress(OSError), open(f"/proc/{pid}/wchan", encoding="ascii") as file:
-        return _syscall(pid)[0] in SLEEPS or "nanosleep" in file.read()
+        return "nanosleep" in file.read()
     return False
 
 
@@ -132,7 +136,7 @@ def _has_recorded(pid: str, roots: Collection[bytes]) -> bool:
     number, first, buffer = _syscall(pid)
     if number >= 0 and first in (0, 1) and buffer:
         return True
-    files = ((handle, os.fsencode(one)) for handle, one in opened(pid) if not one.endswith(" (deleted)"))
+    files = ((handle, os.fsencode(one)) for handle, one in descriptors(pid) if not one.endswith(DELETED))
     return any(is_below(one, root) and _is_read(pid, handle) for handle, one in files for root in roots)
 
 
@@ -175,10 +179,10 @@ def _is_dead(pid: str) -> bool:
 
 def has_open(pid: int | str, ends: str) -> bool:
     """Tell whether a process has a file open whose path ends so."""
-    return any(one.endswith(ends) for _, one in opened(pid))
+    return any(one.endswith(ends) for _, one in descriptors(pid))
 
 
-def opened(pid: int | str) -> Iterator[tuple[str, str]]:
+def descriptors(pid: int | str) -> Iterator[tuple[str, str]]:
     """The descriptors of a process, and what they stand for, as the kernel names it; none if it is gone."""
     directory = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):

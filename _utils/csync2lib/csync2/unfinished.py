@@ -26,8 +26,6 @@ UNCUT = 246
 _NOT_RENAMED = re.compile(
     rb"I/O Error '[^'\n]*' while renaming tmp file to to be patched file in rsync-patch: (/.*)", re.DOTALL
 )
-#: What the kernel says after the name of a file that somebody has open, and that was deleted (proc(5)).
-DELETED = b" (deleted)"
 #: Seconds by which the time of a file may be older than the clock was when it was set: it is that of the last tick.
 TICK = 0.1
 
@@ -110,14 +108,10 @@ def patched(database: str, paths: Iterable[bytes]) -> set[bytes]:
     Of these paths, those at which csync2 receives a file now: it deletes what is no file there first (daemon.c), and
     what it has received so far is in a temporary file beside it, which is deleted (rsync.c).
     """
-    found = [os.fsencode(one) for pid in custody.serving(database) for _, one in custody.opened(pid)]
-    there = {one[: -6 - len(DELETED)] for one in found if one.endswith(DELETED)}
-
-    def beside(path: bytes) -> bytes:
-        directory, name = os.path.split(path)
-        return os.path.join(directory, _without_suffix(name))
-
-    return {path for path in paths if there and beside(path) in there}
+    found = (one for pid in custody.serving(database) for _, one in custody.descriptors(pid))
+    there = {os.fsencode(one)[: -6 - len(custody.DELETED)] for one in found if one.endswith(custody.DELETED)}
+    begins = {path: os.path.join(os.path.dirname(path), _without_suffix(os.path.basename(path))) for path in paths}
+    return {path for path, begin in begins.items() if begin in there}
 
 
 def _without_suffix(name: bytes) -> bytes:

@@ -51,8 +51,10 @@ def without_missing(
         except OSError:
             left.add(entry)
     left.update(entry for entry in missing if any(is_below(decode(entry.name), place) for place in held))
-    with peer.shared(write=True) as shared:
-        shared.clean(begun)
-        recorded = [one for one in missing if one not in left and shared.record(decode(one.name)) is not None]
+    recorded = list[DirtyEntry]()
+    if begun or missing:
+        with peer.shared(write=True) as shared:
+            shared.clean(begun)
+            recorded = [one for one in missing if one not in left and shared.record(decode(one.name)) is not None]
     left.update(recorded)
     return [entry for entry in entries if entry not in left], [decode(entry.name) for entry in recorded]

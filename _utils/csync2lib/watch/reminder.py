@@ -18,7 +18,7 @@ CALMS = 0.9
 def remind(flusher: Flusher, group: WatchedGroup, now: float) -> None:
     """While something is left of a group, fire the event again and again, more and more slowly."""
     reminders = group.reminders
-    names, (oldest, full_rescan) = journal.names(group.journal), journal.oldest(group.journal)
+    oldest, full_rescan = journal.oldest(group.journal)
     left = journal.mtime(os.path.join(group.directory, "left"))
     if oldest is None and left is None:
         reminders.repeats = 0
@@ -27,7 +27,8 @@ def remind(flusher: Flusher, group: WatchedGroup, now: float) -> None:
     if group.flushes.running is not None:
         return
     # Of what a push itself leaves in the journal no change tells.
-    left_by_push = [name for name in names if name.endswith((f"-{journal.AGAIN}.paths", f"-{journal.CHANGED}.paths"))]
+    ends = f"-{journal.AGAIN}.paths", f"-{journal.CHANGED}.paths"
+    left_by_push = [name for name in journal.names(group.journal) if name.endswith(ends)]
     silence = now - group.flushes.last_fired
     is_new = any(0 <= time.time() - int(name[:20]) / 10**9 < silence for name in left_by_push)
     if is_new or silence >= min(flusher.options.retry * 2**reminders.repeats, waits.RETRY_CAP):
